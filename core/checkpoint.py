@@ -1,0 +1,108 @@
+"""Checkpoints: replaced whole, with a digest, and the one before kept for when the newest is damaged.
+
+Three files make the state: `checkpoint.pt`, `checkpoint.previous.pt` and `checkpoint.json`, which holds the
+SHA-256 of both. The digests are written before the files are moved, so that a process killed between
+any two steps leaves at least one file that matches.
+"""
+
+import hashlib
+import io
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from core import records
+
+if TYPE_CHECKING:  # torch takes seconds to import, and a plan only asks whether a checkpoint is there
+    import torch
+
+_NEWEST, _PREVIOUS, _DIGESTS = "checkpoint.pt", "checkpoint.previous.pt", "checkpoint.json"
+
+
+class _HashingFile(io.RawIOBase):
+    """A sink for torch.save that hashes what passes through."""
+
+    def __init__(self, file: BinaryIO):
+        self._file = file
+        self.sha256 = hashlib.sha256()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, content: Any) -> int:
+        self.sha256.update(content)
+        return self._file.write(content)
+
+
+def save_checkpoint(folder: Path, payload: dict[str, Any]) -> None:
+    """Replace a folder's checkpoint; the one before stays beside it.
+
+    Args:
+        folder: the trial's folder.
+        payload: tensors and plain values only, so that it loads with `weights_only=True`.
+    """
+    import torch
+
+    beside = folder / f".{_NEWEST}.{os.getpid()}"
+    try:
+        with open(beside, "wb") as file:
+            sink = _HashingFile(file)
+            torch.save(payload, sink)
+            file.flush()
+            os.fsync(file.fileno())
+        digest = sink.sha256.hexdigest()
+        before = _digests(folder).get(_NEWEST)
+        newest = folder / _NEWEST
+        records.write_bytes(folder / _DIGESTS, json.dumps({_NEWEST: digest, _PREVIOUS: before}).encode())
+        if newest.exists():
+            os.replace(newest, folder / _PREVIOUS)
+        os.replace(beside, newest)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def load_checkpoint(folder: Path, device: "torch.device | str" = "cpu") -> dict[str, Any] | None:
+    """The newest checkpoint whose digest matches, or None where there is none.
+
+    A damaged file is passed over, and so is one without a digest.
+    """
+    import torch
+
+    known = set(_digests(folder).values()) - {None}
+    for name in (_NEWEST, _PREVIOUS):
+        try:
+            content = (folder / name).read_bytes()
+        except FileNotFoundError:
+            continue
+        if hashlib.sha256(content).hexdigest() in known:
+            return torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+    return None
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether there is a checkpoint to continue from, damaged or not."""
+    return (folder / _NEWEST).exists() or (folder / _PREVIOUS).exists()
+
+
+def drop_previous(folder: Path) -> None:
+    """Remove the checkpoint before the newest, once the newest verifies."""
+    try:
+        content = (folder / _NEWEST).read_bytes()
+    except FileNotFoundError:
+        return
+    if hashlib.sha256(content).hexdigest() == _digests(folder).get(_NEWEST):
+        (folder / _PREVIOUS).unlink(missing_ok=True)
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Remove a trial's checkpoints; its records, config and log stay."""
+    for name in (_NEWEST, _PREVIOUS, _DIGESTS):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _digests(folder: Path) -> dict[str, str | None]:
+    try:
+        return json.loads((folder / _DIGESTS).read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}

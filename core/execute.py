@@ -1,0 +1,299 @@
+"""Run units of work: trainer × store × decision. Every place calls `work`, and nothing else trains.
+
+The store is the queue. A process takes whatever of its units is free, so that any number of processes may be
+given the same list: they share it, and one that dies leaves its trial to the others.
+"""
+
+import os
+import socket
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import IO
+
+import torch
+
+from core import checkpoint, data, records
+from core import device as devices
+from core.config import TrialConfig
+from core.failures import DEATHS_WITHOUT_PROGRESS, INTERRUPTIONS, POLICIES, LeaseLostError, kind_of
+from core.lease import Lease, take_lease
+from core.provenance import provenance
+from core.records import EpochRecord
+from core.setting import Setting, Unit, is_done
+from core.store import Attempt, SweepStore, TrialFolder, TrialInfo
+from core.trainer import Trial
+
+# Asked after each epoch with the trial's record; True stops the trial for good (a stopping rule).
+Decide = Callable[[EpochRecord], bool]
+
+# Asked after each epoch; one of INTERRUPTIONS stops the process there, '' lets it go on.
+Pause = Callable[[], str]
+
+
+def work(
+    units: Sequence[Unit],
+    setting: Setting,
+    decide: Decide = lambda record: False,
+    pause: Pause = lambda: "",
+    report: Callable[[EpochRecord], None] = lambda record: None,
+) -> Iterator[TrialInfo]:
+    """Run what is free of these units until nothing is left for this process, and yield each trial's end.
+
+    Trials that another live process holds are left to it. One failed trial never ends the work. `report` is
+    called after each record is in the store.
+    """
+    store = SweepStore(setting.store)
+    pending = [config for unit in units for config in unit]
+    progress = True
+    while pending and progress:
+        again: list[TrialConfig] = []
+        progress = False
+        for config in pending:
+            if pause():
+                return
+            folder = store.trial(config.trial_id)
+            if is_done(folder.info(), config, setting):
+                continue
+            info = run_trial(config, folder, setting, decide, pause, report)
+            if info is None:
+                again.append(config)
+                continue
+            yield info
+            progress = True
+            if not is_done(info, config, setting):
+                again.append(config)
+        pending = again
+
+
+def run_trial(
+    config: TrialConfig,
+    folder: TrialFolder,
+    setting: Setting,
+    decide: Decide,
+    pause: Pause,
+    report: Callable[[EpochRecord], None],
+) -> TrialInfo | None:
+    """Take one trial on from where its folder says it stands, to its end or to where it has to stop.
+
+    Returns:
+        how it stands then, or None where another live process holds the trial.
+    """
+    try:
+        lease = take_lease(folder.path)
+    except OSError as error:  # a full disk or a lost mount: nothing can be written down, so it is only told
+        if setting.raise_errors:
+            raise
+        return _ended(_begin(config, None, setting), kind_of(error), _one_line(error))
+    if lease is None:
+        return None
+    with lease:
+        info = folder.info()
+        if is_done(info, config, setting):
+            return info
+        info = _begin(config, info, setting)
+        try:
+            folder.write_info(info)
+            with open(folder.log_path, "a", encoding="utf-8", buffering=1) as log:
+                if _deaths_without_progress(info) >= DEATHS_WITHOUT_PROGRESS:
+                    raise RuntimeError("its process died without a word each time (out of memory?)")
+                return _attempt(info, folder, lease, setting, decide, pause, report, log)
+        except LeaseLostError:
+            return None
+        except BaseException as error:
+            kind = "interrupted" if isinstance(error, KeyboardInterrupt) else kind_of(error)
+            info = _record_failure(folder, info, lease, kind, error)
+            if setting.raise_errors or not isinstance(error, Exception):
+                raise
+            return info
+
+
+def _deaths_without_progress(info: TrialInfo) -> int:
+    """How many attempts just before this one were killed at the same epoch."""
+    deaths = 0
+    before = info.attempts[info.retries_from : -1]
+    for attempt in reversed(before):
+        if attempt.end != "killed" or attempt.from_epoch != before[-1].from_epoch:
+            break
+        deaths += 1
+    return deaths
+
+
+def _begin(config: TrialConfig, info: TrialInfo | None, setting: Setting) -> TrialInfo:
+    """The trial with a new attempt that runs."""
+    attempts = info.attempts if info else ()
+    retries_from = info.retries_from if info else 0
+    if info and info.state == "failed" and not info.may_retry:
+        retries_from = len(attempts)  # a new command's try: its retries begin anew
+    if attempts and not attempts[-1].end:
+        attempts = (*attempts[:-1], replace(attempts[-1], end="killed", ended_at=info.updated_at))
+    out_of_memory = sum(a.end == "oom" for a in attempts)
+    accumulate = config.accumulate * 2**out_of_memory
+    while config.batch_size % accumulate:
+        accumulate //= 2
+    device = devices.choose_device(setting.gpus)
+    attempt = Attempt(
+        number=len(attempts) + 1,
+        place=setting.place,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        job=setting.job,
+        started_at=records.now().isoformat(),
+        accumulate=accumulate,
+        threads=setting.cpus,
+        device=devices.device_name(device),
+    )
+    return TrialInfo(
+        trial_id=config.trial_id,
+        config=config,
+        state="running",
+        epoch=info.epoch if info else 0,
+        attempts=(*attempts, attempt),
+        provenance=provenance(),
+        retries_from=retries_from,
+    )
+
+
+def _attempt(
+    info: TrialInfo,
+    folder: TrialFolder,
+    lease: Lease,
+    setting: Setting,
+    decide: Decide,
+    pause: Pause,
+    report: Callable[[EpochRecord], None],
+    log: IO[str],
+) -> TrialInfo:
+    config, attempt = info.config, info.attempts[-1]
+    device = devices.choose_device(setting.gpus)
+    devices.prepare_process(setting.cpus)
+    images = _images(config.dataset, setting.data_dir, device)
+    trial = Trial(config, images, device, accumulate=attempt.accumulate, compile=setting.compile)
+    saved = checkpoint.load_checkpoint(folder.path, device)
+    if saved is not None:
+        trial.restore(saved)
+    # Rows past the checkpoint are trained again, to the same figures; test figures belong to the last row alone.
+    rows = [
+        replace(row, test_loss=None, test_accuracy=None)
+        for row in records.from_table(folder.records())
+        if row.epoch <= trial.epoch
+    ]
+    if saved is not None and len(rows) != trial.epoch:
+        # Records are written before their checkpoint, so this is a store that something else has cut.
+        _say(log, f"checkpoint of epoch {trial.epoch} without its records; training from the start")
+        trial = Trial(config, images, device, accumulate=attempt.accumulate, compile=setting.compile)
+        rows = []
+    del saved
+    attempt = replace(attempt, from_epoch=trial.epoch)
+    info = replace(info, epoch=trial.epoch, attempts=(*info.attempts[:-1], attempt))
+    folder.write_info(info)
+    _say(log, f"attempt {attempt.number} at {attempt.place} on {attempt.host} from epoch {trial.epoch}")
+
+    state = "completed"
+    cadence = _Cadence(setting.checkpoint_share)
+    for record in trial.train(attempt.number):
+        lease.check()
+        rows.append(record)
+        folder.write_records(rows)
+        info = replace(info, epoch=record.epoch)
+        _say(log, _line(record, config.epochs))
+        report(record)
+        if not record.is_finite:
+            state = "diverged"
+            break
+        if decide(record):
+            state = "stopped"
+            break
+        reason = pause() if record.epoch < config.epochs else ""
+        if reason or record.epoch == config.epochs or cadence.is_due():
+            with cadence:
+                checkpoint.save_checkpoint(folder.path, trial.state())
+        if reason:
+            state = reason
+            break
+    if state == "completed":
+        test_loss, test_accuracy = trial.test()
+        rows[-1] = replace(rows[-1], test_loss=test_loss, test_accuracy=test_accuracy)
+        lease.check()
+        folder.write_records(rows)
+        _say(log, f"test loss {test_loss:.4f}, accuracy {test_accuracy:.4f}")
+    info = _ended(info, state)
+    lease.check()
+    # The end is written first: a process killed here leaves a checkpoint too many, never a result too few.
+    folder.write_info(info)
+    _say(log, f"attempt {attempt.number} ended: {state}")
+    del trial
+    devices.release_memory(device)
+    if info.ended:
+        setting.retention.apply(SweepStore(setting.store), info, rows)
+    return info
+
+
+@lru_cache(maxsize=1)
+def _images(dataset: str, data_dir: Path | None, device: torch.device) -> data.Images:
+    """A data set on a device, loaded once for all trials in turn that share it."""
+    return data.load_images(dataset, data_dir).to(device)
+
+
+class _Cadence:
+    """When to write a checkpoint: as often as a share of the training time allows; a context that times one."""
+
+    def __init__(self, share: float):
+        self._share = share
+        self._due_at = 0.0
+        self._start = 0.0
+
+    def is_due(self) -> bool:
+        return time.monotonic() >= self._due_at
+
+    def __enter__(self) -> None:
+        self._start = time.monotonic()
+
+    def __exit__(self, *error: object) -> None:
+        end = time.monotonic()
+        self._due_at = end + (end - self._start) * (1 / self._share - 1)
+
+
+def _ended(info: TrialInfo, end: str, message: str = "") -> TrialInfo:
+    """The trial with its running attempt ended: by a state, an interruption or a kind of failure."""
+    attempt = replace(info.attempts[-1], ended_at=records.now().isoformat(), end=end, message=message)
+    state = "interrupted" if end in INTERRUPTIONS else "failed" if end in POLICIES else end
+    return replace(info, state=state, attempts=(*info.attempts[:-1], attempt))
+
+
+def _record_failure(
+    folder: TrialFolder, info: TrialInfo, lease: Lease, kind: str, error: BaseException
+) -> TrialInfo:
+    """Write down how an attempt ended; where even that fails, readers will find the trial `lost`."""
+    current = folder.info() or info
+    ended = _ended(current if len(current.attempts) == len(info.attempts) else info, kind, _one_line(error))
+    try:
+        lease.check()
+        folder.write_info(ended)
+        with open(folder.log_path, "a", encoding="utf-8") as log:
+            _say(log, f"attempt {len(info.attempts)} ended: {kind}: {_one_line(error)}")
+            if kind == "bug":
+                log.write("".join(traceback.format_exception(error)))
+    except (OSError, LeaseLostError):
+        pass
+    return ended
+
+
+def _one_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _line(record: EpochRecord, epochs: int) -> str:
+    return (
+        f"epoch {record.epoch}/{epochs}  train {record.train_loss:.4f} {record.train_accuracy:.4f}  "
+        f"valid {record.valid_loss:.4f} {record.valid_accuracy:.4f}  lr {record.lr:.3g}  "
+        f"{record.images_per_second:.0f} images/s"
+    )
+
+
+def _say(log: IO[str], line: str) -> None:
+    log.write(f"{records.now().isoformat(timespec='seconds')}  {line}\n")

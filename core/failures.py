@@ -1,0 +1,64 @@
+"""A failure has a kind, and the kind says what happens next."""
+
+import errno
+from dataclasses import dataclass
+
+from core.config import ConfigError, UserError
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What a kind of failure leads to, and what the user is told."""
+
+    retries: int  # within one command
+    again: bool  # whether the next command tries once more by itself: the place failed, not the trial
+    advice: str
+
+
+POLICIES: dict[str, Policy] = {
+    "oom": Policy(3, False, "tried again with twice the micro-batches at the same batch size"),
+    "node": Policy(3, True, "tried again elsewhere"),
+    "port": Policy(3, True, "tried again on another port"),
+    "rendezvous": Policy(3, True, "tried again"),
+    "data": Policy(0, True, "see the data folder, then run the same command again"),
+    "disk": Policy(0, True, "make room, then run the same command again"),
+    "config": Policy(0, False, "see the sweep file"),
+    "bug": Policy(1, False, "see its log; after a fix, run with --retry-failed"),
+}
+
+# Ends of an attempt that cost no retry: the trial continues from its checkpoint.
+INTERRUPTIONS = ("interrupted", "preempted", "timeout")
+
+# A process that dies without a word at the same epoch so often is the trial's fault (out of memory, mostly).
+DEATHS_WITHOUT_PROGRESS = 5
+
+
+class DataError(UserError):
+    """Images that cannot be had: a missing folder, a wrong layout, a damaged archive."""
+
+
+class LeaseLostError(Exception):
+    """Another process holds the trial's folder now; this one must write nothing more."""
+
+
+def kind_of(error: BaseException) -> str:
+    """The kind of failure that an exception stands for; `bug` where nothing better is known."""
+    if isinstance(error, ConfigError):
+        return "config"
+    if isinstance(error, DataError):
+        return "data"
+    if isinstance(error, OSError):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            return "disk"
+        if error.errno == errno.EADDRINUSE:
+            return "port"
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return "oom"
+    message = str(error)
+    if "out of memory" in message or "can't allocate memory" in message:
+        return "oom"
+    if "No space left on device" in message:
+        return "disk"
+    if type(error).__name__ in ("DistNetworkError", "DistStoreError"):
+        return "port" if "EADDRINUSE" in message or "address already in use" in message else "rendezvous"
+    return "bug"

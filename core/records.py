@@ -1,0 +1,147 @@
+"""Epoch records: one row of metrics.parquet an epoch, and the files' atomic reading and writing."""
+
+import math
+import os
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+
+def _column(name: str, kind: pa.DataType, unit: str, doc: str) -> pa.Field:
+    return pa.field(name, kind, metadata={"unit": unit, "doc": doc})
+
+
+SCHEMA = pa.schema(
+    [
+        _column("trial_id", pa.string(), "", "first 12 hex digits of the identity's SHA-256"),
+        _column("epoch", pa.int32(), "epochs", "epochs trained so far; the first record is epoch 1"),
+        _column("step", pa.int64(), "steps", "optimizer steps taken so far"),
+        _column("train_loss", pa.float64(), "nats", "mean over the epoch's train samples, in train mode"),
+        _column("train_accuracy", pa.float64(), "fraction", "over the epoch's train samples, in train mode"),
+        _column("valid_loss", pa.float64(), "nats", "mean over the valid samples"),
+        _column("valid_accuracy", pa.float64(), "fraction", "over the valid samples"),
+        _column(
+            "test_loss", pa.float64(), "nats", "mean over the test samples; last row of a finished trial"
+        ),
+        _column("test_accuracy", pa.float64(), "fraction", "over the test samples; last row, as above"),
+        _column("lr", pa.float64(), "", "learning rate of the epoch's last step"),
+        _column("train_seconds", pa.float64(), "s", "time of the epoch's training steps"),
+        _column("valid_seconds", pa.float64(), "s", "time to infer the valid images once"),
+        _column("images_per_second", pa.float64(), "images/s", "train images over train_seconds"),
+        _column(
+            "peak_memory_bytes", pa.int64(), "B", "device memory allocated; on CPU the process's own peak"
+        ),
+        _column("attempt", pa.int32(), "", "attempt that trained the epoch; the first is 1"),
+        _column("recorded_at", pa.timestamp("ms", tz="UTC"), "", "when the record was made"),
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochRecord:
+    """One epoch of one trial. Accuracies are fractions; means are over samples, not over batches."""
+
+    trial_id: str
+    epoch: int
+    step: int
+    train_loss: float
+    train_accuracy: float
+    valid_loss: float
+    valid_accuracy: float
+    lr: float
+    train_seconds: float
+    valid_seconds: float
+    images_per_second: float
+    peak_memory_bytes: int
+    attempt: int
+    recorded_at: datetime
+    test_loss: float | None = None
+    test_accuracy: float | None = None
+
+    @property
+    def is_finite(self) -> bool:
+        """False for a trial that has diverged."""
+        return math.isfinite(self.train_loss) and math.isfinite(self.valid_loss)
+
+
+# What must be equal bit for bit wherever a CPU fp32 trial runs; the other columns tell of the place and the time.
+TRAJECTORY_COLUMNS = (
+    "trial_id",
+    "epoch",
+    "step",
+    "train_loss",
+    "train_accuracy",
+    "valid_loss",
+    "valid_accuracy",
+    "test_loss",
+    "test_accuracy",
+    "lr",
+)
+
+
+def now() -> datetime:
+    """The present in UTC, to the millisecond that the store keeps."""
+    moment = datetime.now(UTC)
+    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
+
+
+def to_table(records: Iterable[EpochRecord]) -> pa.Table:
+    """Records as a table with SCHEMA, in the given order."""
+    rows = list(records)
+    columns = {name: [getattr(row, name) for row in rows] for name in SCHEMA.names}
+    return pa.table(columns, schema=SCHEMA)
+
+
+def from_table(table: pa.Table) -> list[EpochRecord]:
+    """The rows of a table with SCHEMA as records."""
+    names = [spec.name for spec in fields(EpochRecord)]
+    return [EpochRecord(**row) for row in table.select(names).to_pylist()]
+
+
+def write_table(table: pa.Table, path: Path) -> None:
+    """Replace a Parquet file whole."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    write_bytes(path, sink.getvalue())
+
+
+def read_table(path: Path) -> pa.Table:
+    """A Parquet file of the store, read at once, so that a reader holds nothing that a writer could wait for.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    # Small tables gain nothing from Arrow's threads, and a process that ends at once can stumble over them.
+    return pq.ParquetFile(pa.BufferReader(path.read_bytes())).read(use_threads=False)
+
+
+def read_records(path: Path) -> pa.Table:
+    """A metrics file; an empty table where there is none yet."""
+    try:
+        return read_table(path)
+    except FileNotFoundError:
+        return SCHEMA.empty_table()
+
+
+def concat(tables: Sequence[pa.Table]) -> pa.Table:
+    """Tables with SCHEMA, one after the other."""
+    return pa.concat_tables([SCHEMA.empty_table(), *tables], promote_options="default")
+
+
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
+    """Make a file appear whole or not at all: write beside it, flush to the disk, rename."""
+    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        with open(beside, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise

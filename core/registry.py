@@ -1,0 +1,92 @@
+"""Names of models and data sets: the built-in ones, and those that a user's file registers.
+
+A sweep file lists such files under `imports`; each is run once, before its sweep file is checked.
+"""
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+BUILT_IN_MODELS = ("mlp", "resnet18", "mixer")
+BUILT_IN_DATASETS = ("cifar10", "digits")
+
+_models: dict[str, Callable[..., Any]] = {}
+_datasets: dict[str, Callable[..., Any]] = {}
+
+
+def register_model(name: str, build: Callable[..., Any]) -> None:
+    """Make `model = name` mean `build(config, classes) -> torch.nn.Module`.
+
+    The module takes images [batch, 3, 32, 32] (normalised float) and returns logits [batch, classes].
+    A name stands for one behaviour: change the name (`wide-v2`) when the model changes, since finished
+    trials are recognised by it.
+
+    Raises:
+        ValueError: the name is a built-in one.
+    """
+    _register(_models, BUILT_IN_MODELS, name, build)
+
+
+def register_dataset(name: str, load: Callable[..., Any]) -> None:
+    """Make `dataset = name` mean `load(data_dir) -> core.data.Images`.
+
+    Raises:
+        ValueError: the name is a built-in one.
+    """
+    _register(_datasets, BUILT_IN_DATASETS, name, load)
+
+
+def model_names() -> tuple[str, ...]:
+    """All names that `model` may have."""
+    return BUILT_IN_MODELS + tuple(_models)
+
+
+def dataset_names() -> tuple[str, ...]:
+    """All names that `dataset` may have."""
+    return BUILT_IN_DATASETS + tuple(_datasets)
+
+
+def is_registered(name: str) -> bool:
+    """True for a model that a user's file registered."""
+    return name in _models
+
+
+def registered_model(name: str) -> Callable[..., Any] | None:
+    """The builder of a registered model, or None."""
+    return _models.get(name)
+
+
+def registered_dataset(name: str) -> Callable[..., Any] | None:
+    """The loader of a registered data set, or None."""
+    return _datasets.get(name)
+
+
+def import_file(path: Path) -> None:
+    """Run a user's file once in this process, so that what it registers is known.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    path = path.resolve()
+    module = "mixsweep_user_" + "".join(c if c.isalnum() else "_" for c in str(path))
+    if module in sys.modules:
+        return
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file, named under `imports`")
+    spec = importlib.util.spec_from_file_location(module, path)
+    assert spec is not None and spec.loader is not None
+    loaded = importlib.util.module_from_spec(spec)
+    sys.modules[module] = loaded
+    try:
+        spec.loader.exec_module(loaded)
+    except BaseException:
+        del sys.modules[module]
+        raise
+
+
+def _register(table: dict[str, Callable[..., Any]], built_in: tuple[str, ...], name: str, value: Any) -> None:
+    if name in built_in:
+        raise ValueError(f"{name!r} is a built-in name; choose another")
+    table[name] = value

@@ -1,0 +1,65 @@
+"""Which checkpoints of ended trials are kept: a thousand ResNets are 45 GB."""
+
+import math
+import os
+import re
+from dataclasses import dataclass
+
+from core import checkpoint
+from core.records import EpochRecord
+from core.store import SweepStore, TrialInfo
+
+POLICY_HELP = "all, none, best:N"
+
+
+def is_policy(text: str) -> bool:
+    """Whether a text names a policy of keeping checkpoints."""
+    return re.fullmatch(r"all|none|best:[1-9][0-9]*", text) is not None
+
+
+@dataclass(frozen=True)
+class Retention:
+    """`all`, `none`, or the `best` few by the sweep's metric at the last epoch.
+
+    What is kept stands in the folder `kept/` of the sweep, one empty file a trial with its value in the
+    name, so that one listing ranks them. It is derived: deleting it only keeps checkpoints longer.
+    """
+
+    policy: str = "best:5"
+    metric: str = "valid_accuracy"
+    mode: str = "max"
+
+    def __post_init__(self) -> None:
+        if not is_policy(self.policy):
+            raise ValueError(f"checkpoints = {self.policy!r} is not known; allowed: {POLICY_HELP}")
+
+    def apply(self, store: SweepStore, info: TrialInfo, rows: list[EpochRecord]) -> None:
+        """Keep or remove the checkpoint of a trial that has just ended, and of the one that it displaces."""
+        folder = store.trial(info.trial_id)
+        checkpoint.drop_previous(folder.path)
+        if self.policy == "all":
+            return
+        if self.policy == "none" or info.state != "completed":
+            checkpoint.remove_checkpoints(folder.path)
+            return
+        kept = store.path / "kept"
+        kept.mkdir(exist_ok=True)
+        for name in _of_trial(kept, info.trial_id):
+            (kept / name).unlink(missing_ok=True)
+        value = getattr(rows[-1], self.metric)
+        (kept / f"{info.trial_id}_{value!r}").touch()
+        ranked = sorted(os.listdir(kept), key=self._rank)
+        for name in ranked[int(self.policy.partition(":")[2]) :]:
+            checkpoint.remove_checkpoints(store.trial(name.partition("_")[0]).path)
+            (kept / name).unlink(missing_ok=True)
+
+    def _rank(self, name: str) -> tuple[float, str]:
+        trial_id, _, value = name.partition("_")
+        number = float(value)
+        if math.isnan(number):
+            return math.inf, trial_id
+        return (-number if self.mode == "max" else number), trial_id
+
+
+def _of_trial(kept: os.PathLike[str], trial_id: str) -> list[str]:
+    return [name for name in os.listdir(kept) if name.startswith(f"{trial_id}_")]

@@ -1,0 +1,54 @@
+"""Where and how a process trains, and what that leaves to do. Needs no torch, so that a plan is quick."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.config import TrialConfig
+from core.failures import POLICIES
+from core.retention import Retention
+from core.store import TrialInfo
+
+# A unit of work: trials that one process runs, in turn.
+Unit = tuple[TrialConfig, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """Where and how a process trains: nothing of it is part of a trial's identity."""
+
+    store: Path
+    place: str = "debug"
+    data_dir: Path | None = None
+    job: str = ""
+    cpus: int = 1
+    gpus: float = 0.0
+    compile: bool = False
+    retention: Retention = Retention()
+    started_at: str = ""  # when the command was given, ISO; failures before it may be tried again
+    retry_failed: bool = False
+    stopping: bool = False  # whether a stopping rule is in force, so that a `stopped` trial has ended
+    checkpoint_share: float = 0.05  # of the training time, at most, for writing checkpoints
+    raise_errors: bool = False  # let a bug reach the debugger once it is recorded
+
+
+def is_done(info: TrialInfo | None, config: TrialConfig, setting: Setting) -> bool:
+    """Whether nothing is left to do for a trial.
+
+    A trial with more epochs to go than it has trained is not done; nor one that a rule stopped when there
+    is no rule any more; nor one whose kind of failure is tried again.
+    """
+    if info is None or not info.ended:
+        return False
+    if info.state == "completed":
+        return info.epoch >= config.epochs
+    if info.state == "stopped":
+        return setting.stopping
+    if info.state == "failed":
+        return not (info.may_retry or _is_new_try(info, setting))
+    return True
+
+
+def _is_new_try(info: TrialInfo, setting: Setting) -> bool:
+    """Whether this command gives a failed trial a try that its own retries no longer do."""
+    wanted = setting.retry_failed or POLICIES[info.failure].again
+    return wanted and info.attempts[-1].ended_at < setting.started_at

@@ -1,0 +1,222 @@
+"""The store: one folder a sweep, one folder a trial, and the only truth about both.
+
+Every file appears whole or not at all; a trial's folder has one writer at a time (see core.lease);
+readers take no lock and see the last whole state.
+"""
+
+import json
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from core import records
+from core.config import TrialConfig
+from core.failures import POLICIES
+from core.lease import lease_is_live
+from core.records import EpochRecord
+
+# A trial's states. `waiting` and `lost` are derived: no trial.json yet; running without a live lease.
+STATES = ("waiting", "running", "interrupted", "lost", "completed", "stopped", "diverged", "failed")
+ENDED = ("completed", "stopped", "diverged", "failed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """One try at a trial: where, when, and how it ended."""
+
+    number: int
+    place: str
+    host: str
+    pid: int
+    job: str = ""
+    started_at: str = ""
+    ended_at: str = ""
+    from_epoch: int = 0
+    accumulate: int = 1
+    threads: int = 1
+    device: str = "cpu"
+    end: str = ""  # a state, or a kind of failure; empty while it runs or where it was killed
+    message: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialInfo:
+    """What trial.json says: a trial's config, state, provenance and attempts."""
+
+    trial_id: str
+    config: TrialConfig
+    state: str
+    epoch: int = 0
+    attempts: tuple[Attempt, ...] = ()
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    updated_at: str = ""
+    retries_from: int = 0  # attempts before this one no longer count against the retries
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ENDED
+
+    @property
+    def failure(self) -> str:
+        """The kind of failure of a failed trial's last attempt, else ''."""
+        return self.attempts[-1].end if self.state == "failed" else ""
+
+    @property
+    def may_retry(self) -> bool:
+        """Whether a failed trial's kind of failure leaves it another try."""
+        counted = [attempt.end for attempt in self.attempts[self.retries_from :]]
+        return self.state == "failed" and counted.count(self.failure) <= POLICIES[self.failure].retries
+
+    def to_json(self) -> str:
+        values = {
+            "trial_id": self.trial_id,
+            "state": self.state,
+            "epoch": self.epoch,
+            "config": self.config.to_mapping(),
+            "identity": self.config.identity(),
+            "attempts": [vars(a) for a in self.attempts],
+            "provenance": dict(self.provenance),
+            "updated_at": self.updated_at,
+            "retries_from": self.retries_from,
+        }
+        return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "TrialInfo":
+        values = json.loads(text)
+        values.pop("identity")
+        values["config"] = TrialConfig.from_mapping(values["config"])
+        values["attempts"] = tuple(Attempt(**a) for a in values["attempts"])
+        return cls(**values)
+
+
+class TrialFolder:
+    """The folder of one trial. Reading needs no lease; writing belongs to the lease's holder."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    @property
+    def trial_id(self) -> str:
+        return self.path.name
+
+    @property
+    def checkpoint_path(self) -> Path:
+        return self.path / "checkpoint.pt"
+
+    @property
+    def log_path(self) -> Path:
+        return self.path / "log.txt"
+
+    @property
+    def metrics_path(self) -> Path:
+        return self.path / "metrics.parquet"
+
+    def info(self) -> TrialInfo | None:
+        """What trial.json says, or None before the first attempt. A dead writer's `running` reads `lost`."""
+        try:
+            text = (self.path / "trial.json").read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+        info = TrialInfo.from_json(text)
+        if info.state == "running" and not lease_is_live(self.path):
+            return replace(info, state="lost")
+        return info
+
+    def records(self) -> pa.Table:
+        """The trial's epoch records, an empty table before the first."""
+        return records.read_records(self.metrics_path)
+
+    def write_info(self, info: TrialInfo) -> None:
+        info = replace(info, updated_at=records.now().isoformat())
+        records.write_bytes(self.path / "trial.json", info.to_json().encode())
+
+    def write_records(self, rows: list[EpochRecord]) -> None:
+        records.write_table(records.to_table(rows), self.metrics_path)
+
+
+class SweepStore:
+    """The folder of one sweep: `runs/<sweep>/`."""
+
+    def __init__(self, path: Path | str):
+        self.path = Path(path)
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def trials_path(self) -> Path:
+        return self.path / "trials"
+
+    @property
+    def stop_path(self) -> Path:
+        return self.path / "stop"
+
+    def exists(self) -> bool:
+        return (self.path / "sweep.toml").is_file()
+
+    def sweep_file(self) -> dict[str, Any]:
+        """The sweep file as it was last run, resolved."""
+        return tomllib.loads((self.path / "sweep.toml").read_text(encoding="utf-8"))
+
+    def plan(self) -> pa.Table:
+        """The plan as it was last run: a row a trial, with `trial_id`, `point`, `replica` and the config.
+
+        `point` numbers the combination of varied fields, `replica` the seed within a point.
+        """
+        return records.read_table(self.path / "plan.parquet")
+
+    def trial(self, trial_id: str) -> TrialFolder:
+        return TrialFolder(self.trials_path / trial_id)
+
+    def trials(self) -> Iterator[TrialFolder]:
+        """The trials that have a folder, by id."""
+        if self.trials_path.is_dir():
+            for path in sorted(self.trials_path.iterdir()):
+                if path.is_dir() and not path.name.startswith("."):
+                    yield TrialFolder(path)
+
+    def records(self) -> pa.Table:
+        """All trials' records in one table: the compacted file, and what is newer than it."""
+        compacted_path = self.path / "metrics.parquet"
+        compacted = records.read_records(compacted_path)
+        compacted_at = compacted_path.stat().st_mtime if compacted_path.exists() else 0.0
+        newer: dict[str, pa.Table] = {}
+        for folder in self.trials():
+            try:
+                changed_at = folder.metrics_path.stat().st_mtime
+            except FileNotFoundError:
+                continue
+            # One second of grace: a file system's clock may be coarse, and reading twice costs nothing.
+            if changed_at > compacted_at - 1.0:
+                newer[folder.trial_id] = folder.records()
+        if newer and compacted.num_rows:
+            stale = pc.is_in(compacted["trial_id"], pa.array(list(newer)))
+            compacted = compacted.filter(pc.invert(stale))
+        return records.concat([compacted, *newer.values()])
+
+    def compact(self) -> None:
+        """Write all trials' records into one file. Safe at any time: it is derived, and rebuilt whole."""
+        records.write_table(self.records(), self.path / "metrics.parquet")
+
+    def stop_requested(self) -> bool:
+        return self.stop_path.exists()
+
+    def request_stop(self) -> None:
+        """Ask every process that trains for this sweep to stop at its next safe point."""
+        records.write_bytes(self.stop_path, records.now().isoformat().encode())
+
+    def clear_stop(self) -> None:
+        self.stop_path.unlink(missing_ok=True)
+
+
+def since(moment: str) -> float:
+    """Seconds from an ISO time in the store until now."""
+    return (records.now() - datetime.fromisoformat(moment)).total_seconds()

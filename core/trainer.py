@@ -1,0 +1,184 @@
+"""The trainer: one trial, read from top to bottom. A Trial yields epoch records; its caller decides.
+
+Shapes: B batch, C channels, H height, W width, K classes.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from core import device as devices
+from core import records
+from core.augment import prepare
+from core.config import ConfigError, TrialConfig
+from core.data import Images, epoch_order, split_indices, stream_generator, stream_seed
+from core.loss import cross_entropy
+from core.models import build_model
+from core.optim import build_optimizer, learning_rate, set_learning_rate
+from core.records import EpochRecord
+
+_EVALUATION_BATCH = 500
+
+
+class Trial:
+    """A model, its optimizer and its progress: all that a checkpoint holds, and the loop that moves it on.
+
+    Args:
+        config: what to train.
+        images: the data set, on any device; it is moved to `device` as uint8, whole.
+        device: where to compute.
+        accumulate: micro-batches a batch, where memory asks for more than the config does.
+        compile: run the model through torch.compile.
+
+    Raises:
+        ConfigError: the batch is larger than the train set, or the micro-batches do not divide it.
+    """
+
+    def __init__(
+        self,
+        config: TrialConfig,
+        images: Images,
+        device: torch.device,
+        *,
+        accumulate: int | None = None,
+        compile: bool = False,
+    ):
+        self.config = config
+        self.device = device
+        self.epoch = 0
+        self.step = 0
+        self._accumulate = accumulate or config.accumulate
+        self._images = images.to(device)
+        train, valid = split_indices(config, images)
+        self._train, self._valid = train.to(device), valid.to(device)
+        if len(train) < config.batch_size:
+            raise ConfigError(
+                f"batch_size = {config.batch_size} is larger than the {len(train)} train images", "batch_size"
+            )
+        self._layout = torch.channels_last if config.model == "resnet18" else torch.contiguous_format
+        torch.manual_seed(stream_seed(config.seed, 0, "weights"))
+        self.model = build_model(config, images.classes).to(device, memory_format=self._layout)
+        self.optimizer = build_optimizer(config, self.model.parameters())
+        self._forward: Callable[[Tensor], Tensor] = torch.compile(self.model) if compile else self.model
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches an epoch; the last short one is dropped."""
+        return len(self._train) // self.config.batch_size
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds. Data order, augmentation and dropout follow from (seed, epoch)."""
+        return {
+            "epoch": self.epoch,
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.epoch, self.step = state["epoch"], state["step"]
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    def train(self, attempt: int = 1) -> Iterator[EpochRecord]:
+        """Train on from where the trial stands, and yield a record after each epoch.
+
+        The trial's state is that of the yielded record until the next one is asked for. A record whose
+        loss is NaN or infinite is the last.
+        """
+        while self.epoch < self.config.epochs:
+            devices.reset_peak_memory(self.device)
+            train_loss, train_accuracy, train_seconds = self._train_epoch()
+            valid_loss, valid_accuracy, valid_seconds = self._evaluate(
+                self._images.train_images, self._images.train_labels, self._valid
+            )
+            record = EpochRecord(
+                trial_id=self.config.trial_id,
+                epoch=self.epoch,
+                step=self.step,
+                train_loss=train_loss,
+                train_accuracy=train_accuracy,
+                valid_loss=valid_loss,
+                valid_accuracy=valid_accuracy,
+                lr=self._learning_rate(self.step - 1),
+                train_seconds=train_seconds,
+                valid_seconds=valid_seconds,
+                images_per_second=self.steps_per_epoch * self.config.batch_size / train_seconds,
+                peak_memory_bytes=devices.peak_memory_bytes(self.device),
+                attempt=attempt,
+                recorded_at=records.now(),
+            )
+            yield record
+            if not record.is_finite:
+                return
+
+    def test(self) -> tuple[float, float]:
+        """Mean loss (nats) and accuracy over the test images."""
+        everything = torch.arange(len(self._images.test_labels), device=self.device)
+        loss, accuracy, _ = self._evaluate(self._images.test_images, self._images.test_labels, everything)
+        return loss, accuracy
+
+    def _train_epoch(self) -> tuple[float, float, float]:
+        """One pass over the train images: mean loss, accuracy, seconds."""
+        config, images = self.config, self._images
+        epoch = self.epoch + 1
+        order = self._train[epoch_order(config, epoch, len(self._train)).to(self.device)]
+        augmentation = stream_generator(config.seed, epoch, "augmentation")
+        torch.manual_seed(stream_seed(config.seed, epoch, "dropout"))
+        loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
+        correct = torch.zeros((), dtype=torch.int64, device=self.device)
+        self.model.train()
+        devices.synchronize(self.device)
+        start = time.perf_counter()
+        for chosen in order[: self.steps_per_epoch * config.batch_size].split(config.batch_size):
+            x_BCHW = prepare(
+                images.train_images[chosen], images.mean, images.std, config.augment, augmentation
+            ).contiguous(memory_format=self._layout)
+            labels_B = images.train_labels[chosen]
+            set_learning_rate(self.optimizer, self._learning_rate(self.step))
+            self.optimizer.zero_grad(set_to_none=True)
+            for x, labels in zip(x_BCHW.chunk(self._accumulate), labels_B.chunk(self._accumulate)):
+                with self._autocast():
+                    logits_BK = self._forward(x)
+                loss = cross_entropy(logits_BK.float(), labels, config.label_smoothing, reduction="sum")
+                (loss / config.batch_size).backward()
+                # Sums stay on the device: reading one a step would make the host wait for it.
+                loss_sum += loss.detach()
+                correct += (logits_BK.detach().argmax(1) == labels).sum()
+            self.optimizer.step()
+            self.step += 1
+        devices.synchronize(self.device)
+        seconds = time.perf_counter() - start
+        self.epoch = epoch
+        count = self.steps_per_epoch * config.batch_size
+        return loss_sum.item() / count, correct.item() / count, seconds
+
+    @torch.no_grad()
+    def _evaluate(self, images: Tensor, labels: Tensor, indices: Tensor) -> tuple[float, float, float]:
+        """Mean loss without smoothing, accuracy, and seconds, over the images at these indices."""
+        loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
+        correct = torch.zeros((), dtype=torch.int64, device=self.device)
+        self.model.eval()
+        devices.synchronize(self.device)
+        start = time.perf_counter()
+        for chosen in indices.split(_EVALUATION_BATCH):
+            x_BCHW = prepare(images[chosen], self._images.mean, self._images.std, "none", None)
+            with self._autocast():
+                logits_BK = self._forward(x_BCHW.contiguous(memory_format=self._layout))
+            loss_sum += cross_entropy(logits_BK.float(), labels[chosen], reduction="sum")
+            correct += (logits_BK.argmax(1) == labels[chosen]).sum()
+        devices.synchronize(self.device)
+        seconds = time.perf_counter() - start
+        return loss_sum.item() / len(indices), correct.item() / len(indices), seconds
+
+    def _learning_rate(self, step: int) -> float:
+        return learning_rate(self.config, step, self.steps_per_epoch)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.config.precision == "bf16":
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return nullcontext()
