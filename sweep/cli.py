@@ -1,0 +1,319 @@
+"""The command line: `sweep` and `python -m sweep`."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from cluster.places import Place, find_place
+from core.config import TrialConfig, UserError, did_you_mean
+from core.store import SweepStore, TrialFolder
+from sweep.plan import Plan, make_plan, pick
+from sweep.spec import PRESETS, load_spec, preset_names
+
+app = typer.Typer(
+    help="Plan a sweep, run it anywhere, and report what it shows.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+out = Console(highlight=False, soft_wrap=False)
+
+File = Annotated[str, typer.Argument(metavar="FILE", help="A sweep file's path, or a preset's name.")]
+SweepName = Annotated[
+    str, typer.Argument(metavar="SWEEP", help="A sweep's name in the store, or its folder.")
+]
+TrialName = Annotated[str, typer.Argument(metavar="TRIAL", help="A trial's id, or how it begins.")]
+Store = Annotated[Path, typer.Option(help="The folder of sweeps.")]
+Data = Annotated[Path | None, typer.Option(help="Where the images lie; else SWEEP_DATA, else the place's.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Put over the file: base.epochs=2.")
+]
+PlaceName = Annotated[str, typer.Option(help="Where to run: debug, local, or one of places.toml.")]
+Json = Annotated[bool, typer.Option("--json", help="For machines.")]
+
+
+class UsageError(UserError):
+    """Something that was asked for does not exist."""
+
+
+@app.command()
+def presets(as_json: Json = False) -> None:
+    """The shipped sweep files, each with its question."""
+    specs = [load_spec(name) for name in preset_names()]
+    if as_json:
+        rows = [
+            {
+                "name": s.name,
+                "question": s.question,
+                "reaches": s.reaches,
+                "cost": s.cost,
+                "file": str(s.path),
+            }
+            for s in specs
+        ]
+        out.print_json(json.dumps(rows))
+        return
+    for spec in specs:
+        out.print(Text(spec.name, "bold"), Text(f"({len(make_plan(spec).trials)} trials)", "dim"))
+        for line in (spec.question, spec.reaches, spec.cost):
+            if line:
+                out.print(f"  {line}", markup=False)
+    out.print(f"\nTheir files are in {PRESETS}; copy one to change it.", markup=False, soft_wrap=True)
+
+
+@app.command()
+def plan(
+    file: File,
+    store: Store = Path("runs"),
+    place: PlaceName = "local",
+    settings: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Trials, duplicates, what is done already, and what the rest will cost; runs nothing."""
+    from sweep.plan_view import describe_plan, plan_mapping
+
+    made = make_plan(load_spec(file, settings or ()))
+    where = find_place(place)
+    if as_json:
+        out.print_json(json.dumps(plan_mapping(made, store, where)))
+    else:
+        describe_plan(made, store, where, out)
+
+
+@app.command()
+def run(
+    file: File,
+    place: PlaceName = "local",
+    store: Store = Path("runs"),
+    data: Data = None,
+    settings: Set = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Run so many of the trials that are left.")] = None,
+    trial: Annotated[str | None, typer.Option(help="Run only this trial (its id, or how it begins).")] = None,
+    retry_failed: Annotated[bool, typer.Option(help="Try failed trials again, whatever failed.")] = False,
+    overfit: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="debug: train on N batches only, beside the sweep.")
+    ] = None,
+    profile: Annotated[bool, typer.Option(help="debug: write a torch profiler trace of 20 steps.")] = False,
+) -> None:
+    """Run what the plan says is left; the same command again resumes."""
+    made = make_plan(load_spec(file, settings or ()))
+    where = find_place(place)
+    chosen = [pick(made.trials, trial)] if trial else None
+    if overfit or profile:
+        from sweep.debug import overfit_trial, profile_trial
+
+        if where.kind != "debug":
+            raise UsageError("--overfit and --profile look at one process: add --place debug")
+        config = chosen[0] if chosen else made.trials[0]
+        if overfit:
+            overfit_trial(config, overfit, made, where, data, out)
+        else:
+            profile_trial(config, made, store, where, data, out)
+        return
+    raise typer.Exit(_run(made, where, store, data, limit, chosen, retry_failed))
+
+
+def _run(
+    made: Plan,
+    where: Place,
+    root: Path,
+    data: Path | None,
+    limit: int | None,
+    chosen: list[TrialConfig] | None,
+    retry_failed: bool,
+) -> int:
+    """Run a plan with a view of it; return the exit code."""
+    from sweep.launch import run_plan
+    from sweep.status import StatusReader
+    from sweep.view import RunView, counts_line
+
+    debug = where.kind == "debug"
+    store = SweepStore(root / made.spec.name)
+    again = "run the same command again to resume"
+    with RunView(store, out) as view:
+        try:
+            outcome = run_plan(
+                made,
+                place=where,
+                store_root=root,
+                data_dir=data,
+                limit=limit,
+                only=chosen,
+                retry_failed=retry_failed,
+                raise_errors=debug,
+                on_record=view.record if debug else lambda record: None,
+                on_end=view.end_of_trial,
+                on_tick=view.tick,
+                on_interrupt=lambda: view.say(
+                    f"\nStopping after the running epochs; {again}. Ctrl-C once more stops now."
+                ),
+            )
+        except KeyboardInterrupt:
+            view.say(f"Stopped; {again}.")
+            return 130
+    out.print(counts_line(StatusReader(store).read()))
+    for info in outcome.unrecorded[:1]:
+        out.print(f"not even recorded: {info.attempts[-1].message}", markup=False)
+    if outcome.interrupted:
+        out.print(f"Stopped at a safe point; {again}.")
+    elif outcome.exit_code == 0:
+        out.print(f"Next: sweep report {made.spec.name} --store {root}", markup=False, soft_wrap=True)
+    return outcome.exit_code
+
+
+@app.command()
+def status(
+    sweep: Annotated[str | None, typer.Argument(metavar="[SWEEP]", help="Left out: all sweeps.")] = None,
+    store: Store = Path("runs"),
+    watch: Annotated[bool, typer.Option(help="Draw it again until Ctrl-C.")] = False,
+    as_json: Json = False,
+) -> None:
+    """States, progress, best so far, time left, failures by kind."""
+    from sweep.status import StatusReader
+    from sweep.view import live_picture, summary, trials_table
+
+    found = [_find_sweep(sweep, store)] if sweep else _all_sweeps(store)
+    readers = [StatusReader(one) for one in found]
+    if as_json:
+        rows = [reader.read().to_mapping() for reader in readers]
+        out.print_json(json.dumps(rows[0] if sweep else rows))
+        return
+    if watch:
+        from rich.console import Group
+        from rich.live import Live
+
+        try:
+            with Live(console=out, auto_refresh=False) as live:
+                while True:
+                    live.update(Group(*(live_picture(reader.read()) for reader in readers)), refresh=True)
+                    time.sleep(1)
+        except KeyboardInterrupt:
+            return
+    for reader in readers:
+        standing = reader.read()
+        for line in summary(standing):
+            out.print(line)
+        if sweep:
+            out.print()
+            out.print(trials_table(standing.trials, standing.metric))
+            for one in standing.trials:
+                if one.message:
+                    out.print(f"{one.trial_id}: {one.message}", markup=False, style="red")
+
+
+@app.command()
+def logs(
+    trial: TrialName,
+    store: Store = Path("runs"),
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on as it grows.")] = False,
+) -> None:
+    """A trial's log."""
+    folder = _find_trial(trial, store)
+    position = 0
+    try:
+        while True:
+            if folder.log_path.exists():
+                with open(folder.log_path, encoding="utf-8") as file:
+                    file.seek(position)
+                    sys.stdout.write(file.read())
+                    sys.stdout.flush()
+                    position = file.tell()
+            info = folder.info()
+            if not follow or (info is not None and info.ended):
+                return
+            time.sleep(0.5)
+    except KeyboardInterrupt:
+        return
+
+
+@app.command()
+def show(trial: TrialName, store: Store = Path("runs"), as_json: Json = False) -> None:
+    """A trial's config, provenance, attempts and last records."""
+    from sweep.show import describe_trial, trial_mapping
+
+    folder = _find_trial(trial, store)
+    if as_json:
+        out.print_json(json.dumps(trial_mapping(folder)))
+    else:
+        describe_trial(folder, out)
+
+
+@app.command()
+def stop(sweep: SweepName, store: Store = Path("runs")) -> None:
+    """Stop what runs of a sweep at the next safe point; the same `sweep run` resumes it."""
+    found = _find_sweep(sweep, store)
+    found.request_stop()
+    running = [f.trial_id for f in found.trials() if (info := f.info()) and info.state == "running"]
+    out.print(f"{found.name}: asked {len(running)} running trials to stop after their epoch.")
+
+
+@app.command()
+def report(
+    sweeps: Annotated[list[str], typer.Argument(metavar="SWEEP...", help="Names in the store, or folders.")],
+    store: Store = Path("runs"),
+    to: Annotated[Path | None, typer.Option("--out", help="A folder; left out: the sweep's own.")] = None,
+) -> None:
+    """Figures, tables and one self-contained HTML page."""
+    from analysis.report import write_report
+
+    page = write_report([_find_sweep(name, store).path for name in sweeps], to)
+    out.print(f"Report: {page}", markup=False, soft_wrap=True)
+
+
+@app.command()
+def export(
+    sweeps: Annotated[list[str], typer.Argument(metavar="SWEEP...", help="Names in the store, or folders.")],
+    to: Annotated[Path, typer.Option(help="The table's file: .parquet or .csv.")],
+    store: Store = Path("runs"),
+) -> None:
+    """One tidy table: a row an epoch record, with its trial's config."""
+    from analysis.load import load
+
+    if to.suffix not in (".parquet", ".csv"):
+        raise UsageError(f"--to {to}: unknown kind of table; allowed: .parquet, .csv")
+    frame = load(*(_find_sweep(name, store).path for name in sweeps))
+    if to.suffix == ".csv":
+        frame.to_csv(to, index=False)
+    else:
+        frame.to_parquet(to, index=False)
+    out.print(f"{len(frame)} rows in {to}", markup=False)
+
+
+def _find_sweep(name: str, root: Path) -> SweepStore:
+    for path in (root / name, Path(name)):
+        store = SweepStore(path)
+        if store.exists():
+            return store
+    known = [one.name for one in _all_sweeps(root)]
+    hint = did_you_mean(name, known) if known else "; there are none yet"
+    raise UsageError(f"{name}: no such sweep in {root}{hint}")
+
+
+def _all_sweeps(root: Path) -> list[SweepStore]:
+    return [SweepStore(path.parent) for path in sorted(root.glob("*/sweep.toml"))]
+
+
+def _find_trial(prefix: str, root: Path) -> TrialFolder:
+    found = sorted(path for path in root.glob(f"*/trials/{prefix}*") if path.is_dir())
+    if not found:
+        raise UsageError(f"{prefix}: no such trial in {root}; `sweep status SWEEP` lists them")
+    if len({path.name for path in found}) > 1:
+        raise UsageError(f"{prefix}: {len(found)} trials begin so; write more of the id")
+    return TrialFolder(found[0])
+
+
+def main() -> None:
+    """Run the command line; what a user got wrong is one line and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        print(f"sweep: {error}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:
+        sys.exit(0)

@@ -1,0 +1,118 @@
+"""The Tune driver: a sweep on a Ray cluster.
+
+Ray Tune places and restarts; which trial comes next, and what has become of it, is the store's word. So a Tune
+trial here is a slot: an actor that takes one trial after the other from the store's plan until nothing
+is left. The driver holds a fixed number of slots however many trials there are, an actor is never started anew
+between two trials, and one that dies is started again and finds its trial where its checkpoint left it.
+"""
+
+import dataclasses
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from core.setting import Setting, Unit
+from core.store import SweepStore, TrialInfo
+
+# Enough for any cluster that one sweep fills; slots beyond its size wait and are passed over at the end.
+MOST_SLOTS = 256
+
+_RESTARTS = 3  # of one slot whose process dies; the launcher looks afterwards whether anything is left
+
+
+def run_on_ray(
+    units: list[Unit],
+    setting: Setting,
+    capacity: int,
+    on_end: Callable[[TrialInfo], None],
+    gpus: float,
+) -> None:
+    """Run units on the Ray cluster that this process is connected to, and return when no slot finds more.
+
+    Args:
+        units: what is left to do.
+        setting: how; its store must be reachable from every node.
+        capacity: how many trials the cluster holds at once.
+        on_end: called in this process for each trial that came to an end or a halt.
+        gpus: GPUs a trial, possibly a fraction.
+    """
+    from ray import tune
+
+    slots = max(1, min(len(units), capacity, MOST_SLOTS))
+    trainable = tune.with_resources(
+        tune.with_parameters(_slot_class(), units=units, setting=dataclasses.replace(setting, gpus=gpus)),
+        {"cpu": setting.cpus, "gpu": gpus},
+    )
+    with tempfile.TemporaryDirectory(prefix="mixsweep-") as scratch:
+        tune.Tuner(
+            trainable,
+            param_space={"slot": tune.grid_search(list(range(slots)))},
+            tune_config=tune.TuneConfig(reuse_actors=True),
+            run_config=tune.RunConfig(
+                name="slots",
+                storage_path=scratch,
+                callbacks=[_end_of_trial(on_end)],
+                failure_config=tune.FailureConfig(max_failures=_RESTARTS),
+                verbose=0,
+            ),
+        ).fit()
+
+
+def _end_of_trial(on_end: Callable[[TrialInfo], None]) -> Any:
+    from ray.tune import Callback
+
+    class EndOfTrial(Callback):
+        def __init__(self, on_end: Callable[[TrialInfo], None] | None = None):
+            self._on_end = on_end
+
+        def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
+            if result.get("ended") and self._on_end:
+                self._on_end(TrialInfo.from_json(result["ended"]))
+
+        def __getstate__(self) -> dict[str, Any]:
+            return {"_on_end": None}  # Tune pickles its callbacks into its snapshots, which nobody reads
+
+    return EndOfTrial(on_end)
+
+
+def _slot_class() -> type:
+    from ray import tune
+
+    class Slot(tune.Trainable):
+        """An actor that works through the store's plan; one step is one trial."""
+
+        def setup(self, config: dict[str, Any], units: list[Unit], setting: Setting) -> None:
+            self._begin = lambda: work_from_store(units, setting)
+            self._work = self._begin()
+
+        def reset_config(self, new_config: dict[str, Any]) -> bool:
+            self._work = self._begin()
+            return True
+
+        def step(self) -> dict[str, Any]:
+            info = next(self._work, None)
+            return {"ended": info.to_json() if info else "", "done": info is None}
+
+        def save_checkpoint(self, checkpoint_dir: str) -> None:
+            """Nothing: a trial's checkpoint is in its folder."""
+
+        def load_checkpoint(self, checkpoint: Any) -> None:
+            """Nothing, as above."""
+
+    return Slot
+
+
+def work_from_store(units: list[Unit], setting: Setting) -> Iterator[TrialInfo]:
+    """What a worker process does: the same as any other place, with the store's own stopping rule and stop request."""
+    from core.execute import work
+    from sweep.launch import decide_for, prepare_imports
+
+    store = SweepStore(Path(setting.store))
+    prepare_imports(store)
+    return work(
+        units,
+        setting,
+        decide=decide_for(store, units),
+        pause=lambda: "interrupted" if store.stop_requested() else "",
+    )

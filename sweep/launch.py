@@ -1,0 +1,291 @@
+"""Run a plan at a place: what is left of it becomes units, the units run, the store says how it ended."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from cluster.places import Place, find_place
+from core import records, registry
+from core.config import TrialConfig, UserError
+from core.failures import DataError
+from core.records import EpochRecord
+from core.retention import Retention
+from core.setting import Setting, Unit, is_done
+from core.store import SweepStore, TrialInfo
+from sweep.plan import Plan, save_plan
+from sweep.spec import SweepSpec, parse_spec
+from sweep.stopping import make_decide
+
+OnRecord = Callable[[EpochRecord], None]
+OnEnd = Callable[[TrialInfo], None]
+
+
+class LaunchError(UserError):
+    """A sweep that cannot begin: nothing was allocated, and one line says why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a command's trials stand when it ends."""
+
+    interrupted: bool
+    counts: dict[str, int]
+    unrecorded: tuple[TrialInfo, ...] = ()  # failures that the store could not take (a full disk)
+
+    @property
+    def exit_code(self) -> int:
+        """0 done, 1 some trials failed (or are left), 130 interrupted."""
+        if self.interrupted:
+            return 130
+        done = sum(self.counts.get(state, 0) for state in ("completed", "stopped", "diverged"))
+        return 0 if done == sum(self.counts.values()) and not self.unrecorded else 1
+
+
+def make_setting(
+    spec: SweepSpec, store: SweepStore, place: Place, data_dir: Path | None, retry_failed: bool = False
+) -> Setting:
+    """How the processes of this command train."""
+    gpus = spec.resources.gpus
+    return Setting(
+        store=store.path.absolute(),
+        place=place.name,
+        data_dir=find_data(data_dir, place),
+        cpus=spec.resources.cpus,
+        gpus=-1.0 if gpus is None else gpus,
+        compile=spec.resources.compile,
+        retention=Retention(spec.keep_checkpoints, spec.metric, spec.mode),
+        started_at=records.now().isoformat(),
+        retry_failed=retry_failed,
+        stopping=spec.stopping is not None,
+    )
+
+
+def find_data(data_dir: Path | None, place: Place) -> Path | None:
+    """Where this machine's data lies: `--data`, SWEEP_DATA, or the place's own."""
+    if data_dir is not None:
+        return data_dir.absolute()
+    if os.environ.get("SWEEP_DATA"):
+        return Path(os.environ["SWEEP_DATA"]).absolute()
+    return place.data.absolute() if place.data else None
+
+
+def left_to_do(trials: Sequence[TrialConfig], store: SweepStore, setting: Setting) -> list[TrialConfig]:
+    """The trials that are not done, in the plan's order."""
+    return [c for c in trials if not is_done(store.trial(c.trial_id).info(), c, setting)]
+
+
+def run_plan(
+    plan: Plan,
+    *,
+    place: str | Place = "local",
+    store_root: Path | str = "runs",
+    data_dir: Path | None = None,
+    limit: int | None = None,
+    only: Sequence[TrialConfig] | None = None,
+    retry_failed: bool = False,
+    raise_errors: bool = False,
+    on_record: OnRecord = lambda record: None,
+    on_end: OnEnd = lambda info: None,
+    on_tick: Callable[[], None] = lambda: None,
+    on_interrupt: Callable[[], None] = lambda: None,
+) -> Outcome:
+    """Run what is left of a plan and return how it stands.
+
+    Args:
+        plan: from make_plan.
+        place: a place's name, or the place.
+        store_root: the folder of sweeps.
+        data_dir: where the images lie; see find_data.
+        limit: run no more than so many of the trials that are left.
+        only: run only these trials of the plan.
+        retry_failed: give failed trials a new try, whatever their kind.
+        raise_errors: in `debug`, let an exception pass once it is recorded.
+        on_record: called after each epoch, in `debug` only.
+        on_end: called when a trial ends or halts.
+        on_tick: called about twice a second while a cluster works.
+        on_interrupt: called at the first Ctrl-C.
+
+    Raises:
+        LaunchError: the store or the data cannot be used; nothing was allocated.
+    """
+    place = find_place(place) if isinstance(place, str) else place
+    store = SweepStore(Path(store_root) / plan.spec.name)
+    setting = make_setting(plan.spec, store, place, data_dir, retry_failed)
+    if raise_errors:
+        setting = replace(setting, raise_errors=True)
+    trials = tuple(only) if only is not None else plan.trials
+    try:
+        save_plan(plan, store)
+        store.clear_stop()
+    except OSError as error:
+        raise LaunchError(f"{store.path}: the store cannot be written: {error.strerror or error}") from error
+    todo = left_to_do(trials, store, setting)[: limit if limit is not None else None]
+    unrecorded: list[TrialInfo] = []
+
+    def ended(info: TrialInfo) -> None:
+        if info.state == "failed" and store.trial(info.trial_id).info() is None:
+            unrecorded.append(info)
+        on_end(info)
+
+    if todo:
+        check_data(todo, setting)
+        with stop_on_signal(store, on_interrupt):
+            if place.kind == "debug":
+                _run_here(todo, setting, store, on_record, ended)
+            else:
+                _run_on_local_ray(todo, setting, store, place, ended, on_tick)
+        store.compact()
+    infos = [store.trial(config.trial_id).info() for config in trials]
+    counts: dict[str, int] = {}
+    for info in infos if limit is None else []:
+        state = info.state if info else "waiting"
+        counts[state] = counts.get(state, 0) + 1
+    return Outcome(interrupted=store.stop_requested(), counts=counts, unrecorded=tuple(unrecorded))
+
+
+def check_data(trials: Sequence[TrialConfig], setting: Setting) -> None:
+    """Make sure that the images can be had, and decode them once for all processes of this machine.
+
+    Raises:
+        LaunchError: what is missing, where, and what to do.
+    """
+    from core.data import load_images
+
+    for dataset in sorted({config.dataset for config in trials}):
+        try:
+            load_images(dataset, setting.data_dir)
+        except DataError as error:
+            raise LaunchError(str(error)) from error
+
+
+def prepare_imports(store: SweepStore) -> None:
+    """Make what the sweep file's `imports` register known in this process."""
+    for file in store.sweep_file().get("imports", []):
+        registry.import_file(Path(file))
+
+
+def decide_for(store: SweepStore, units: Sequence[Unit]) -> Callable[[EpochRecord], bool]:
+    """The stopping rule of a store's sweep, for any process that sees the store."""
+    spec = parse_spec(store.sweep_file())
+    epochs = {config.trial_id: config.epochs for unit in units for config in unit}
+    return make_decide(spec.stopping, store, spec.metric, spec.mode, epochs.__getitem__)
+
+
+@contextmanager
+def stop_on_signal(store: SweepStore, on_interrupt: Callable[[], None]) -> Iterator[None]:
+    """A first Ctrl-C (or SIGTERM) asks for a stop at the next safe point, a second one stops at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    asked = False
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        store.request_stop()
+        on_interrupt()
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _run_here(
+    todo: Sequence[TrialConfig], setting: Setting, store: SweepStore, on_record: OnRecord, on_end: OnEnd
+) -> None:
+    from core.execute import work
+
+    units: list[Unit] = [(config,) for config in todo]
+    here = replace(setting, gpus=_gpus(setting, _cuda_devices()))
+    for info in work(units, here, decide_for(store, units), _pause(store), on_record):
+        on_end(info)
+
+
+def _run_on_local_ray(
+    todo: list[TrialConfig],
+    setting: Setting,
+    store: SweepStore,
+    place: Place,
+    on_end: OnEnd,
+    on_tick: Callable[[], None],
+) -> None:
+    from cluster.rays import local_ray
+    from sweep.driver import run_on_ray
+
+    with local_ray(place.cpus, place.gpus) as has:
+        gpus = _gpus(setting, int(has.get("GPU", 0)))
+        slots = _slots(setting.cpus, gpus, has)
+        while todo and not store.stop_requested():
+            units: list[Unit] = [(config,) for config in todo]
+            _in_background(lambda: run_on_ray(units, setting, slots, on_end, gpus), on_tick)
+            before, todo = todo, left_to_do(todo, store, replace(setting, retry_failed=False))
+            # What other live processes hold is theirs; what nobody could move on is told by its state.
+            if len(todo) == len(before) or all(_held(store, config) for config in todo):
+                return
+
+
+def _slots(cpus: int, gpus: float, has: dict[str, float]) -> int:
+    """How many trials fit at once.
+
+    Raises:
+        LaunchError: not even one does.
+    """
+    fits = has.get("CPU", 0) / cpus
+    if gpus:
+        fits = min(fits, has.get("GPU", 0) / gpus)
+    if fits < 1:
+        raise LaunchError(
+            f"a trial asks for {cpus} CPUs and {gpus:g} GPUs; "
+            f"this machine has {has.get('CPU', 0):g} and {has.get('GPU', 0):g}: see [resources]"
+        )
+    return int(fits)
+
+
+def _gpus(setting: Setting, available: int) -> float:
+    """GPUs of a trial: as the sweep file says, else one where there is any."""
+    return setting.gpus if setting.gpus >= 0 else float(available > 0)
+
+
+def _cuda_devices() -> int:
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def _held(store: SweepStore, config: TrialConfig) -> bool:
+    info = store.trial(config.trial_id).info()
+    return info is not None and info.state == "running"
+
+
+def _pause(store: SweepStore) -> Callable[[], str]:
+    return lambda: "interrupted" if store.stop_requested() else ""
+
+
+def _in_background(job: Callable[[], Any], on_tick: Callable[[], None]) -> None:
+    """Run a job in a thread, so that this one hears Ctrl-C and draws the view; pass its exception on."""
+    errors: list[BaseException] = []
+
+    def guarded() -> None:
+        try:
+            job()
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=guarded, daemon=True, name="tune-driver")
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.5)
+        on_tick()
+    if errors:
+        raise errors[0]

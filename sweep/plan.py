@@ -1,0 +1,147 @@
+"""The plan: concrete trials, identified, deduplicated, in the order in which they are run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+
+from core import records
+from core.config import ConfigError, TrialConfig, field_names
+from core.store import SweepStore
+from sweep.space import expand
+from sweep.spec import SpecError, SweepSpec
+
+_PLACEMENT = (
+    ("part", pa.string()),
+    ("trial_id", pa.string()),
+    ("point", pa.int32()),
+    ("replica", pa.int32()),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """One trial in one part of a sweep. Replicas of a point differ in the seed alone."""
+
+    part: str
+    point: int
+    replica: int
+    config: TrialConfig
+
+    @property
+    def trial_id(self) -> str:
+        return self.config.trial_id
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """All trials of a sweep."""
+
+    spec: SweepSpec
+    rows: tuple[Planned, ...]  # a row a trial and part; a trial that answers two questions has two
+    duplicates: int  # points left out, since an earlier one of their part is the same trial
+
+    @cached_property
+    def trials(self) -> tuple[TrialConfig, ...]:
+        """The trials, each once: the first seed of every point before the second of any."""
+        ordered = sorted(self.rows, key=lambda row: row.replica)
+        return tuple({row.trial_id: row.config for row in ordered}.values())
+
+    @property
+    def shared(self) -> int:
+        """How many rows are spared because another part has the same trial."""
+        return len(self.rows) - len(self.trials)
+
+    def varied(self) -> tuple[str, ...]:
+        """The fields that take more than one value, the seed aside."""
+        configs = [config.to_mapping() for config in self.trials]
+        return tuple(
+            name
+            for name in field_names()
+            if name != "seed" and any(config[name] != configs[0][name] for config in configs)
+        )
+
+    def table(self) -> pa.Table:
+        """The plan as it stands in the store: a row a trial (and part)."""
+        schema = pa.schema([*_PLACEMENT, *_config_columns()])
+        rows = [
+            {"part": r.part, "trial_id": r.trial_id, "point": r.point, "replica": r.replica}
+            | r.config.to_mapping()
+            for r in self.rows
+        ]
+        return pa.Table.from_pylist(rows, schema=schema)
+
+
+def make_plan(spec: SweepSpec) -> Plan:
+    """Expand a sweep file into its trials. The same file gives the same plan, always.
+
+    Raises:
+        SpecError: some point is no trial, with the point's values.
+    """
+    rows: list[Planned] = []
+    duplicates = 0
+    for part in spec.parts:
+        seen: set[str] = set()
+        for point, values in enumerate(
+            expand(part.base, part.space, part.when, part.samples, spec.search_seed)
+        ):
+            fresh = []
+            for replica, seed in enumerate(spec.seeds):
+                try:
+                    config = TrialConfig.from_mapping({**values, "seed": seed})
+                except ConfigError as error:
+                    at = ", ".join(f"{key} = {values[key]!r}" for key in part.space if key in values)
+                    where = f"{spec.path or spec.name}: {part.name}"
+                    raise SpecError(f"{where}: {error}" + (f" (at {at})" if at else "")) from error
+                if config.trial_id not in seen:
+                    fresh.append(Planned(part=part.name, point=point, replica=replica, config=config))
+            duplicates += len(spec.seeds) - len(fresh)
+            seen.update(row.trial_id for row in fresh)
+            rows += fresh
+    return Plan(spec=spec, rows=tuple(rows), duplicates=duplicates)
+
+
+def save_plan(plan: Plan, store: SweepStore) -> None:
+    """Write the sweep file and its plan into the store."""
+    store.trials_path.mkdir(parents=True, exist_ok=True)
+    records.write_table(plan.table(), store.path / "plan.parquet")
+    # The sweep file comes last: a folder that has one is a sweep with a plan.
+    records.write_bytes(store.path / "sweep.toml", plan.spec.to_toml().encode())
+
+
+def planned_trials(store: SweepStore) -> tuple[TrialConfig, ...]:
+    """The trials of a store's plan, each once, in the order in which they are run."""
+    rows = store.plan().select(["replica", "trial_id", *field_names()]).to_pylist()
+    configs: dict[str, TrialConfig] = {}
+    for row in sorted(rows, key=lambda row: row.pop("replica")):
+        configs.setdefault(row.pop("trial_id"), TrialConfig.from_mapping(row))
+    return tuple(configs.values())
+
+
+def pick(trials: Sequence[TrialConfig], prefix: str) -> TrialConfig:
+    """The trial whose id begins so.
+
+    Raises:
+        SpecError: there is none, or more than one.
+    """
+    found = [config for config in trials if config.trial_id.startswith(prefix)]
+    if len(found) != 1:
+        problem = "no trial of the plan" if not found else f"{len(found)} trials"
+        raise SpecError(f"--trial {prefix}: {problem}; `sweep plan` lists their ids")
+    return found[0]
+
+
+def _config_columns() -> list[tuple[str, pa.DataType]]:
+    kinds: dict[Any, pa.DataType] = {str: pa.string(), int: pa.int64(), float: pa.float64()}
+    example = TrialConfig().to_mapping()
+    columns = []
+    for name in field_names():
+        if name == "hidden":
+            columns.append((name, pa.list_(pa.int64())))
+        elif name in ("train_limit", "valid_limit"):
+            columns.append((name, pa.int64()))
+        else:
+            columns.append((name, kinds[type(example[name])]))
+    return columns

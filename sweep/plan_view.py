@@ -1,0 +1,110 @@
+"""What `sweep plan` prints: trials, duplicates, what is done, and what the rest will cost."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from cluster.places import Place
+from core.checkpoint import has_checkpoint
+from core.config import TrialConfig
+from core.setting import Setting, is_done
+from core.store import SweepStore
+from sweep.forecast import Forecast, duration, forecast, measured_rates
+from sweep.plan import Plan
+from sweep.status import point_label
+from sweep.view import STYLES
+
+
+def standing(config: TrialConfig, store: SweepStore, setting: Setting) -> tuple[str, int]:
+    """What the next run does with a trial, and how many epochs that is.
+
+    One of: done, new, continues, runs elsewhere, is tried again, failed, `from the start` (it has been
+    trained, but its checkpoint is gone).
+    """
+    folder = store.trial(config.trial_id)
+    info = folder.info()
+    if info is None:
+        return "new", config.epochs
+    if is_done(info, config, setting):
+        return ("failed" if info.state == "failed" else "done"), 0
+    if info.state == "running":
+        return "runs now", config.epochs - info.epoch
+    if info.state == "failed":
+        return "is tried again", config.epochs - info.epoch
+    if info.epoch and not has_checkpoint(folder.path):
+        return "from the start", config.epochs
+    return "continues", config.epochs - info.epoch
+
+
+def plan_mapping(plan: Plan, root: Path, place: Place) -> dict[str, Any]:
+    """The plan as plain values for `--json`."""
+    store, setting = _where(plan, root, place)
+    rows = []
+    todo = []
+    for config in plan.trials:
+        what, epochs = standing(config, store, setting)
+        rows.append({"trial_id": config.trial_id, "standing": what, "epochs_left": epochs})
+        rows[-1] |= {name: config.to_mapping()[name] for name in (*plan.varied(), "seed")}
+        todo.append((config, epochs))
+    cost = forecast([(c, e) for c, e in todo if e], measured_rates(root))
+    return {
+        "sweep": plan.spec.name,
+        "question": plan.spec.question,
+        "trials": rows,
+        "duplicates": plan.duplicates,
+        "shared": plan.shared,
+        "forecast_seconds": cost.seconds,
+        "forecast_basis": cost.basis,
+    }
+
+
+def describe_plan(plan: Plan, root: Path, place: Place, out: Console) -> None:
+    """Print the plan."""
+    store, setting = _where(plan, root, place)
+    varied = plan.varied()
+    out.print(Text(plan.spec.name, "bold"), Text(plan.spec.question, "italic"))
+    todo: list[tuple[TrialConfig, int]] = []
+    counts: Counter[str] = Counter()
+    for config in plan.trials:
+        what, epochs = standing(config, store, setting)
+        counts[what] += 1
+        if epochs:
+            todo.append((config, epochs))
+        style = {"done": STYLES["completed"], "failed": STYLES["failed"], "new": ""}.get(what, "yellow")
+        line = Text(f"{config.trial_id}  ").append(f"{what:<14}", style)
+        out.print(line.append(f"  {point_label(config, varied)} seed={config.seed}".replace("  ", " ")))
+    kinds = ", ".join(f"{count} {what}" for what, count in counts.items())
+    out.print(f"{len(plan.trials)} trials: {kinds}", markup=False)
+    if plan.duplicates:
+        out.print(f"{plan.duplicates} duplicates left out: points that are the same trial", markup=False)
+    if plan.shared:
+        out.print(f"{plan.shared} trials answer more than one question and run once", markup=False)
+    for note in ineffective(plan):
+        out.print(note, style="yellow", markup=False)
+    cost: Forecast = forecast(todo, measured_rates(root))
+    if cost.seconds is None:
+        out.print(f"forecast: unknown: {cost.basis}", markup=False)
+    else:
+        out.print(f"forecast: {duration(cost.seconds)} of one device ({cost.basis})", markup=False)
+
+
+def ineffective(plan: Plan) -> list[str]:
+    """Notes on fields that are set but have no effect on any trial."""
+    notes = []
+    for part in plan.spec.parts:
+        trials = [row.config for row in plan.rows if row.part == part.name]
+        for name, value in part.base.items():
+            wanted = tuple(value) if isinstance(value, list) else value
+            if name != "seed" and name not in part.space and all(getattr(c, name) != wanted for c in trials):
+                notes.append(
+                    f"note: {part.name}: {name} = {value!r} has no effect with the other fields as they are"
+                )
+    return notes
+
+
+def _where(plan: Plan, root: Path, place: Place) -> tuple[SweepStore, Setting]:
+    store = SweepStore(root / plan.spec.name)
+    return store, Setting(store=store.path, place=place.name, stopping=plan.spec.stopping is not None)

@@ -1,0 +1,421 @@
+"""The sweep file: what to run, checked field by field before anything else happens.
+
+A sweep file asks one question, or several as `[[parts]]`. All of it is checked here; what a field of a
+trial may hold is core.config's word.
+"""
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from core import registry
+from core.config import ConfigError, TrialConfig, UserError, did_you_mean, field_names
+from core.retention import POLICY_HELP, is_policy
+from sweep.space import SpaceError, check_axis
+
+PRESETS = Path(__file__).parent / "presets"
+METRICS = ("train_loss", "train_accuracy", "valid_loss", "valid_accuracy")
+MODES = ("max", "min")
+RULES = ("asha",)
+
+_TOP_KEYS = (
+    "name", "question", "reaches", "cost", "metric", "mode", "seeds", "samples", "search_seed", "imports",
+    "base", "space", "when", "parts", "stopping", "claims", "keep", "resources",
+)  # fmt: skip
+_PART_KEYS = ("name", "question", "base", "space", "when", "claims", "samples")
+
+
+class SpecError(UserError):
+    """A sweep file that cannot be run, in one line: the file, the field, the value, what is allowed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A statement that the report tests: `better` beats `than` (a value, several, or `rest`) on an axis."""
+
+    text: str
+    compare: str
+    better: tuple[Any, ...]
+    than: tuple[Any, ...] | str = "rest"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One question of a sweep: fixed fields, varied fields, and when a field counts."""
+
+    name: str
+    question: str
+    base: Mapping[str, Any]
+    space: Mapping[str, Mapping[str, Any]]
+    when: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    claims: tuple[Claim, ...] = ()
+    samples: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stopping:
+    """Asynchronous successive halving (Li et al., 2020, arXiv:1810.05934), as Ray Tune has it."""
+
+    rule: str = "asha"
+    grace_epochs: int = 1
+    reduction_factor: float = 3.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What one trial is given. `gpus` left out means one where the machine has any."""
+
+    cpus: int = 1
+    gpus: float | None = None
+    compile: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepSpec:
+    """A checked sweep file."""
+
+    name: str
+    parts: tuple[Part, ...]
+    question: str = ""
+    reaches: str = ""
+    cost: str = ""
+    metric: str = "valid_accuracy"
+    mode: str = "max"
+    seeds: tuple[int, ...] = (42,)
+    search_seed: int = 0
+    imports: tuple[str, ...] = ()
+    stopping: Stopping | None = None
+    keep_checkpoints: str = "best:5"
+    resources: Resources = Resources()
+    source: Mapping[str, Any] = field(default_factory=dict)  # the file's own tables, `--set` applied
+    path: Path | None = None
+
+    def to_toml(self) -> str:
+        """The file as it is run."""
+        return tomli_w.dumps(dict(self.source))
+
+
+def find_sweep_file(name: str) -> Path:
+    """The path of a sweep file: itself, or a preset's.
+
+    Raises:
+        SpecError: there is neither, with the nearest preset's name.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    preset = PRESETS / f"{name}.toml"
+    if preset.is_file():
+        return preset
+    raise SpecError(f"{name}: no such sweep file or preset{did_you_mean(name, preset_names())}")
+
+
+def preset_names() -> tuple[str, ...]:
+    """The sweep files that are shipped."""
+    return tuple(sorted(path.stem for path in PRESETS.glob("*.toml")))
+
+
+def load_spec(name: str | Path, settings: Iterable[str] = ()) -> SweepSpec:
+    """Read and check a sweep file.
+
+    Args:
+        name: a path, or a preset's name.
+        settings: `KEY=VALUE` with dotted keys and TOML values, put over what the file says.
+
+    Raises:
+        SpecError: one line on what is wrong, where, and what is allowed.
+    """
+    path = find_sweep_file(str(name))
+    try:
+        source = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path}: not a TOML file: {error}") from error
+    for setting in settings:
+        _apply_setting(source, setting)
+    return parse_spec(source, path)
+
+
+def parse_spec(source: Mapping[str, Any], path: Path | None = None) -> SweepSpec:
+    """Check a sweep file's tables.
+
+    Raises:
+        SpecError: as load_spec.
+    """
+    reader = _Reader(str(path) if path else "sweep")
+    reader.keys(source, _TOP_KEYS, "")
+    default_name = path.stem if path else ""
+    name = reader.text(source, "name", default_name)
+    if not name or name.startswith(".") or "/" in name or "\\" in name or any(ord(c) < 32 for c in name):
+        raise reader.error("name", f"{name!r} is no folder's name")
+    imports = _imports(reader, source, path)
+    metric = reader.choice(source, "metric", "valid_accuracy", METRICS)
+    mode = reader.choice(source, "mode", "min" if metric.endswith("loss") else "max", MODES)
+    base = reader.table(source, "base")
+    seeds = _seeds(reader, source, base)
+    if "parts" in source:
+        for key in ("space", "when", "claims", "samples"):
+            if key in source:
+                raise reader.error(key, "stands inside each of [[parts]] in a file that has them")
+        parts = _parts(reader, source, base)
+    else:
+        question = reader.text(source, "question", "")
+        parts = (_part(reader, source, "", name, question, base),)
+    return SweepSpec(
+        name=name,
+        parts=parts,
+        question=reader.text(source, "question", ""),
+        reaches=reader.text(source, "reaches", ""),
+        cost=reader.text(source, "cost", ""),
+        metric=metric,
+        mode=mode,
+        seeds=seeds,
+        search_seed=reader.integer(source, "search_seed", 0, low=0),
+        imports=imports,
+        stopping=_stopping(reader, source),
+        keep_checkpoints=_keep(reader, source),
+        resources=_resources(reader, source),
+        source={**source, "name": name, **({"imports": list(imports)} if imports else {})},
+        path=path,
+    )
+
+
+class _Reader:
+    """Takes typed values out of TOML tables; every complaint names the file and the dotted key."""
+
+    def __init__(self, file: str):
+        self._file = file
+
+    def error(self, key: str, problem: str) -> SpecError:
+        return SpecError(f"{self._file}: {key}: {problem}" if key else f"{self._file}: {problem}")
+
+    def keys(self, table: Mapping[str, Any], known: Iterable[str], where: str) -> None:
+        for key in table:
+            if key not in tuple(known):
+                raise self.error(f"{where}{key}", f"unknown key{did_you_mean(key, known)}")
+
+    def table(self, source: Mapping[str, Any], key: str, where: str = "") -> Mapping[str, Any]:
+        value = source.get(key, {})
+        if not isinstance(value, Mapping):
+            raise self.error(where + key, f"{value!r} is not a table")
+        return value
+
+    def text(self, source: Mapping[str, Any], key: str, default: str, where: str = "") -> str:
+        value = source.get(key, default)
+        if not isinstance(value, str):
+            raise self.error(where + key, f"{value!r} is not a string")
+        return value
+
+    def choice(
+        self, source: Mapping[str, Any], key: str, default: str, allowed: Iterable[str], where: str = ""
+    ) -> str:
+        value = self.text(source, key, default, where)
+        if value not in tuple(allowed):
+            raise self.error(where + key, f"{value!r} is not known{did_you_mean(value, allowed)}")
+        return value
+
+    def integer(self, source: Mapping[str, Any], key: str, default: int, *, low: int, where: str = "") -> int:
+        value = source.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int) or value < low:
+            raise self.error(where + key, f"{value!r} is not an integer of {low} or more")
+        return value
+
+    def number(
+        self, source: Mapping[str, Any], key: str, default: float, *, low: float, where: str = ""
+    ) -> float:
+        value = source.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value >= low:
+            raise self.error(where + key, f"{value!r} is not a number of {low} or more")
+        return float(value)
+
+
+def _imports(reader: _Reader, source: Mapping[str, Any], path: Path | None) -> tuple[str, ...]:
+    names = source.get("imports", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise reader.error("imports", f"{names!r} is not a list of paths")
+    folder = path.parent if path else Path()
+    files = tuple(str((folder / name).resolve()) for name in names)
+    for file in files:
+        try:
+            registry.import_file(Path(file))
+        except Exception as error:
+            raise reader.error("imports", f"{file}: {type(error).__name__}: {error}") from error
+    return files
+
+
+def _seeds(reader: _Reader, source: Mapping[str, Any], base: Mapping[str, Any]) -> tuple[int, ...]:
+    seeds = source.get("seeds", 1)
+    first = base.get("seed", 42)
+    if isinstance(seeds, bool) or not isinstance(seeds, int | list):
+        raise reader.error("seeds", f"{seeds!r} is neither a number of replicas nor a list of seeds")
+    if isinstance(seeds, list):
+        if not seeds or len(set(map(repr, seeds))) < len(seeds):
+            raise reader.error("seeds", f"{seeds!r} is empty or names a seed twice")
+        chosen = seeds
+    else:
+        if seeds < 1:
+            raise reader.error("seeds", f"{seeds} replicas; allowed: 1 or more")
+        _trial_value(reader, "base.seed", "seed", first)
+        chosen = list(range(first, first + seeds))
+    for seed in chosen:
+        _trial_value(reader, "seeds", "seed", seed)
+    return tuple(chosen)
+
+
+def _parts(reader: _Reader, source: Mapping[str, Any], base: Mapping[str, Any]) -> tuple[Part, ...]:
+    tables = source["parts"]
+    if not isinstance(tables, list) or not tables or not all(isinstance(t, Mapping) for t in tables):
+        raise reader.error("parts", "write one [[parts]] table or more")
+    parts = []
+    for number, table in enumerate(tables):
+        where = f"parts[{number}]."
+        reader.keys(table, _PART_KEYS, where)
+        name = reader.text(table, "name", f"part-{number + 1}", where)
+        question = reader.text(table, "question", "", where)
+        parts.append(_part(reader, table, where, name, question, base | reader.table(table, "base", where)))
+    names = [part.name for part in parts]
+    if len(set(names)) < len(names):
+        raise reader.error("parts", f"two parts have the same name among {names}")
+    return tuple(parts)
+
+
+def _part(
+    reader: _Reader, table: Mapping[str, Any], where: str, name: str, question: str, base: Mapping[str, Any]
+) -> Part:
+    space = reader.table(table, "space", where)
+    when = reader.table(table, "when", where)
+    for key, value in base.items():
+        _trial_value(reader, f"{where}base.{key}", key, value)
+    for key, axis in space.items():
+        _known_field(reader, f"{where}space.{key}", key)
+        if key == "seed":
+            raise reader.error(f"{where}space.seed", "write `seeds = N` instead, so that seeds are paired")
+        try:
+            values = check_axis(axis)
+        except SpaceError as error:
+            raise reader.error(f"{where}space.{key}", str(error)) from error
+        for value in values:
+            _trial_value(reader, f"{where}space.{key}", key, value)
+    for key, conditions in when.items():
+        _known_field(reader, f"{where}when.{key}", key)
+        if not isinstance(conditions, Mapping) or not conditions:
+            raise reader.error(f"{where}when.{key}", f"{conditions!r} is not like {{ model = 'mixer' }}")
+        for other, allowed in conditions.items():
+            _known_field(reader, f"{where}when.{key}.{other}", other)
+            for value in allowed if isinstance(allowed, list) and other != "hidden" else [allowed]:
+                _trial_value(reader, f"{where}when.{key}.{other}", other, value)
+    return Part(
+        name=name,
+        question=question,
+        base=base,
+        space=space,
+        when=when,
+        claims=_claims(reader, table, where, space),
+        samples=reader.integer(table, "samples", 1, low=1, where=where),
+    )
+
+
+def _claims(
+    reader: _Reader, table: Mapping[str, Any], where: str, space: Mapping[str, Any]
+) -> tuple[Claim, ...]:
+    claims = []
+    for number, claim in enumerate(table.get("claims", [])):
+        at = f"{where}claims[{number}]."
+        reader.keys(claim, ("text", "compare", "better", "than"), at)
+        compare = reader.choice(claim, "compare", "", space, at)
+        if "better" not in claim:
+            raise reader.error(
+                f"{at}better", "missing: the value, or a list of values, that is claimed better"
+            )
+        better, than = claim["better"], claim.get("than", "rest")
+        known = space[compare].get("grid_search", space[compare].get("choice"))
+        for key, value in (("better", better), ("than", than)):
+            if value == "rest" and key == "than":
+                continue
+            for item in value if isinstance(value, list) else [value]:
+                _trial_value(reader, at + key, compare, item)
+                if known is not None and item not in known:
+                    raise reader.error(at + key, f"{item!r} is not in space.{compare}: {known}")
+        claims.append(
+            Claim(
+                text=reader.text(claim, "text", "", at),
+                compare=compare,
+                better=tuple(better) if isinstance(better, list) else (better,),
+                than=than if than == "rest" else tuple(than) if isinstance(than, list) else (than,),
+            )
+        )
+    return tuple(claims)
+
+
+def _stopping(reader: _Reader, source: Mapping[str, Any]) -> Stopping | None:
+    if "stopping" not in source:
+        return None
+    table = reader.table(source, "stopping")
+    reader.keys(table, ("rule", "grace_epochs", "reduction_factor"), "stopping.")
+    return Stopping(
+        rule=reader.choice(table, "rule", "asha", RULES, "stopping."),
+        grace_epochs=reader.integer(table, "grace_epochs", 1, low=1, where="stopping."),
+        reduction_factor=reader.number(table, "reduction_factor", 3, low=1.0001, where="stopping."),
+    )
+
+
+def _keep(reader: _Reader, source: Mapping[str, Any]) -> str:
+    table = reader.table(source, "keep")
+    reader.keys(table, ("checkpoints",), "keep.")
+    policy = reader.text(table, "checkpoints", "best:5", "keep.")
+    if not is_policy(policy):
+        raise reader.error("keep.checkpoints", f"{policy!r} is not known; allowed: {POLICY_HELP}")
+    return policy
+
+
+def _resources(reader: _Reader, source: Mapping[str, Any]) -> Resources:
+    table = reader.table(source, "resources")
+    reader.keys(table, ("cpus", "gpus", "compile"), "resources.")
+    compile_ = table.get("compile", False)
+    if not isinstance(compile_, bool):
+        raise reader.error("resources.compile", f"{compile_!r} is neither true nor false")
+    gpus = reader.number(table, "gpus", 0, low=0, where="resources.") if "gpus" in table else None
+    return Resources(
+        cpus=reader.integer(table, "cpus", 1, low=1, where="resources."), gpus=gpus, compile=compile_
+    )
+
+
+def _known_field(reader: _Reader, where: str, name: str) -> None:
+    if name not in field_names():
+        raise reader.error(where, f"unknown field{did_you_mean(name, field_names())}")
+
+
+def _trial_value(reader: _Reader, where: str, name: str, value: Any) -> None:
+    """Check one field's value by itself; what several fields must agree on is checked trial by trial."""
+    _known_field(reader, where, name)
+    # A field is checked in the company of what it applies to, else its value would be reset unseen.
+    company = {"patch_size": {"model": "mixer"}}.get(name, {})
+    try:
+        TrialConfig.from_mapping({**company, name: value})
+    except ConfigError as error:
+        raise reader.error(where, str(error)) from error
+
+
+def _apply_setting(source: dict[str, Any], setting: str) -> None:
+    key, equals, text = setting.partition("=")
+    if not equals or not key.strip():
+        raise SpecError(f"--set {setting}: not KEY=VALUE, as in --set base.epochs=2")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()  # a bare word is a string: --set base.model=mixer
+    *folders, last = key.strip().split(".")
+    table: Any = source
+    for folder in folders:
+        if isinstance(table, list):
+            table = table[int(folder)] if folder.isdigit() and int(folder) < len(table) else None
+        else:
+            table = table.setdefault(folder, {})
+        if not isinstance(table, dict | list):
+            raise SpecError(f"--set {setting}: {folder!r} is not a table")
+    if isinstance(table, list):
+        raise SpecError(f"--set {setting}: {last!r} is not a key of a table")
+    table[last] = value

@@ -1,0 +1,116 @@
+"""Stopping rules: Ray Tune's own, fed from the store.
+
+A decision at a rung needs only the values recorded at that rung. Each value and decision is one empty file in
+`rungs/<epoch>/`, its name all that there is to know, so that one directory listing reads a rung and a
+process that dies loses nothing. Any process can decide, with no driver alive.
+"""
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from core.records import EpochRecord
+from core.store import SweepStore
+from sweep.spec import Stopping
+
+CONTINUE, STOP = "continue", "stop"
+
+
+@dataclass(frozen=True)
+class RungEntry:
+    """One trial at one rung: its value, and what was decided."""
+
+    trial_id: str
+    value: float
+    decision: str
+
+
+@dataclass(frozen=True)
+class _StandIn:
+    """What Ray Tune's scheduler looks at in one of its trials."""
+
+    trial_id: str
+
+
+def milestones(rule: Stopping, epochs: int) -> tuple[int, ...]:
+    """The epochs at which a trial is compared: grace, grace · factor, … below its last epoch."""
+    found, milestone = [], float(rule.grace_epochs)
+    while math.ceil(milestone) < epochs:
+        found.append(math.ceil(milestone))
+        milestone *= rule.reduction_factor
+    return tuple(dict.fromkeys(found))
+
+
+def decide(rule: Stopping, mode: str, others: Sequence[RungEntry], trial_id: str, value: float) -> str:
+    """Whether a trial goes on at a rung, given what is recorded there: ASHAScheduler's own word."""
+    from ray.tune.schedulers import ASHAScheduler, TrialScheduler
+
+    scheduler = ASHAScheduler(
+        time_attr="epoch",
+        metric="value",
+        mode=mode,
+        max_t=3,  # the rung is asked about as epoch 1 of a longer run, the end of which is never reached
+        grace_period=1,
+        reduction_factor=rule.reduction_factor,
+        brackets=1,
+    )
+    decision = TrialScheduler.CONTINUE
+    # What went before is added in a fixed order; Ray's cutoff is a percentile, which no order changes.
+    for entry in [*sorted(others, key=lambda e: e.trial_id), RungEntry(trial_id, value, "")]:
+        trial: Any = _StandIn(entry.trial_id)
+        scheduler.on_trial_add(None, trial)
+        decision = scheduler.on_trial_result(None, trial, {"epoch": 1, "value": entry.value})
+    return STOP if decision == TrialScheduler.STOP else CONTINUE
+
+
+def read_rung(store: SweepStore, epoch: int) -> list[RungEntry]:
+    """What is recorded at a rung."""
+    try:
+        names = os.listdir(_rung(store, epoch))
+    except FileNotFoundError:
+        return []
+    return [_parse(name) for name in names if not name.startswith(".")]
+
+
+def make_decide(
+    rule: Stopping | None, store: SweepStore, metric: str, mode: str, epochs: Callable[[str], int]
+) -> Callable[[EpochRecord], bool]:
+    """The decision that core.execute asks for after each epoch.
+
+    Args:
+        rule: the sweep's rule, or None for none.
+        store: where the rungs are.
+        metric: the column that is compared.
+        mode: `max` or `min`.
+        epochs: the epoch budget of a trial, by its id.
+    """
+    if rule is None:
+        return lambda record: False
+
+    def decide_at(record: EpochRecord) -> bool:
+        if record.epoch not in milestones(rule, epochs(record.trial_id)):
+            return False
+        entries = read_rung(store, record.epoch)
+        for entry in entries:
+            if entry.trial_id == record.trial_id:
+                return entry.decision == STOP  # decided before a kill: a resumed sweep decides alike
+        value = float(getattr(record, metric))
+        decision = decide(rule, mode, entries, record.trial_id, value)
+        rung = _rung(store, record.epoch)
+        rung.mkdir(parents=True, exist_ok=True)
+        (rung / f"{record.trial_id}_{value!r}_{decision}").touch()
+        return decision == STOP
+
+    return decide_at
+
+
+def _rung(store: SweepStore, epoch: int) -> Path:
+    return store.path / "rungs" / str(epoch)
+
+
+def _parse(name: str) -> RungEntry:
+    trial_id, value, decision = name.split("_")
+    return RungEntry(trial_id, float(value), decision)
