@@ -10,7 +10,7 @@ import io
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from core import records
 
@@ -48,7 +48,7 @@ def save_checkpoint(folder: Path, payload: dict[str, Any]) -> None:
     try:
         with open(beside, "wb") as file:
             sink = _HashingFile(file)
-            torch.save(payload, sink)
+            torch.save(payload, cast(BinaryIO, sink))
             file.flush()
             os.fsync(file.fileno())
         digest = sink.sha256.hexdigest()

@@ -4,6 +4,7 @@ import ctypes
 import platform
 import resource
 import sys
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -62,10 +63,8 @@ def reset_peak_memory(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
-    try:
+    with suppress(OSError):  # where it is refused, the peak since the process began has to do
         Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
-    except OSError:
-        pass  # the peak since the process began, then
 
 
 def peak_memory_bytes(device: torch.device) -> int:

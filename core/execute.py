@@ -128,7 +128,7 @@ def _begin(config: TrialConfig, info: TrialInfo | None, setting: Setting) -> Tri
     retries_from = info.retries_from if info else 0
     if info and info.state == "failed" and not info.may_retry:
         retries_from = len(attempts)  # a new command's try: its retries begin anew
-    if attempts and not attempts[-1].end:
+    if info and attempts and not attempts[-1].end:
         attempts = (*attempts[:-1], replace(attempts[-1], end="killed", ended_at=info.updated_at))
     out_of_memory = sum(a.end == "oom" for a in attempts)
     accumulate = config.accumulate * 2**out_of_memory
@@ -175,7 +175,7 @@ def _attempt(
     saved = checkpoint.load_checkpoint(folder.path, device)
     if saved is not None:
         trial.restore(saved)
-    # Rows past the checkpoint are trained again, to the same figures; test figures belong to the last row alone.
+    # Rows past the checkpoint are trained again, to the same figures; only the last row has test figures.
     rows = [
         replace(row, test_loss=None, test_accuracy=None)
         for row in records.from_table(folder.records())
@@ -239,7 +239,7 @@ def _images(dataset: str, data_dir: Path | None, device: torch.device) -> data.I
 
 
 class _Cadence:
-    """When to write a checkpoint: as often as a share of the training time allows; a context that times one."""
+    """When to write a checkpoint: as a share of the training time allows; a context that times one."""
 
     def __init__(self, share: float):
         self._share = share

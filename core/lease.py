@@ -13,7 +13,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -65,7 +65,7 @@ class Lease:
             try:
                 os.utime(self._path)
             except OSError:
-                # A full or absent file system must not kill the trial here; `check` decides at the next write.
+                # A full or absent file system must not kill the trial here; `check` decides at the next one.
                 continue
 
 
@@ -128,10 +128,8 @@ def _now_at(folder: Path) -> float:
     except OSError:
         return time.time()  # a reader without the right to write
     finally:
-        try:
+        with suppress(OSError):
             probe.unlink(missing_ok=True)
-        except OSError:
-            pass
 
 
 def _born(pid: int) -> str:

@@ -69,7 +69,7 @@ class EpochRecord:
         return math.isfinite(self.train_loss) and math.isfinite(self.valid_loss)
 
 
-# What must be equal bit for bit wherever a CPU fp32 trial runs; the other columns tell of the place and the time.
+# Equal bit for bit wherever a CPU fp32 trial runs; the other columns tell of the place and the time.
 TRAJECTORY_COLUMNS = (
     "trial_id",
     "epoch",

@@ -76,7 +76,8 @@ def import_file(path: Path) -> None:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file, named under `imports`")
     spec = importlib.util.spec_from_file_location(module, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     loaded = importlib.util.module_from_spec(spec)
     sys.modules[module] = loaded
     try:

@@ -1,6 +1,6 @@
 """Where and how a process trains, and what that leaves to do. Needs no torch, so that a plan is quick."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from core.config import TrialConfig
@@ -23,7 +23,7 @@ class Setting:
     cpus: int = 1
     gpus: float = 0.0
     compile: bool = False
-    retention: Retention = Retention()
+    retention: Retention = field(default_factory=Retention)
     started_at: str = ""  # when the command was given, ISO; failures before it may be tried again
     retry_failed: bool = False
     stopping: bool = False  # whether a stopping rule is in force, so that a `stopped` trial has ended

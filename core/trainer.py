@@ -61,7 +61,7 @@ class Trial:
             )
         self._layout = torch.channels_last if config.model == "resnet18" else torch.contiguous_format
         torch.manual_seed(stream_seed(config.seed, 0, "weights"))
-        self.model = build_model(config, images.classes).to(device, memory_format=self._layout)
+        self.model = build_model(config, images.classes).to(device).to(memory_format=self._layout)
         self.optimizer = build_optimizer(config, self.model.parameters())
         self._forward: Callable[[Tensor], Tensor] = torch.compile(self.model) if compile else self.model
 

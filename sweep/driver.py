@@ -1,8 +1,8 @@
 """The Tune driver: a sweep on a Ray cluster.
 
-Ray Tune places and restarts; which trial comes next, and what has become of it, is the store's word. So a Tune
-trial here is a slot: an actor that takes one trial after the other from the store's plan until nothing
-is left. The driver holds a fixed number of slots however many trials there are, an actor is never started anew
+Ray Tune places and restarts; which trial comes next, and what has become of it, is the store's word. So a
+Tune trial here is a slot: an actor that takes one trial after the other from the plan until nothing is left.
+The driver holds a fixed number of slots however many trials there are, an actor is never started anew
 between two trials, and one that dies is started again and finds its trial where its checkpoint left it.
 """
 
@@ -104,7 +104,7 @@ def _slot_class() -> type:
 
 
 def work_from_store(units: list[Unit], setting: Setting) -> Iterator[TrialInfo]:
-    """What a worker process does: the same as any other place, with the store's own stopping rule and stop request."""
+    """What a worker process does: what any place does, with the store's stopping rule and stop request."""
     from core.execute import work
     from sweep.launch import decide_for, prepare_imports
 

@@ -7,6 +7,7 @@ width tells of the others; across architectures they do not, so each has its own
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
@@ -14,12 +15,12 @@ import pyarrow as pa
 
 from core.config import TrialConfig
 from core.store import SweepStore
-from sweep.plan import planned_trials
+from sweep.plan import read_plan
 
-# Train images: CIFAR-10's 45,000 and the digits' 1,137 of the split; a registered set is unknown before it is loaded.
+# Train images of the split; a registered set is unknown before it is loaded.
 _TRAIN_IMAGES = {"cifar10": 45_000, "digits": 1_137}
 
-# Forward multiply-adds a second of training on one core of a 2-core AVX2 server CPU, fp32 (docs/log.md, 2026-11-23).
+# Forward multiply-adds a second of training on one core of an AVX2 server CPU, fp32 (docs/log.md).
 ROUGH_RATES = {"mlp": 1.0e10, "resnet18": 1.0e10, "mixer": 1.0e10}
 
 
@@ -35,7 +36,7 @@ def forward_macs(config: TrialConfig) -> float | None:
     """Multiply-adds of one image's forward pass; None for a registered model."""
     if config.model == "mlp":
         widths = [3 * 32 * 32, *config.hidden, 10]
-        return float(sum(a * b for a, b in zip(widths, widths[1:])))
+        return float(sum(a * b for a, b in pairwise(widths)))
     if config.model == "mixer":
         patches = (32 // config.patch_size) ** 2
         dim = config.embed_dim
@@ -69,7 +70,7 @@ def measured_rates(root: Path) -> dict[str, float]:
     rates: dict[str, list[float]] = {}
     for path in sorted(root.glob("*/sweep.toml")):
         store = SweepStore(path.parent)
-        configs = {config.trial_id: config for config in planned_trials(store)}
+        configs = {row.trial_id: row.config for row in read_plan(store)}
         for kind, rate in rates_of(store.records(), configs).items():
             rates.setdefault(kind, []).append(rate)
     return {kind: median(values) for kind, values in rates.items()}

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -228,7 +229,7 @@ def _run_on_local_ray(
         slots = _slots(setting.cpus, gpus, has)
         while todo and not store.stop_requested():
             units: list[Unit] = [(config,) for config in todo]
-            _in_background(lambda: run_on_ray(units, setting, slots, on_end, gpus), on_tick)
+            _in_background(partial(run_on_ray, units, setting, slots, on_end, gpus), on_tick)
             before, todo = todo, left_to_do(todo, store, replace(setting, retry_failed=False))
             # What other live processes hold is theirs; what nobody could move on is told by its state.
             if len(todo) == len(before) or all(_held(store, config) for config in todo):

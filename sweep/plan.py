@@ -46,22 +46,17 @@ class Plan:
     @cached_property
     def trials(self) -> tuple[TrialConfig, ...]:
         """The trials, each once: the first seed of every point before the second of any."""
-        ordered = sorted(self.rows, key=lambda row: row.replica)
-        return tuple({row.trial_id: row.config for row in ordered}.values())
+        return trials_of(self.rows)
 
     @property
     def shared(self) -> int:
         """How many rows are spared because another part has the same trial."""
         return len(self.rows) - len(self.trials)
 
-    def varied(self) -> tuple[str, ...]:
-        """The fields that take more than one value, the seed aside."""
-        configs = [config.to_mapping() for config in self.trials]
-        return tuple(
-            name
-            for name in field_names()
-            if name != "seed" and any(config[name] != configs[0][name] for config in configs)
-        )
+    @cached_property
+    def labels(self) -> dict[str, str]:
+        """By trial: what sets it apart, as `lr=0.001 seed=42`."""
+        return labels_of(self.rows)
 
     def table(self) -> pa.Table:
         """The plan as it stands in the store: a row a trial (and part)."""
@@ -111,13 +106,38 @@ def save_plan(plan: Plan, store: SweepStore) -> None:
     records.write_bytes(store.path / "sweep.toml", plan.spec.to_toml().encode())
 
 
-def planned_trials(store: SweepStore) -> tuple[TrialConfig, ...]:
-    """The trials of a store's plan, each once, in the order in which they are run."""
-    rows = store.plan().select(["replica", "trial_id", *field_names()]).to_pylist()
-    configs: dict[str, TrialConfig] = {}
-    for row in sorted(rows, key=lambda row: row.pop("replica")):
-        configs.setdefault(row.pop("trial_id"), TrialConfig.from_mapping(row))
-    return tuple(configs.values())
+def read_plan(store: SweepStore) -> tuple[Planned, ...]:
+    """The rows of a store's plan."""
+    rows = store.plan().to_pylist()
+    return tuple(
+        Planned(
+            part=row["part"],
+            point=row["point"],
+            replica=row["replica"],
+            config=TrialConfig.from_mapping({name: row[name] for name in field_names() if name in row}),
+        )
+        for row in rows
+    )
+
+
+def trials_of(rows: Sequence[Planned]) -> tuple[TrialConfig, ...]:
+    """The trials of a plan, each once: the first seed of every point before the second of any."""
+    ordered = sorted(rows, key=lambda row: row.replica)
+    return tuple({row.trial_id: row.config for row in ordered}.values())
+
+
+def labels_of(rows: Sequence[Planned]) -> dict[str, str]:
+    """By trial: the fields that vary in its part, and its seed; its part's name where there are several."""
+    parts = dict.fromkeys(row.part for row in rows)
+    labels: dict[str, str] = {}
+    for part in parts:
+        mappings = {row.trial_id: row.config.to_mapping() for row in rows if row.part == part}
+        first = next(iter(mappings.values()))
+        varied = [n for n in first if n != "seed" and any(m[n] != first[n] for m in mappings.values())]
+        for trial_id, values in mappings.items():
+            words = [part] * (len(parts) > 1) + [f"{n}={_brief(values[n])}" for n in (*varied, "seed")]
+            labels.setdefault(trial_id, " ".join(words))
+    return labels
 
 
 def pick(trials: Sequence[TrialConfig], prefix: str) -> TrialConfig:
@@ -131,6 +151,12 @@ def pick(trials: Sequence[TrialConfig], prefix: str) -> TrialConfig:
         problem = "no trial of the plan" if not found else f"{len(found)} trials"
         raise SpecError(f"--trial {prefix}: {problem}; `sweep plan` lists their ids")
     return found[0]
+
+
+def _brief(value: Any) -> str:
+    if isinstance(value, list):
+        return "-".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _config_columns() -> list[tuple[str, pa.DataType]]:

@@ -14,7 +14,6 @@ from core.setting import Setting, is_done
 from core.store import SweepStore
 from sweep.forecast import Forecast, duration, forecast, measured_rates
 from sweep.plan import Plan
-from sweep.status import point_label
 from sweep.view import STYLES
 
 
@@ -46,8 +45,8 @@ def plan_mapping(plan: Plan, root: Path, place: Place) -> dict[str, Any]:
     todo = []
     for config in plan.trials:
         what, epochs = standing(config, store, setting)
-        rows.append({"trial_id": config.trial_id, "standing": what, "epochs_left": epochs})
-        rows[-1] |= {name: config.to_mapping()[name] for name in (*plan.varied(), "seed")}
+        label = plan.labels[config.trial_id]
+        rows.append({"trial_id": config.trial_id, "label": label, "standing": what, "epochs_left": epochs})
         todo.append((config, epochs))
     cost = forecast([(c, e) for c, e in todo if e], measured_rates(root))
     return {
@@ -64,7 +63,6 @@ def plan_mapping(plan: Plan, root: Path, place: Place) -> dict[str, Any]:
 def describe_plan(plan: Plan, root: Path, place: Place, out: Console) -> None:
     """Print the plan."""
     store, setting = _where(plan, root, place)
-    varied = plan.varied()
     out.print(Text(plan.spec.name, "bold"), Text(plan.spec.question, "italic"))
     todo: list[tuple[TrialConfig, int]] = []
     counts: Counter[str] = Counter()
@@ -75,7 +73,7 @@ def describe_plan(plan: Plan, root: Path, place: Place, out: Console) -> None:
             todo.append((config, epochs))
         style = {"done": STYLES["completed"], "failed": STYLES["failed"], "new": ""}.get(what, "yellow")
         line = Text(f"{config.trial_id}  ").append(f"{what:<14}", style)
-        out.print(line.append(f"  {point_label(config, varied)} seed={config.seed}".replace("  ", " ")))
+        out.print(line.append(f"  {plan.labels[config.trial_id]}"))
     kinds = ", ".join(f"{count} {what}" for what, count in counts.items())
     out.print(f"{len(plan.trials)} trials: {kinds}", markup=False)
     if plan.duplicates:

@@ -275,7 +275,9 @@ def _parts(reader: _Reader, source: Mapping[str, Any], base: Mapping[str, Any]) 
         reader.keys(table, _PART_KEYS, where)
         name = reader.text(table, "name", f"part-{number + 1}", where)
         question = reader.text(table, "question", "", where)
-        parts.append(_part(reader, table, where, name, question, base | reader.table(table, "base", where)))
+        parts.append(
+            _part(reader, table, where, name, question, {**base, **reader.table(table, "base", where)})
+        )
     names = [part.name for part in parts]
     if len(set(names)) < len(names):
         raise reader.error("parts", f"two parts have the same name among {names}")

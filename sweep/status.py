@@ -1,14 +1,13 @@
 """How a sweep stands, from its store alone: works while it runs, on any machine that sees the folder."""
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from core.config import TrialConfig
 from core.store import SweepStore, TrialInfo
 from sweep.forecast import forecast, rates_of
-from sweep.plan import planned_trials
+from sweep.plan import labels_of, read_plan, trials_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,8 +15,7 @@ class TrialStatus:
     """One trial's standing. `value` is the sweep's metric at the newest epoch, None before the first."""
 
     trial_id: str
-    point: str
-    seed: int
+    label: str
     state: str
     epoch: int
     epochs: int
@@ -93,7 +91,9 @@ class StatusReader:
         source = self._store.sweep_file()
         metric = source.get("metric", "valid_accuracy")
         mode = source.get("mode", "min" if metric.endswith("loss") else "max")
-        configs = {config.trial_id: config for config in planned_trials(self._store)}
+        rows = read_plan(self._store)
+        labels = labels_of(rows)
+        configs = {config.trial_id: config for config in trials_of(rows)}
         infos = {trial_id: self._info(trial_id, config) for trial_id, config in configs.items()}
         table = self._store.records()
         newest: dict[str, tuple[int, float]] = {}
@@ -101,8 +101,7 @@ class StatusReader:
         for trial_id, epoch, value in zip(*columns):
             if epoch >= newest.get(trial_id, (0, 0.0))[0]:
                 newest[trial_id] = (epoch, value)
-        varied = _varied(configs)
-        trials = tuple(_standing(c, infos[i], newest.get(i), varied) for i, c in configs.items())
+        trials = tuple(_standing(c, infos[i], newest.get(i), labels[i]) for i, c in configs.items())
         todo = [
             (configs[t.trial_id], t.epochs - t.epoch)
             for t in trials
@@ -130,27 +129,8 @@ class StatusReader:
         return info
 
 
-def point_label(config: TrialConfig, varied: tuple[str, ...]) -> str:
-    """The varied fields of a trial that differ from trial to trial, as `lr=0.001 patch_size=4`."""
-    words = []
-    for name in varied:
-        value = getattr(config, name)
-        words.append(f"{name}={'-'.join(map(str, value)) if isinstance(value, tuple) else _short(value)}")
-    return " ".join(words)
-
-
-def _short(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _varied(configs: Mapping[str, TrialConfig]) -> tuple[str, ...]:
-    mappings = [config.to_mapping() for config in configs.values()]
-    names = mappings[0] if mappings else {}
-    return tuple(n for n in names if n != "seed" and any(m[n] != mappings[0][n] for m in mappings))
-
-
 def _standing(
-    config: TrialConfig, info: TrialInfo | None, newest: tuple[int, float] | None, varied: tuple[str, ...]
+    config: TrialConfig, info: TrialInfo | None, newest: tuple[int, float] | None, label: str
 ) -> TrialStatus:
     state = info.state if info else "waiting"
     epoch, value = newest or (0, None)
@@ -159,8 +139,7 @@ def _standing(
     message = info.attempts[-1].message if info and state == "failed" else ""
     return TrialStatus(
         trial_id=config.trial_id,
-        point=point_label(config, varied),
-        seed=config.seed,
+        label=label,
         state=state,
         epoch=epoch,
         epochs=config.epochs,

@@ -47,7 +47,7 @@ def summary(status: SweepStatus) -> list[RenderableType]:
     lines: list[RenderableType] = [head, bar, counts_line(status)]
     if status.best:
         best = status.best
-        lines.append(Text(f"best {status.metric} {_value(best)} by {best.trial_id} ({_what(best)})"))
+        lines.append(Text(f"best {status.metric} {_value(best)} by {best.trial_id} ({best.label})"))
     if status.failures:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(status.failures.items()))
         lines.append(Text(f"failures: {kinds}", "red"))
@@ -68,7 +68,7 @@ def trials_table(trials: Iterable[TrialStatus], metric: str) -> Table:
         state = (trial.failure and f"failed: {trial.failure}") or trial.state
         table.add_row(
             trial.trial_id,
-            _what(trial),
+            trial.label,
             Text(state, STYLES[trial.state]),
             f"{trial.epoch}/{trial.epochs}",
             _value(trial),
@@ -136,7 +136,3 @@ class RunView:
 
 def _value(trial: TrialStatus) -> str:
     return "" if trial.value is None else f"{trial.value:.4f}"
-
-
-def _what(trial: TrialStatus) -> str:
-    return f"{trial.point} seed={trial.seed}".strip()
