@@ -1,0 +1,294 @@
+"""The store's records as tidy tables: a row an epoch, or a row a trial."""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from core.config import TrialConfig, canonical_json, field_names
+from core.records import SCHEMA
+from core.store import SweepStore, TrialInfo
+
+Sweep = SweepStore | Path | str
+
+# `lr` is a trial's field already: its peak; a record's is that of the epoch's last step.
+METRICS = tuple(
+    "epoch_lr" if name == "lr" else name for name in SCHEMA.names if name not in ("trial_id", "epoch")
+)
+LOSSES_AND_ACCURACIES = tuple(
+    f"{split}_{kind}" for split in ("train", "valid", "test") for kind in ("loss", "accuracy")
+)
+_KEYS = ("sweep", "part", "trial_id", "point", "replica")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One ablation of a sweep: its question, what it varies, and what it claims."""
+
+    sweep: str
+    name: str
+    question: str
+    metric: str
+    mode: str  # of the metric: max or min
+    axes: tuple[str, ...]  # varied fields, without the seed
+    claims: tuple[Mapping[str, Any], ...] = ()
+
+
+def open_sweep(sweep: Sweep) -> SweepStore:
+    """The store of a sweep that has been run.
+
+    Raises:
+        ValueError: there is no sweep at that path, or none of its trials has begun.
+    """
+    store = sweep if isinstance(sweep, SweepStore) else SweepStore(sweep)
+    if not store.exists() or not (store.path / "plan.parquet").is_file():
+        raise ValueError(f"{store.path}: no sweep here (a sweep's folder holds sweep.toml and plan.parquet)")
+    if not any((folder.path / "trial.json").exists() for folder in store.trials()):
+        raise ValueError(f"{store.path}: the sweep is empty, none of its trials has begun; run it first")
+    return store
+
+
+def parts(sweep: Sweep) -> tuple[Part, ...]:
+    """The ablations of a sweep, in the order of its file; a file without parts is one."""
+    store = open_sweep(sweep)
+    plan = _plan(store)
+    file = store.sweep_file()
+    metric = str(file.get("metric", "valid_accuracy"))
+    several = "parts" in file
+    found = []
+    for number, table in enumerate(file.get("parts", [file]), start=1):
+        name = str(table.get("name", f"part-{number}" if several else file["name"]))
+        rows = plan[plan["part"] == name]
+        found.append(
+            Part(
+                sweep=str(file["name"]),
+                name=name,
+                question=str(table.get("question", "")),
+                metric=metric,
+                mode=str(file.get("mode", "min" if metric.endswith("loss") else "max")),
+                axes=_varied(rows, tuple(table.get("space", {}))),
+                claims=tuple(table.get("claims", ())),
+            )
+        )
+    return tuple(found)
+
+
+def load(*sweeps: Sweep) -> pd.DataFrame:
+    """Every epoch record of one or more sweeps, with its trial's config.
+
+    Columns: sweep, part, trial_id, point, replica, state; the varied fields, then the other fields of a
+    trial; epoch and the metrics with the units of `core.records.SCHEMA` (a record's `lr` is `epoch_lr`).
+    A trial that belongs to several parts is there once a part.
+
+    Raises:
+        ValueError: a sweep is unknown or empty.
+    """
+    frames = []
+    for store in map(open_sweep, sweeps):
+        records = store.records().to_pandas().rename(columns={"lr": "epoch_lr"})
+        trials = _plan(store)
+        trials["state"] = trials["trial_id"].map(_states(store))
+        frames.append(trials.merge(records, on="trial_id").sort_values([*_KEYS[1:3], "epoch"]))
+    frame = pd.concat(frames, ignore_index=True)
+    varied = _varied(frame, ())
+    others = tuple(name for name in field_names() if name not in varied)
+    return frame[[*_KEYS, "state", *varied, *others, "epoch", *METRICS]]
+
+
+def load_trials(*sweeps: Sweep) -> pd.DataFrame:
+    """One row a (part, trial) of the plan, begun or not.
+
+    Beyond the keys, the state and the config: `epochs_trained`; `final_<metric>`, for losses and accuracies
+    at the last epoch of a completed trial, NaN for any other; `last`, the sweep's metric at the last epoch
+    there is; `best` and `best_epoch`, by the sweep's metric over all epochs (chosen on it, so it flatters:
+    test figures are those of the last epoch); `train_seconds` and `valid_seconds`, medians over the epochs
+    without the first, which warms up; `train_images` an epoch; `parameters`; `device`, `attempts`,
+    `device_seconds` (wall time of all attempts), `message` (of the last failure).
+
+    Raises:
+        ValueError: a sweep is unknown or empty.
+    """
+    frames = []
+    for store in map(open_sweep, sweeps):
+        by_name = {part.name: part for part in parts(store)}
+        infos = trial_infos(store)
+        records = dict(iter(store.records().to_pandas().groupby("trial_id")))
+        rows = []
+        for planned in _plan(store).to_dict("records"):
+            info, epochs = infos.get(planned["trial_id"]), records.get(planned["trial_id"])
+            part = by_name.get(planned["part"])
+            rows.append(planned | _trial_figures(planned, info, epochs, part))
+        frames.append(pd.DataFrame(rows))
+    return pd.concat(frames, ignore_index=True)
+
+
+def of_part(part: Part, table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of one part."""
+    return table[(table["sweep"] == part.sweep) & (table["part"] == part.name)]
+
+
+def trial_infos(store: SweepStore) -> dict[str, TrialInfo]:
+    """What trial.json says of each planned trial that has begun."""
+    planned = set(_plan(store)["trial_id"])
+    infos = {folder.trial_id: folder.info() for folder in store.trials() if folder.trial_id in planned}
+    return {trial_id: info for trial_id, info in infos.items() if info is not None}
+
+
+def unplanned(sweep: Sweep) -> int:
+    """How many trials lie in the folder that the plan no longer names; nothing else counts them."""
+    store = open_sweep(sweep)
+    planned = set(_plan(store)["trial_id"])
+    return sum(folder.trial_id not in planned for folder in store.trials())
+
+
+def values_of(frame: pd.DataFrame, axis: str) -> list[Any]:
+    """The distinct values of a field in their natural order: numbers ascending, else as planned."""
+    values = list(dict.fromkeys(frame[axis].map(plain)))
+    return sorted(values) if all(isinstance(v, int | float) for v in values) else values
+
+
+def plain(value: Any) -> Any:
+    """A value of a table as plain Python: None for a gap, a tuple for a list."""
+    if isinstance(value, np.ndarray | list | tuple):
+        return tuple(plain(item) for item in value)
+    if isinstance(value, np.generic):
+        value = value.item()
+    return (
+        None
+        if value is None or value is pd.NaT or (isinstance(value, float) and math.isnan(value))
+        else value
+    )
+
+
+def _plan(store: SweepStore) -> pd.DataFrame:
+    """The plan with `sweep` and `part`, a trial once a part; lists as tuples, which can be compared."""
+    plan = store.plan().to_pandas()
+    file = store.sweep_file()
+    if not file.get("parts") or "part" not in plan:
+        plan["part"] = str(file["name"])
+    plan["sweep"] = str(file["name"])
+    plan["hidden"] = plan["hidden"].map(plain)
+    order = [*_KEYS, *field_names()]
+    return plan[order].drop_duplicates(["part", "trial_id"], ignore_index=True)
+
+
+def _states(store: SweepStore) -> Callable[[str], str]:
+    infos = trial_infos(store)
+    return lambda trial_id: infos[trial_id].state if trial_id in infos else "waiting"
+
+
+def _varied(rows: pd.DataFrame, declared: tuple[str, ...]) -> tuple[str, ...]:
+    """The fields with more than one value, those of the sweep file's space first and in its order.
+
+    A field that follows from declared ones is none of its own: `activation` where only `model` varies.
+    """
+    several = [
+        name for name in field_names() if name != "seed" and rows[name].map(plain).nunique(dropna=False) > 1
+    ]
+    axes = [name for name in declared if name in several]
+    for name in several:
+        if name in axes:
+            continue
+        if axes:
+            keys = [tuple(map(plain, row)) for row in rows[axes].itertuples(index=False)]
+            if (
+                rows[name].map(plain).groupby(pd.Index(keys, tupleize_cols=False)).nunique(dropna=False).max()
+                <= 1
+            ):
+                continue
+        axes.append(name)
+    return tuple(axes)
+
+
+def _trial_figures(
+    planned: Mapping[Any, Any], info: TrialInfo | None, epochs: pd.DataFrame | None, part: Part | None
+) -> dict[str, Any]:
+    state = info.state if info else "waiting"
+    figures: dict[str, Any] = {
+        "state": state,
+        "epochs_trained": 0,
+        **{f"final_{name}": math.nan for name in LOSSES_AND_ACCURACIES},
+        "last": math.nan,
+        "best": math.nan,
+        "best_epoch": math.nan,
+        "train_seconds": math.nan,
+        "valid_seconds": math.nan,
+        "train_images": math.nan,
+        "parameters": _parameters(planned),
+        "device": info.attempts[-1].device if info and info.attempts else "",
+        "attempts": len(info.attempts) if info else 0,
+        "device_seconds": _device_seconds(info, epochs),
+        "message": info.attempts[-1].message if info and info.attempts else "",
+    }
+    if epochs is None or epochs.empty:
+        return figures
+    epochs = epochs.sort_values("epoch")
+    last = epochs.iloc[-1]
+    figures["epochs_trained"] = int(last["epoch"])
+    if state == "completed":
+        figures |= {f"final_{name}": float(last[name]) for name in LOSSES_AND_ACCURACIES}
+    if part is not None and part.metric in epochs:
+        scores = epochs[part.metric].replace([np.inf, -np.inf], np.nan)
+        figures["last"] = float(last[part.metric])
+        if scores.notna().any():
+            position = int((scores if part.mode == "max" else -scores).argmax())
+            figures["best"] = float(scores.iloc[position])
+            figures["best_epoch"] = int(epochs["epoch"].iloc[position])
+    warm = epochs[epochs["epoch"] > 1] if len(epochs) > 1 else epochs
+    for name in ("train_seconds", "valid_seconds"):
+        figures[name] = float(warm[name].median())
+    figures["train_images"] = round(float((warm["images_per_second"] * warm["train_seconds"]).median()))
+    return figures
+
+
+def _device_seconds(info: TrialInfo | None, epochs: pd.DataFrame | None) -> float:
+    """Wall time of all attempts; one without an end lasted to its last record at least."""
+    total = 0.0
+    for attempt in info.attempts if info else ():
+        if not attempt.started_at:
+            continue
+        start = datetime.fromisoformat(attempt.started_at)
+        if attempt.ended_at:
+            total += (datetime.fromisoformat(attempt.ended_at) - start).total_seconds()
+        elif epochs is not None and (epochs["attempt"] == attempt.number).any():
+            end = epochs.loc[epochs["attempt"] == attempt.number, "recorded_at"].max()
+            total += max(0.0, (end - start).total_seconds())
+    return total
+
+
+_MODEL_FIELDS = tuple(
+    spec.name
+    for spec in fields(TrialConfig)
+    if spec.name in ("model", "dataset") or "model" in spec.metadata["applies"]
+)
+
+
+def _parameters(planned: Mapping[Any, Any]) -> float:
+    """Trainable parameters of a planned trial's model; NaN where its model or data set is not known here."""
+    values = {name: plain(planned[name]) for name in _MODEL_FIELDS}
+    return _count_parameters(
+        canonical_json(
+            values | {"hidden": list(values["hidden"]), "activation": plain(planned["activation"])}
+        )
+    )
+
+
+@cache
+def _count_parameters(identity: str) -> float:
+    import torch  # seconds of import that only this figure needs
+
+    from core.models import build_model, count_parameters
+
+    try:
+        config = TrialConfig.from_mapping(json.loads(identity))
+        with torch.device("meta"):  # shapes without numbers: a ResNet is counted in milliseconds
+            return float(count_parameters(build_model(config, classes=10)))
+    except ValueError:  # a registered model or data set whose file was not imported here
+        return math.nan

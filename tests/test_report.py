@@ -1,0 +1,215 @@
+"""The report: whole, self-contained, honest about what is unfinished, and safe with hostile names."""
+
+import csv
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from analysis.load import load_trials
+from analysis.report import write_report
+from analysis.tables import duration_text, escape_latex
+from core.checkpoint import save_checkpoint
+from core.models import build_model
+from core.store import SweepStore
+from tests.synthetic import SyntheticPart, learning_rates, patch_sizes, write_sweep
+
+
+class Page(HTMLParser):
+    """What a browser would load, follow and show."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.links: list[str] = []
+        self.ids: list[str] = []
+        self.tags: list[str] = []
+        self.words = ""
+        self._open: list[str] = []
+        self.feed(path.read_text(encoding="utf-8"))
+        self.text = " ".join(self.words.split())
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self._open.append(tag)
+        self.links += [value or "" for name, value in attributes if name in ("src", "href", "srcset")]
+        self.ids += [value or "" for name, value in attributes if name == "id"]
+
+    def handle_endtag(self, tag):
+        while self._open and self._open.pop() != tag:
+            pass
+
+    def handle_data(self, data):
+        if "style" not in self._open:
+            self.words += data
+
+
+def best_trial(store: SweepStore) -> str:
+    trials = load_trials(store)
+    return trials.loc[trials["final_valid_accuracy"].idxmax(), "trial_id"]
+
+
+def keep_best_checkpoint(store: SweepStore) -> None:
+    """Give the best trial the checkpoint of an untrained model of its config."""
+    trial_id = best_trial(store)
+    info = store.trial(trial_id).info()
+    assert info is not None
+    model = build_model(info.config, 10)
+    save_checkpoint(store.trial(trial_id).path, {"model": model.state_dict(), "epoch": info.epoch})
+
+
+@pytest.fixture(scope="module")
+def sweeps(tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+    stores = [learning_rates(root / "learning-rates"), patch_sizes(root / "patch-sizes")]
+    for store in stores:
+        keep_best_checkpoint(store)
+    return stores
+
+
+@pytest.fixture(scope="module")
+def report(sweeps):
+    """The path of a report on both sweeps, in its default place."""
+    return write_report(sweeps)
+
+
+def test_the_report_lies_in_the_first_sweep(sweeps, report):
+    assert report == sweeps[0].path / "report" / "index.html"
+
+
+def test_the_report_answers_every_part_and_tests_every_claim(report):
+    text = Page(report).text
+    for words in (
+        "Which learning rate trains ResNet18 best under Adam?",
+        "1e-3 is best: valid accuracy",
+        "Which patch size suits the Mixer?",
+        "2, 4 and 8 are not distinguishable",
+        "1e-3 is the best learning rate supported",
+        "1e-5 beats 1e-4 contradicted",
+        "1e-1 diverged in 3 of 3 trials",
+        "11,173,962",
+        "train one epoch of 44,928 images",
+        "infer 5,000 valid images",
+        "0123456789abcdef0123456789abcdef01234567",
+        "Example GPU",
+    ):
+        assert words in text
+
+
+def test_the_page_needs_nothing_beside_it(report):
+    page = Page(report)
+    assert page.links
+    for link in page.links:
+        assert link.startswith(("data:image/svg+xml;base64,", "#"))
+    assert {link[1:] for link in page.links if link.startswith("#")} <= set(page.ids)
+    assert len(page.ids) == len(set(page.ids))
+    assert not {"script", "link", "iframe"} & set(page.tags)
+
+
+def test_every_figure_and_table_is_a_file_too(sweeps, report):
+    page = Page(report)
+    named = set(re.findall(r"[\w-]+\.(?:png|svg)", page.text))
+    assert named == {path.name for path in report.parent.glob("*.[ps][nv]g")}
+    assert {"learning-rates-kernels.png", "patch-sizes-token-units.svg"} <= named
+    for store in sweeps:
+        trial_id = best_trial(store)
+        assert f"--trial {trial_id}" in page.text
+    with open(report.with_name("patch-sizes-results.csv"), newline="") as file:
+        rows = list(csv.DictReader(file))
+    trials = load_trials(sweeps[1])
+    mean = trials.loc[trials["patch_size"] == 2, "final_valid_accuracy"].mean()
+    assert float(rows[0]["final_mean"]) == pytest.approx(mean)
+    assert r"\toprule" in report.with_name("patch-sizes-costs.tex").read_text()
+
+
+def test_weights_that_are_not_kept_are_said_to_be_missing(tmp_path):
+    part = SyntheticPart(name="one", space={"lr": [1e-3]}, final={1e-3: 0.5})
+    assert "Its checkpoint is not kept" in Page(write_report([write_sweep(tmp_path / "one", [part])])).text
+
+
+def test_the_same_store_gives_the_same_bytes(sweeps, tmp_path):
+    for folder in ("first", "second"):
+        write_report(sweeps[1:], tmp_path / folder)
+    first, second = (
+        {path.name: path.read_bytes() for path in (tmp_path / folder).iterdir()}
+        for folder in ("first", "second")
+    )
+    assert first == second
+
+
+def test_a_sweep_that_still_runs_is_reported_as_far_as_it_is(tmp_path):
+    states = {1e-3: ["completed", "interrupted", "waiting"], 1e-2: ["failed", "stopped", "diverged"]}
+    part = SyntheticPart(name="s", space={"lr": [1e-3, 1e-2]}, final={1e-3: 0.5, 1e-2: 0.4}, states=states)
+    text = Page(write_report([write_sweep(tmp_path / "s", [part])])).text
+    assert "So far 3 of 6 trials finished." in text
+    assert "RuntimeError: shapes <2> & 3 do not match" in text
+    for kind in ("diverged", "stopped", "interrupted", "bug"):
+        assert kind in text
+
+
+def test_a_sweep_without_any_record_still_reports_its_failures(tmp_path):
+    part = SyntheticPart(name="s", space={"lr": [1e-3]}, final={}, states={1e-3: ["failed"] * 3})
+    text = Page(write_report([write_sweep(tmp_path / "s", [part])])).text
+    assert "No answer yet." in text
+    assert "RuntimeError" in text
+
+
+def test_parts_and_two_axes_are_reported_with_a_heat_map(tmp_path):
+    grid = SyntheticPart(name="Grid no. 1", space={"lr": [1e-3, 1e-2], "dropout": [0.0, 0.3]}, final={})
+    one = SyntheticPart(name="grid-no-1", space={"lr": [1e-3]}, final={1e-3: 0.5}, question="How good?")
+    write_report([write_sweep(tmp_path / "two", [grid, one])], tmp_path / "out")
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"two-grid-no-1-heat.svg", "two-grid-no-1-curves-lr.svg", "two-grid-no-1-2-best.svg"} <= names
+    assert "How good?" in Page(tmp_path / "out" / "index.html").text
+
+
+def test_a_random_search_draws_the_best_values_and_says_so(tmp_path):
+    rates = [round(1e-4 * 1.5**i, 6) for i in range(11)]
+    part = SyntheticPart(name="s", space={"lr": rates}, final={rate: 0.4 + 20 * rate for rate in rates})
+    text = Page(write_report([write_sweep(tmp_path / "s", [part])])).text
+    assert "Drawn: the best 8 of 11 values." in text
+
+
+def test_trials_outside_the_plan_are_counted_in_a_note(tmp_path):
+    store = learning_rates(tmp_path / "learning-rates")
+    stranger = store.trials_path / "abcdefabcdef"
+    stranger.mkdir()
+    text = Page(write_report([store])).text
+    assert "learning-rates: 1 trial in the folder is not in the plan" in text
+    assert "abcdefabcdef" not in text
+
+
+@pytest.mark.parametrize(
+    "hostile", ["<script>alert('x')</script> & \"q\"", "Läuft's? 学習率 $5 {{ 7*7 }} \\n"]
+)
+def test_hostile_names_are_shown_as_they_are(tmp_path, hostile):
+    claim = {"text": hostile, "compare": "lr", "better": 1e-3, "than": "rest"}
+    part = SyntheticPart(
+        name=hostile,
+        question=hostile,
+        space={"lr": [1e-3, 1e-2]},
+        final={1e-3: 0.5, 1e-2: 0.4},
+        claims=[claim],
+    )
+    other = SyntheticPart(name="other", space={"lr": [1e-3, 1e-2]}, final={1e-3: 0.5, 1e-2: 0.4})
+    page = Page(write_report([write_sweep(tmp_path / "a 'b' é", [part, other])]))
+    assert page.text.count(" ".join(hostile.split())) >= 3
+    assert "script" not in page.tags
+
+
+def test_nothing_to_report_is_refused_in_one_line(tmp_path):
+    with pytest.raises(ValueError, match="no sweep to report on"):
+        write_report([])
+    with pytest.raises(ValueError, match="no sweep here"):
+        write_report([tmp_path])
+
+
+def test_latex_is_escaped():
+    assert escape_latex("50 % of a_b & {c} ± ~\\") == (
+        r"50 \% of a\_b \& \{c\} $\pm$ \textasciitilde{}\textbackslash{}"
+    )
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(42.2, "42 s"), (185, "3 min 5 s"), (7800, "2 h 10 min")])
+def test_durations_read_well(seconds, text):
+    assert duration_text(seconds) == text
