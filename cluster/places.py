@@ -49,8 +49,8 @@ def find_place(name: str) -> Place:
         if not path.is_file():
             continue
         try:
-            tables = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        except (OSError, ValueError, RecursionError) as error:
             raise PlaceError(f"{path}: not a TOML file: {error}") from error
         if name in tables:
             return _place(name, tables[name], path)

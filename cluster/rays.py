@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+# Trials share images through memory-mapped files and results through the store; Ray carries the plan alone.
+_OBJECT_STORE_BYTES = 128 * 2**20
+
 # Read by Ray when it is imported or started; a user's own choice comes first.
 _QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a CPU trial must not change what the process sees of GPUs
@@ -38,6 +41,7 @@ def local_ray(cpus: int | None = None, gpus: int | None = None) -> Iterator[dict
         num_cpus=cpus,
         num_gpus=gpus,
         include_dashboard=False,
+        object_store_memory=_OBJECT_STORE_BYTES,
         configure_logging=True,
         logging_level=logging.ERROR,
         log_to_driver=False,

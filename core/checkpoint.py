@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
@@ -44,6 +45,7 @@ def save_checkpoint(folder: Path, payload: dict[str, Any]) -> None:
     """
     import torch
 
+    _remove_leftovers(folder)
     beside = folder / f".{_NEWEST}.{os.getpid()}"
     try:
         with open(beside, "wb") as file:
@@ -52,12 +54,12 @@ def save_checkpoint(folder: Path, payload: dict[str, Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
         digest = sink.sha256.hexdigest()
-        before = _digests(folder).get(_NEWEST)
-        newest = folder / _NEWEST
+        # What stands is read anew: after a kill or damage, the digests on disk may be ahead of the files.
+        standing, before = _verified(folder) or ("", None)
         records.write_bytes(folder / _DIGESTS, json.dumps({_NEWEST: digest, _PREVIOUS: before}).encode())
-        if newest.exists():
-            os.replace(newest, folder / _PREVIOUS)
-        os.replace(beside, newest)
+        if standing == _NEWEST:
+            os.replace(folder / _NEWEST, folder / _PREVIOUS)
+        os.replace(beside, folder / _NEWEST)
     finally:
         beside.unlink(missing_ok=True)
 
@@ -80,6 +82,17 @@ def load_checkpoint(folder: Path, device: "torch.device | str" = "cpu") -> dict[
     return None
 
 
+def _verified(folder: Path) -> tuple[str, str] | None:
+    """The name and the digest of the newest checkpoint whose digest matches."""
+    known = set(_digests(folder).values()) - {None}
+    for name in (_NEWEST, _PREVIOUS):
+        with suppress(FileNotFoundError), open(folder / name, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            if digest in known:
+                return name, digest
+    return None
+
+
 def has_checkpoint(folder: Path) -> bool:
     """Whether there is a checkpoint to continue from, damaged or not."""
     return (folder / _NEWEST).exists() or (folder / _PREVIOUS).exists()
@@ -99,10 +112,17 @@ def remove_checkpoints(folder: Path) -> None:
     """Remove a trial's checkpoints; its records, config and log stay."""
     for name in (_NEWEST, _PREVIOUS, _DIGESTS):
         (folder / name).unlink(missing_ok=True)
+    _remove_leftovers(folder)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what processes that were killed while saving have left: the lease is ours, so nobody writes it."""
+    for path in folder.glob(f".{_NEWEST}.*"):
+        path.unlink(missing_ok=True)
 
 
 def _digests(folder: Path) -> dict[str, str | None]:
     try:
         return json.loads((folder / _DIGESTS).read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (FileNotFoundError, ValueError):  # a damaged file may be neither JSON nor UTF-8
         return {}

@@ -151,6 +151,12 @@ class TrialConfig:
                 raise ConfigError(f"unknown field {key!r}{did_you_mean(key, known)}", key)
         return cls(**values)
 
+    @classmethod
+    def from_store(cls, values: Mapping[str, Any]) -> "TrialConfig":
+        """A config as a store holds it: the model's or data set's name may be one registered elsewhere."""
+        registry.recall_names(values["model"], values["dataset"])
+        return cls.from_mapping(values)
+
     def to_mapping(self) -> dict[str, Any]:
         """All fields as plain JSON values."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
@@ -207,7 +213,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def _applies(config: TrialConfig, applies: Mapping[str, tuple[str, ...]]) -> bool:
     # Registered models may use any field, so that none is reset under their feet.
     return all(
-        getattr(config, other) in values or (other == "model" and registry.is_registered(config.model))
+        getattr(config, other) in values or (other == "model" and config.model not in registry.BUILT_IN_MODELS)
         for other, values in applies.items()
     )
 
@@ -239,7 +245,7 @@ def _number(name: str, value: Any, kind: type, metadata: Mapping[str, Any]) -> i
     wanted = "an integer" if kind is int else "a number"
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ConfigError(f"{name} = {value!r} is not {wanted}", name)
-    if not math.isfinite(value) or (kind is int and value != int(value)):
+    if not _is_finite(value) or (kind is int and value != int(value)):
         raise ConfigError(f"{name} = {value!r} is not {wanted}", name)
     low, high, above = metadata["low"], metadata["high"], metadata["above"]
     if low is not None and value < low:
@@ -249,6 +255,13 @@ def _number(name: str, value: Any, kind: type, metadata: Mapping[str, Any]) -> i
     if above is not None and value <= above:
         raise ConfigError(f"{name} = {value!r} is too small; allowed: more than {above}", name)
     return kind(value) + 0 if kind is int else float(value) + 0.0  # + 0.0 turns -0.0 into 0.0
+
+
+def _is_finite(value: int | float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond any float
+        return False
 
 
 def _check_name(name: str, value: str, allowed: Iterable[str]) -> None:

@@ -50,7 +50,8 @@ class Lease:
         self._beat.join()
         held = _read(self._path)
         if held is not None and held.get("token") == self._token:
-            self._path.unlink(missing_ok=True)
+            with suppress(OSError):  # gone, or its file system can no longer be written: then it goes stale
+                self._path.unlink()
 
     def __enter__(self) -> "Lease":
         return self
@@ -160,8 +161,9 @@ def _right_to_take(folder: Path, token: str) -> Iterator[bool]:
         os.close(os.open(marker, os.O_CREAT | os.O_EXCL))
     except FileExistsError:
         # A taker that died here would block the folder for ever: its marker goes stale like a lease.
-        if _now_at(folder) - marker.stat().st_mtime > STALE_SECONDS:
-            marker.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # the taker was done just now
+            if _now_at(folder) - marker.stat().st_mtime > STALE_SECONDS:
+                marker.unlink()
         yield False
         return
     try:

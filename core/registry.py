@@ -14,6 +14,7 @@ BUILT_IN_DATASETS = ("cifar10", "digits")
 
 _models: dict[str, Callable[..., Any]] = {}
 _datasets: dict[str, Callable[..., Any]] = {}
+_recalled: set[str] = set()
 
 
 def register_model(name: str, build: Callable[..., Any]) -> None:
@@ -38,19 +39,22 @@ def register_dataset(name: str, load: Callable[..., Any]) -> None:
     _register(_datasets, BUILT_IN_DATASETS, name, load)
 
 
+def recall_names(model: str, dataset: str) -> None:
+    """Let a config in a store be read where the file that registered its names is not imported.
+
+    The names are then known, but cannot be built or loaded.
+    """
+    _recalled.update((model, dataset))
+
+
 def model_names() -> tuple[str, ...]:
     """All names that `model` may have."""
-    return BUILT_IN_MODELS + tuple(_models)
+    return (*BUILT_IN_MODELS, *_models, *sorted(_recalled - {*BUILT_IN_MODELS, *_models}))
 
 
 def dataset_names() -> tuple[str, ...]:
     """All names that `dataset` may have."""
-    return BUILT_IN_DATASETS + tuple(_datasets)
-
-
-def is_registered(name: str) -> bool:
-    """True for a model that a user's file registered."""
-    return name in _models
+    return (*BUILT_IN_DATASETS, *_datasets, *sorted(_recalled - {*BUILT_IN_DATASETS, *_datasets}))
 
 
 def registered_model(name: str) -> Callable[..., Any] | None:

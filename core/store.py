@@ -91,7 +91,7 @@ class TrialInfo:
     def from_json(cls, text: str) -> "TrialInfo":
         values = json.loads(text)
         values.pop("identity")
-        values["config"] = TrialConfig.from_mapping(values["config"])
+        values["config"] = TrialConfig.from_store(values["config"])
         values["attempts"] = tuple(Attempt(**a) for a in values["attempts"])
         return cls(**values)
 

@@ -13,7 +13,7 @@ from rich.text import Text
 from cluster.places import Place, find_place
 from core.config import TrialConfig, UserError, did_you_mean
 from core.store import SweepStore, TrialFolder
-from sweep.plan import Plan, make_plan, pick
+from sweep.plan import Plan, make_plan, pick, recognise
 from sweep.spec import PRESETS, load_spec, preset_names
 
 app = typer.Typer(
@@ -80,10 +80,13 @@ def plan(
 
     made = make_plan(load_spec(file, settings or ()))
     where = find_place(place)
-    if as_json:
-        out.print_json(json.dumps(plan_mapping(made, store, where)))
-    else:
-        describe_plan(made, store, where, out)
+    try:
+        if as_json:
+            out.print_json(json.dumps(plan_mapping(made, store, where)))
+        else:
+            describe_plan(made, store, where, out)
+    except NotADirectoryError as error:
+        raise UsageError(f"--store {store}: not a folder") from error
 
 
 @app.command()
@@ -250,7 +253,7 @@ def stop(sweep: SweepName, store: Store = Path("runs")) -> None:
     found = _find_sweep(sweep, store)
     found.request_stop()
     running = [f.trial_id for f in found.trials() if (info := f.info()) and info.state == "running"]
-    out.print(f"{found.name}: asked {len(running)} running trials to stop after their epoch.")
+    out.print(f"{found.name}: asked {len(running)} running trials to stop after their epoch.", markup=False)
 
 
 @app.command()
@@ -289,6 +292,7 @@ def _find_sweep(name: str, root: Path) -> SweepStore:
     for path in (root / name, Path(name)):
         store = SweepStore(path)
         if store.exists():
+            recognise(store)
             return store
     known = [one.name for one in _all_sweeps(root)]
     hint = did_you_mean(name, known) if known else "; there are none yet"
@@ -305,6 +309,7 @@ def _find_trial(prefix: str, root: Path) -> TrialFolder:
         raise UsageError(f"{prefix}: no such trial in {root}; `sweep status SWEEP` lists them")
     if len({path.name for path in found}) > 1:
         raise UsageError(f"{prefix}: {len(found)} trials begin so; write more of the id")
+    recognise(SweepStore(found[0].parent.parent))
     return TrialFolder(found[0])
 
 
@@ -313,7 +318,7 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        print(f"sweep: {error}", file=sys.stderr)
+        print(f"sweep: {' '.join(str(error).splitlines())}", file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:
         sys.exit(0)

@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,10 +15,10 @@ from typing import Any
 from cluster.places import Place, find_place
 from core import records, registry
 from core.config import TrialConfig, UserError
-from core.failures import DataError
 from core.records import EpochRecord
 from core.retention import Retention
 from core.setting import Setting, Unit, is_done
+from core.sources import source_files
 from core.store import SweepStore, TrialInfo
 from sweep.plan import Plan, save_plan
 from sweep.spec import SweepSpec, parse_spec
@@ -121,12 +122,13 @@ def run_plan(
     if raise_errors:
         setting = replace(setting, raise_errors=True)
     trials = tuple(only) if only is not None else plan.trials
+    todo = left_to_do(trials, store, setting)[:limit]
+    check_data(todo, setting)
     try:
         save_plan(plan, store)
         store.clear_stop()
     except OSError as error:
         raise LaunchError(f"{store.path}: the store cannot be written: {error.strerror or error}") from error
-    todo = left_to_do(trials, store, setting)[: limit if limit is not None else None]
     unrecorded: list[TrialInfo] = []
 
     def ended(info: TrialInfo) -> None:
@@ -135,34 +137,29 @@ def run_plan(
         on_end(info)
 
     if todo:
-        check_data(todo, setting)
         with stop_on_signal(store, on_interrupt):
             if place.kind == "debug":
                 _run_here(todo, setting, store, on_record, ended)
             else:
                 _run_on_local_ray(todo, setting, store, place, ended, on_tick)
         store.compact()
-    infos = [store.trial(config.trial_id).info() for config in trials]
-    counts: dict[str, int] = {}
-    for info in infos if limit is None else []:
-        state = info.state if info else "waiting"
-        counts[state] = counts.get(state, 0) + 1
-    return Outcome(interrupted=store.stop_requested(), counts=counts, unrecorded=tuple(unrecorded))
+    asked = trials if limit is None else todo
+    infos = [store.trial(config.trial_id).info() for config in asked]
+    return Outcome(
+        interrupted=store.stop_requested() and bool(left_to_do(asked, store, setting)),
+        counts=dict(Counter(info.state if info else "waiting" for info in infos)),
+        unrecorded=tuple(unrecorded),
+    )
 
 
 def check_data(trials: Sequence[TrialConfig], setting: Setting) -> None:
-    """Make sure that the images can be had, and decode them once for all processes of this machine.
+    """Make sure that the images' files are there, before anything is allocated.
 
     Raises:
-        LaunchError: what is missing, where, and what to do.
+        DataError: what is missing, where, and what to do.
     """
-    from core.data import load_images
-
-    for dataset in sorted({config.dataset for config in trials}):
-        try:
-            load_images(dataset, setting.data_dir)
-        except DataError as error:
-            raise LaunchError(str(error)) from error
+    if any(config.dataset == "cifar10" for config in trials):
+        source_files(setting.data_dir)
 
 
 def prepare_imports(store: SweepStore) -> None:

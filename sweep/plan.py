@@ -1,13 +1,13 @@
 """The plan: concrete trials, identified, deduplicated, in the order in which they are run."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
 
-from core import records
+from core import records, registry
 from core.config import ConfigError, TrialConfig, field_names
 from core.store import SweepStore
 from sweep.space import expand
@@ -41,7 +41,7 @@ class Plan:
 
     spec: SweepSpec
     rows: tuple[Planned, ...]  # a row a trial and part; a trial that answers two questions has two
-    duplicates: int  # points left out, since an earlier one of their part is the same trial
+    duplicates: int  # trials left out, since an earlier point of their part is the same one
 
     @cached_property
     def trials(self) -> tuple[TrialConfig, ...]:
@@ -78,11 +78,10 @@ def make_plan(spec: SweepSpec) -> Plan:
     rows: list[Planned] = []
     duplicates = 0
     for part in spec.parts:
-        seen: set[str] = set()
+        seen: dict[str, int] = {}  # where in `rows` a trial of this part stands
         for point, values in enumerate(
             expand(part.base, part.space, part.when, part.samples, spec.search_seed)
         ):
-            fresh = []
             for replica, seed in enumerate(spec.seeds):
                 try:
                     config = TrialConfig.from_mapping({**values, "seed": seed})
@@ -90,11 +89,14 @@ def make_plan(spec: SweepSpec) -> Plan:
                     at = ", ".join(f"{key} = {values[key]!r}" for key in part.space if key in values)
                     where = f"{spec.path or spec.name}: {part.name}"
                     raise SpecError(f"{where}: {error}" + (f" (at {at})" if at else "")) from error
-                if config.trial_id not in seen:
-                    fresh.append(Planned(part=part.name, point=point, replica=replica, config=config))
-            duplicates += len(spec.seeds) - len(fresh)
-            seen.update(row.trial_id for row in fresh)
-            rows += fresh
+                row = Planned(part=part.name, point=point, replica=replica, config=config)
+                earlier = seen.setdefault(row.trial_id, len(rows))
+                if earlier == len(rows):
+                    rows.append(row)
+                    continue
+                duplicates += 1
+                if config.epochs > rows[earlier].config.epochs:
+                    rows[earlier] = replace(rows[earlier], config=config)
     return Plan(spec=spec, rows=tuple(rows), duplicates=duplicates)
 
 
@@ -108,22 +110,46 @@ def save_plan(plan: Plan, store: SweepStore) -> None:
 
 def read_plan(store: SweepStore) -> tuple[Planned, ...]:
     """The rows of a store's plan."""
+    recognise(store)
     rows = store.plan().to_pylist()
     return tuple(
         Planned(
             part=row["part"],
             point=row["point"],
             replica=row["replica"],
-            config=TrialConfig.from_mapping({name: row[name] for name in field_names() if name in row}),
+            config=TrialConfig.from_store({name: row[name] for name in field_names() if name in row}),
         )
         for row in rows
     )
 
 
+def recognise(store: SweepStore) -> None:
+    """Make the names in a store's plan known here, so that its trials can be read, though not built.
+
+    A reader needs not run the files that register its models and data sets, nor have them at all.
+    """
+    plan = store.plan()
+    for model in set(plan["model"].to_pylist()) - set(registry.model_names()):
+        registry.register_model(model, _not_imported)
+    for dataset in set(plan["dataset"].to_pylist()) - set(registry.dataset_names()):
+        registry.register_dataset(dataset, _not_imported)
+
+
+def _not_imported(*arguments: Any) -> Any:
+    raise ConfigError("a model or data set of the user's is only known by name here: see `imports`")
+
+
 def trials_of(rows: Sequence[Planned]) -> tuple[TrialConfig, ...]:
-    """The trials of a plan, each once: the first seed of every point before the second of any."""
-    ordered = sorted(rows, key=lambda row: row.replica)
-    return tuple({row.trial_id: row.config for row in ordered}.values())
+    """The trials of a plan, each once: the first seed of every point before the second of any.
+
+    Where parts ask for the same trial at different lengths, the longest is the trial.
+    """
+    trials: dict[str, TrialConfig] = {}
+    for row in sorted(rows, key=lambda row: row.replica):
+        trial_id = row.trial_id
+        if trial_id not in trials or row.config.epochs > trials[trial_id].epochs:
+            trials[trial_id] = row.config
+    return tuple(trials.values())
 
 
 def labels_of(rows: Sequence[Planned]) -> dict[str, str]:

@@ -39,7 +39,7 @@ def describe_trial(folder: TrialFolder, out: Console, last: int = 5) -> None:
     for one in info.attempts:
         ending = f"{one.end or 'runs'} {one.message}".strip()
         attempts.add_row(
-            str(one.number), one.place, one.host, str(one.from_epoch), one.started_at[:19], ending
+            str(one.number), one.place, one.host, str(one.from_epoch), one.started_at[:19], Text(ending)
         )
     out.print(attempts)
     for name, value in info.provenance.items():

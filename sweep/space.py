@@ -5,10 +5,12 @@ drawn by Ray Tune's own variant generator.
 """
 
 import itertools
+import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from core.config import did_you_mean
+from core.config import TrialConfig, did_you_mean
 
 # Name: how many numbers it takes; None for a list of values.
 DISTRIBUTIONS: dict[str, tuple[str, ...] | None] = {
@@ -43,21 +45,29 @@ def check_axis(axis: Any) -> list[Any]:
     if name not in DISTRIBUTIONS:
         raise SpaceError(f"unknown distribution {name!r}{did_you_mean(name, DISTRIBUTIONS)}")
     if not isinstance(values, list) or not values:
-        raise SpaceError(f"{name} = {values!r} is not a list")
+        raise SpaceError(f"{name} = {values!r} is not a list of one value or more")
     wanted = DISTRIBUTIONS[name]
     if wanted is None:
         return values
     if len(values) != len(wanted) or any(
         isinstance(value, bool) or not isinstance(value, int | float) for value in values
     ):
-        raise SpaceError(f"{name} = {values!r} is not [{', '.join(wanted)}]")
+        raise SpaceError(f"{name} = {values!r} is not [{', '.join(wanted)}], all numbers")
+    if not all(abs(value) <= sys.float_info.max for value in values):
+        raise SpaceError(f"{name} = {values!r}: not all are finite")
     if name == "randn":
+        if values[1] <= 0:
+            raise SpaceError(f"{name} = {values!r}: sd must be above 0")
         return []
     low, high = values[:2]
     if not low < high:
         raise SpaceError(f"{name} = {values!r}: low is not below high")
     if "log" in name and low <= 0:
         raise SpaceError(f"{name} = {values!r}: low must be above 0")
+    if name == "randint" and not all(isinstance(value, int) for value in values):
+        raise SpaceError(f"{name} = {values!r}: both must be integers")
+    if name.startswith("q") and not (values[2] > 0 and all(_divides(values[2], v) for v in (low, high))):
+        raise SpaceError(f"{name} = {values!r}: q must be above 0 and divide low and high")
     return [low, high - 1] if name == "randint" else [low, high]
 
 
@@ -75,10 +85,13 @@ def expand(
     grids = {key: axis["grid_search"] for key, axis in space.items() if "grid_search" in axis}
     drawn = {key: axis for key, axis in space.items() if key not in grids}
     draws = _draw(drawn, grids, samples, seed) if drawn else _product(grids)
+    defaults = TrialConfig().to_mapping()
     for point in draws:
         values = {**base, **{key: point[key] for key in space}}
         for key, conditions in when.items():
-            if key in values and not all(_meets(values.get(k), v) for k, v in conditions.items()):
+            if key in values and not all(
+                _meets(values.get(k, defaults[k]), v) for k, v in conditions.items()
+            ):
                 del values[key]
         yield values
 
@@ -117,5 +130,10 @@ def _plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value
 
 
+def _divides(q: float, value: float) -> bool:
+    ratio = value / q
+    return math.isfinite(ratio) and math.isclose(ratio, round(ratio))
+
+
 def _meets(value: Any, allowed: Any) -> bool:
-    return value in allowed if isinstance(allowed, list) else value == allowed
+    return value == allowed or (isinstance(allowed, list) and value in allowed)

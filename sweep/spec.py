@@ -21,6 +21,8 @@ PRESETS = Path(__file__).parent / "presets"
 METRICS = ("train_loss", "train_accuracy", "valid_loss", "valid_accuracy")
 MODES = ("max", "min")
 RULES = ("asha",)
+_MOST = 1e9  # of a number beside a trial's fields
+_MOST_REPLICAS = 10_000
 
 _TOP_KEYS = (
     "name", "question", "reaches", "cost", "metric", "mode", "seeds", "samples", "search_seed", "imports",
@@ -31,6 +33,9 @@ _PART_KEYS = ("name", "question", "base", "space", "when", "claims", "samples")
 
 class SpecError(UserError):
     """A sweep file that cannot be run, in one line: the file, the field, the value, what is allowed."""
+
+    def __init__(self, message: str):
+        super().__init__(" ".join(message.splitlines()))  # a quoted key may hold a line break
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,11 +111,16 @@ def find_sweep_file(name: str) -> Path:
         SpecError: there is neither, with the nearest preset's name.
     """
     path = Path(name)
-    if path.is_file():
-        return path
-    preset = PRESETS / f"{name}.toml"
-    if preset.is_file():
-        return preset
+    try:
+        if path.is_file():
+            return path
+        preset = PRESETS / f"{name}.toml"
+        if preset.is_file():
+            return preset
+        if path.is_dir():
+            raise SpecError(f"{name}: a folder; name a sweep file in it, or a preset")
+    except (OSError, ValueError) as error:  # a name that no file can have
+        raise SpecError(f"{name}: no sweep file or preset: {error}") from error
     raise SpecError(f"{name}: no such sweep file or preset{did_you_mean(name, preset_names())}")
 
 
@@ -131,8 +141,10 @@ def load_spec(name: str | Path, settings: Iterable[str] = ()) -> SweepSpec:
     """
     path = find_sweep_file(str(name))
     try:
-        source = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        source = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise SpecError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
         raise SpecError(f"{path}: not a TOML file: {error}") from error
     for setting in settings:
         _apply_setting(source, setting)
@@ -149,7 +161,7 @@ def parse_spec(source: Mapping[str, Any], path: Path | None = None) -> SweepSpec
     reader.keys(source, _TOP_KEYS, "")
     default_name = path.stem if path else ""
     name = reader.text(source, "name", default_name)
-    if not name or name.startswith(".") or "/" in name or "\\" in name or any(ord(c) < 32 for c in name):
+    if not _is_folder_name(name):
         raise reader.error("name", f"{name!r} is no folder's name")
     imports = _imports(reader, source, path)
     metric = reader.choice(source, "metric", "valid_accuracy", METRICS)
@@ -181,6 +193,12 @@ def parse_spec(source: Mapping[str, Any], path: Path | None = None) -> SweepSpec
         source={**source, "name": name, **({"imports": list(imports)} if imports else {})},
         path=path,
     )
+
+
+def _is_folder_name(name: str) -> bool:
+    if not name or name.startswith(".") or "/" in name or "\\" in name or not name.isprintable():
+        return False
+    return len(name.encode()) <= 200  # file systems take 255 bytes
 
 
 class _Reader:
@@ -227,8 +245,8 @@ class _Reader:
         self, source: Mapping[str, Any], key: str, default: float, *, low: float, where: str = ""
     ) -> float:
         value = source.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value >= low:
-            raise self.error(where + key, f"{value!r} is not a number of {low} or more")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= _MOST:
+            raise self.error(where + key, f"{value!r} is not a number from {low} to {_MOST:g}")
         return float(value)
 
 
@@ -237,13 +255,16 @@ def _imports(reader: _Reader, source: Mapping[str, Any], path: Path | None) -> t
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise reader.error("imports", f"{names!r} is not a list of paths")
     folder = path.parent if path else Path()
-    files = tuple(str((folder / name).resolve()) for name in names)
-    for file in files:
+    files = []
+    for name in names:
         try:
-            registry.import_file(Path(file))
-        except Exception as error:
-            raise reader.error("imports", f"{file}: {type(error).__name__}: {error}") from error
-    return files
+            file = (folder / name).resolve()
+            registry.import_file(file)
+        except (Exception, SystemExit) as error:
+            problem = str(error).strip().partition("\n")[0]
+            raise reader.error("imports", f"{name!r}: {type(error).__name__}: {problem}") from error
+        files.append(str(file))
+    return tuple(files)
 
 
 def _seeds(reader: _Reader, source: Mapping[str, Any], base: Mapping[str, Any]) -> tuple[int, ...]:
@@ -252,17 +273,20 @@ def _seeds(reader: _Reader, source: Mapping[str, Any], base: Mapping[str, Any]) 
     if isinstance(seeds, bool) or not isinstance(seeds, int | list):
         raise reader.error("seeds", f"{seeds!r} is neither a number of replicas nor a list of seeds")
     if isinstance(seeds, list):
-        if not seeds or len(set(map(repr, seeds))) < len(seeds):
+        for seed in seeds:
+            _trial_value(reader, "seeds", "seed", seed)
+        if not seeds or len(set(seeds)) < len(seeds):
             raise reader.error("seeds", f"{seeds!r} is empty or names a seed twice")
-        chosen = seeds
-    else:
-        if seeds < 1:
-            raise reader.error("seeds", f"{seeds} replicas; allowed: 1 or more")
-        _trial_value(reader, "base.seed", "seed", first)
-        chosen = list(range(first, first + seeds))
-    for seed in chosen:
-        _trial_value(reader, "seeds", "seed", seed)
-    return tuple(chosen)
+        if "seed" in base:
+            raise reader.error("base.seed", f"{first!r} is not used, since `seeds` lists the seeds")
+        return tuple(map(int, seeds))
+    if not 1 <= seeds <= _MOST_REPLICAS:
+        raise reader.error(
+            "seeds", f"{seeds} replicas; allowed: 1 to {_MOST_REPLICAS}, or a list of seeds: [{seeds}]"
+        )
+    _trial_value(reader, "base.seed", "seed", first)
+    _trial_value(reader, "seeds", "seed", first + seeds - 1)
+    return tuple(range(int(first), int(first) + seeds))
 
 
 def _parts(reader: _Reader, source: Mapping[str, Any], base: Mapping[str, Any]) -> tuple[Part, ...]:
@@ -275,9 +299,10 @@ def _parts(reader: _Reader, source: Mapping[str, Any], base: Mapping[str, Any]) 
         reader.keys(table, _PART_KEYS, where)
         name = reader.text(table, "name", f"part-{number + 1}", where)
         question = reader.text(table, "question", "", where)
-        parts.append(
-            _part(reader, table, where, name, question, {**base, **reader.table(table, "base", where)})
-        )
+        own = reader.table(table, "base", where)
+        if "seed" in own:
+            raise reader.error(f"{where}base.seed", "write it in [base], so that seeds are paired")
+        parts.append(_part(reader, table, where, name, question, {**base, **own}))
     names = [part.name for part in parts]
     if len(set(names)) < len(names):
         raise reader.error("parts", f"two parts have the same name among {names}")
@@ -324,7 +349,10 @@ def _claims(
     reader: _Reader, table: Mapping[str, Any], where: str, space: Mapping[str, Any]
 ) -> tuple[Claim, ...]:
     claims = []
-    for number, claim in enumerate(table.get("claims", [])):
+    tables = table.get("claims", [])
+    if not isinstance(tables, list) or not all(isinstance(claim, Mapping) for claim in tables):
+        raise reader.error(f"{where}claims", "write [[claims]] tables")
+    for number, claim in enumerate(tables):
         at = f"{where}claims[{number}]."
         reader.keys(claim, ("text", "compare", "better", "than"), at)
         compare = reader.choice(claim, "compare", "", space, at)
@@ -394,7 +422,9 @@ def _trial_value(reader: _Reader, where: str, name: str, value: Any) -> None:
     """Check one field's value by itself; what several fields must agree on is checked trial by trial."""
     _known_field(reader, where, name)
     # A field is checked in the company of what it applies to, else its value would be reset unseen.
-    company = {"patch_size": {"model": "mixer"}}.get(name, {})
+    company: dict[str, Any] = {"model": "mixer"} if name == "patch_size" else {}
+    if name == "accumulate" and isinstance(value, int) and value > 0:
+        company = {"batch_size": value}
     try:
         TrialConfig.from_mapping({**company, name: value})
     except ConfigError as error:
@@ -407,13 +437,13 @@ def _apply_setting(source: dict[str, Any], setting: str) -> None:
         raise SpecError(f"--set {setting}: not KEY=VALUE, as in --set base.epochs=2")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = text.strip()  # a bare word is a string: --set base.model=mixer
     *folders, last = key.strip().split(".")
     table: Any = source
     for folder in folders:
         if isinstance(table, list):
-            table = table[int(folder)] if folder.isdigit() and int(folder) < len(table) else None
+            table = table[int(folder)] if folder.isdecimal() and int(folder) < len(table) else None
         else:
             table = table.setdefault(folder, {})
         if not isinstance(table, dict | list):

@@ -68,7 +68,7 @@ def trials_table(trials: Iterable[TrialStatus], metric: str) -> Table:
         state = (trial.failure and f"failed: {trial.failure}") or trial.state
         table.add_row(
             trial.trial_id,
-            trial.label,
+            Text(trial.label),
             Text(state, STYLES[trial.state]),
             f"{trial.epoch}/{trial.epochs}",
             _value(trial),

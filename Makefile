@@ -1,0 +1,46 @@
+# Everything runs in .venv, which `make install` fills from requirements.lock.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: install demo test test-all check bench faults lock clean
+
+install: $(STAMP)
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "mixsweep needs Python 3.11 or newer; set PYTHON=..." >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+demo: $(STAMP)  ## the four ablations in miniature, and their report
+	$(BIN)/sweep run demo --store runs
+	$(BIN)/sweep report demo --store runs
+
+test: $(STAMP)  ## the fast suite
+	$(BIN)/pytest -m "not faults"
+
+faults: $(STAMP)  ## kills, full disks and damaged files
+	$(BIN)/pytest -m faults
+
+check: $(STAMP)  ## formatter, linter, types, import directions, tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest
+
+bench: $(STAMP)  ## speed, as ratios
+	$(BIN)/python -m tests.benchmarks.speed
+
+lock:  ## pin what pyproject.toml asks for, anew
+	$(PYTHON) -m venv .venv && $(BIN)/pip install --quiet uv
+	{ echo "# Every package that mixsweep and its tests use, pinned; made by 'make lock' from pyproject.toml."; \
+	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-header \
+	    --no-annotate --extra dev pyproject.toml; } > requirements.lock.new
+	mv requirements.lock.new requirements.lock
+
+clean:
+	rm -rf .venv runs
