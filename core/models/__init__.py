@@ -45,7 +45,7 @@ def build_model(config: TrialConfig, classes: int) -> nn.Module:
         model = MLP(config.hidden, classes, act, config.dropout)
     elif config.model == "resnet18":
         model = ResNet18(classes, act)
-    else:
+    elif config.model == "mixer":
         for name in ("token_ratio", "channel_ratio"):
             ratio = getattr(config, name)
             if int(ratio * config.embed_dim) < 1:
@@ -62,6 +62,8 @@ def build_model(config: TrialConfig, classes: int) -> nn.Module:
             act,
             config.dropout,
         )
+    else:
+        raise ConfigError(f"model = {config.model!r}: the file that registers it is not imported", "model")
     initialise(model, config.init, config.model)
     return model
 
