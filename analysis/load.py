@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from core.config import TrialConfig, canonical_json, field_names
+from core.config import TrialConfig, UserError, canonical_json, field_names
 from core.records import SCHEMA
 from core.store import SweepStore, TrialInfo
 
@@ -45,13 +45,13 @@ def open_sweep(sweep: Sweep) -> SweepStore:
     """The store of a sweep that has been run.
 
     Raises:
-        ValueError: there is no sweep at that path, or none of its trials has begun.
+        UserError: there is no sweep at that path, or none of its trials has begun.
     """
     store = sweep if isinstance(sweep, SweepStore) else SweepStore(sweep)
     if not store.exists() or not (store.path / "plan.parquet").is_file():
-        raise ValueError(f"{store.path}: no sweep here (a sweep's folder holds sweep.toml and plan.parquet)")
+        raise UserError(f"{store.path}: no sweep here (a sweep's folder holds sweep.toml and plan.parquet)")
     if not any((folder.path / "trial.json").exists() for folder in store.trials()):
-        raise ValueError(f"{store.path}: the sweep is empty, none of its trials has begun; run it first")
+        raise UserError(f"{store.path}: the sweep is empty, none of its trials has begun; run it first")
     return store
 
 
@@ -88,7 +88,7 @@ def load(*sweeps: Sweep) -> pd.DataFrame:
     A trial that belongs to several parts is there once a part.
 
     Raises:
-        ValueError: a sweep is unknown or empty.
+        UserError: a sweep is unknown or empty.
     """
     frames = []
     for store in map(open_sweep, sweeps):
@@ -113,7 +113,7 @@ def load_trials(*sweeps: Sweep) -> pd.DataFrame:
     `device_seconds` (wall time of all attempts), `message` (of the last failure).
 
     Raises:
-        ValueError: a sweep is unknown or empty.
+        UserError: a sweep is unknown or empty.
     """
     frames = []
     for store in map(open_sweep, sweeps):

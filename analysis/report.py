@@ -30,7 +30,7 @@ from analysis.load import (
 from analysis.weights import TOKEN_UNITS, first_kernels
 from analysis.wording import axis_words, figure_text, listing, metric_words, value_label
 from core.checkpoint import load_checkpoint
-from core.config import field_names
+from core.config import UserError, field_names
 from core.records import write_bytes
 from core.store import SweepStore, TrialInfo
 
@@ -109,10 +109,10 @@ def write_report(sweeps: Sequence[Sweep], out: Path | None = None) -> Path:
         out: where to; left out: `report/` in the first sweep's folder.
 
     Raises:
-        ValueError: no sweep is given, or one is unknown or empty.
+        UserError: no sweep is given, or one is unknown or empty.
     """
     if not sweeps:
-        raise ValueError("no sweep to report on")
+        raise UserError("no sweep to report on")
     stores = [open_sweep(sweep) for sweep in sweeps]
     out = Path(out) if out is not None else stores[0].path / "report"
     out.mkdir(parents=True, exist_ok=True)
@@ -227,8 +227,8 @@ def _best(
     curves = figures.draw_best(frame, trial_id, f"trial {trial_id}")
     drawn = [_picture(curves, f"{slug}-best", caption, out)]
     weights, note = _weights(store, trial_id, slug, out)
-    # A preset or a file of the sweep's name; the resolved file in the store would do as well.
-    command = f"sweep run {shlex.quote(part.sweep)} --trial {trial_id}"
+    # From the resolved file, and into another store: in its own one the trial is done.
+    command = f"sweep run {shlex.quote(str(store.path / 'sweep.toml'))} --trial {trial_id} --store again"
     return _Best(
         trial_id=trial_id,
         sentence=f"Final {metric_words(part.metric)} "
