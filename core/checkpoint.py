@@ -50,7 +50,12 @@ def save_checkpoint(folder: Path, payload: dict[str, Any]) -> None:
     try:
         with open(beside, "wb") as file:
             sink = _HashingFile(file)
-            torch.save(payload, cast(BinaryIO, sink))
+            try:
+                torch.save(payload, cast(BinaryIO, sink))
+            except RuntimeError as error:
+                if isinstance(error.__context__, OSError):  # a full disk, behind torch's complaint about it
+                    raise error.__context__ from None
+                raise
             file.flush()
             os.fsync(file.fileno())
         digest = sink.sha256.hexdigest()

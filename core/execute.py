@@ -172,6 +172,7 @@ def _attempt(
     devices.prepare_process(setting.cpus)
     images = _images(config.dataset, setting.data_dir, device)
     trial = Trial(config, images, device, accumulate=attempt.accumulate, compile=setting.compile)
+    setting.retention.release(SweepStore(setting.store), info.trial_id)
     saved = checkpoint.load_checkpoint(folder.path, device)
     if saved is not None:
         trial.restore(saved)

@@ -79,8 +79,8 @@ def take_lease(folder: Path) -> Lease | None:
         {"token": token, "host": socket.gethostname(), "pid": os.getpid(), "born": _born(os.getpid())}
     )
     beside = folder / f".{_NAME}.{token[:8]}"
-    beside.write_text(content, encoding="utf-8")
     try:
+        beside.write_text(content, encoding="utf-8")
         try:
             os.link(beside, path)
             return Lease(folder, token)

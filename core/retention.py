@@ -44,8 +44,6 @@ class Retention:
             return
         kept = store.path / "kept"
         kept.mkdir(exist_ok=True)
-        for name in _of_trial(kept, info.trial_id):
-            (kept / name).unlink(missing_ok=True)
         value = getattr(rows[-1], self.metric)
         (kept / f"{info.trial_id}_{value!r}").touch()
         ranked = sorted(os.listdir(kept), key=self._rank)
@@ -53,13 +51,14 @@ class Retention:
             checkpoint.remove_checkpoints(store.trial(name.partition("_")[0]).path)
             (kept / name).unlink(missing_ok=True)
 
+    def release(self, store: SweepStore, trial_id: str) -> None:
+        """Take a trial that goes on out of the ranking, so that none displaces the checkpoint it needs."""
+        for path in (store.path / "kept").glob(f"{trial_id}_*"):
+            path.unlink(missing_ok=True)
+
     def _rank(self, name: str) -> tuple[float, str]:
         trial_id, _, value = name.partition("_")
         number = float(value)
         if math.isnan(number):
             return math.inf, trial_id
         return (-number if self.mode == "max" else number), trial_id
-
-
-def _of_trial(kept: os.PathLike[str], trial_id: str) -> list[str]:
-    return [name for name in os.listdir(kept) if name.startswith(f"{trial_id}_")]

@@ -80,13 +80,11 @@ def plan(
 
     made = make_plan(load_spec(file, settings or ()))
     where = find_place(place)
-    try:
-        if as_json:
-            out.print_json(json.dumps(plan_mapping(made, store, where)))
-        else:
-            describe_plan(made, store, where, out)
-    except NotADirectoryError as error:
-        raise UsageError(f"--store {store}: not a folder") from error
+    _check_store(store)
+    if as_json:
+        out.print_json(json.dumps(plan_mapping(made, store, where)))
+    else:
+        describe_plan(made, store, where, out)
 
 
 @app.command()
@@ -107,6 +105,7 @@ def run(
     """Run what the plan says is left; the same command again resumes."""
     made = make_plan(load_spec(file, settings or ()))
     where = find_place(place)
+    _check_store(store)
     chosen = [pick(made.trials, trial)] if trial else None
     if overfit or profile:
         from sweep.debug import overfit_trial, profile_trial
@@ -286,6 +285,15 @@ def export(
     else:
         frame.to_parquet(to, index=False)
     out.print(f"{len(frame)} rows in {to}", markup=False)
+
+
+def _check_store(root: Path) -> None:
+    """Make sure that the store's path does not lead through a file."""
+    for path in (root, *root.parents):
+        if path.exists():
+            if not path.is_dir():
+                raise UsageError(f"--store {root}: {path} is not a folder")
+            return
 
 
 def _find_sweep(name: str, root: Path) -> SweepStore:

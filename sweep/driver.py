@@ -7,13 +7,14 @@ between two trials, and one that dies is started again and finds its trial where
 """
 
 import dataclasses
+import logging
 import tempfile
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 from core.setting import Setting, Unit
-from core.store import SweepStore, TrialInfo
+from core.store import TrialInfo
+from sweep.worker import work_from_store
 
 # Enough for any cluster that one sweep fills; slots beyond its size wait and are passed over at the end.
 MOST_SLOTS = 256
@@ -27,7 +28,7 @@ def run_on_ray(
     capacity: int,
     on_end: Callable[[TrialInfo], None],
     gpus: float,
-) -> None:
+) -> list[str]:
     """Run units on the Ray cluster that this process is connected to, and return when no slot finds more.
 
     Args:
@@ -36,16 +37,20 @@ def run_on_ray(
         capacity: how many trials the cluster holds at once.
         on_end: called in this process for each trial that came to an end or a halt.
         gpus: GPUs a trial, possibly a fraction.
+
+    Returns:
+        a line for each slot that died for good: not a trial's failure, but a process that could not work.
     """
     from ray import tune
 
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # its errors come back as ours
     slots = max(1, min(len(units), capacity, MOST_SLOTS))
     trainable = tune.with_resources(
         tune.with_parameters(_slot_class(), units=units, setting=dataclasses.replace(setting, gpus=gpus)),
         {"cpu": setting.cpus, "gpu": gpus},
     )
     with tempfile.TemporaryDirectory(prefix="mixsweep-") as scratch:
-        tune.Tuner(
+        results = tune.Tuner(
             trainable,
             param_space={"slot": tune.grid_search(list(range(slots)))},
             tune_config=tune.TuneConfig(reuse_actors=True),
@@ -57,6 +62,7 @@ def run_on_ray(
                 verbose=0,
             ),
         ).fit()
+    return [str(error).strip().splitlines()[-1] for error in results.errors]
 
 
 def _end_of_trial(on_end: Callable[[TrialInfo], None]) -> Any:
@@ -101,18 +107,3 @@ def _slot_class() -> type:
             """Nothing, as above."""
 
     return Slot
-
-
-def work_from_store(units: list[Unit], setting: Setting) -> Iterator[TrialInfo]:
-    """What a worker process does: what any place does, with the store's stopping rule and stop request."""
-    from core.execute import work
-    from sweep.launch import decide_for, prepare_imports
-
-    store = SweepStore(Path(setting.store))
-    prepare_imports(store)
-    return work(
-        units,
-        setting,
-        decide=decide_for(store, units),
-        pause=lambda: "interrupted" if store.stop_requested() else "",
-    )

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TypeVar
 
 from cluster.places import Place, find_place
-from core import records, registry
+from core import records
 from core.config import TrialConfig, UserError
 from core.records import EpochRecord
 from core.retention import Retention
@@ -21,9 +21,10 @@ from core.setting import Setting, Unit, is_done
 from core.sources import source_files
 from core.store import SweepStore, TrialInfo
 from sweep.plan import Plan, save_plan
-from sweep.spec import SweepSpec, parse_spec
-from sweep.stopping import make_decide
+from sweep.spec import SweepSpec
+from sweep.worker import work_from_store
 
+T = TypeVar("T")
 OnRecord = Callable[[EpochRecord], None]
 OnEnd = Callable[[TrialInfo], None]
 
@@ -139,7 +140,7 @@ def run_plan(
     if todo:
         with stop_on_signal(store, on_interrupt):
             if place.kind == "debug":
-                _run_here(todo, setting, store, on_record, ended)
+                _run_here(todo, setting, on_record, ended)
             else:
                 _run_on_local_ray(todo, setting, store, place, ended, on_tick)
         store.compact()
@@ -160,19 +161,6 @@ def check_data(trials: Sequence[TrialConfig], setting: Setting) -> None:
     """
     if any(config.dataset == "cifar10" for config in trials):
         source_files(setting.data_dir)
-
-
-def prepare_imports(store: SweepStore) -> None:
-    """Make what the sweep file's `imports` register known in this process."""
-    for file in store.sweep_file().get("imports", []):
-        registry.import_file(Path(file))
-
-
-def decide_for(store: SweepStore, units: Sequence[Unit]) -> Callable[[EpochRecord], bool]:
-    """The stopping rule of a store's sweep, for any process that sees the store."""
-    spec = parse_spec(store.sweep_file())
-    epochs = {config.trial_id: config.epochs for unit in units for config in unit}
-    return make_decide(spec.stopping, store, spec.metric, spec.mode, epochs.__getitem__)
 
 
 @contextmanager
@@ -199,14 +187,10 @@ def stop_on_signal(store: SweepStore, on_interrupt: Callable[[], None]) -> Itera
             signal.signal(number, handler)
 
 
-def _run_here(
-    todo: Sequence[TrialConfig], setting: Setting, store: SweepStore, on_record: OnRecord, on_end: OnEnd
-) -> None:
-    from core.execute import work
-
+def _run_here(todo: Sequence[TrialConfig], setting: Setting, on_record: OnRecord, on_end: OnEnd) -> None:
     units: list[Unit] = [(config,) for config in todo]
     here = replace(setting, gpus=_gpus(setting, _cuda_devices()))
-    for info in work(units, here, decide_for(store, units), _pause(store), on_record):
+    for info in work_from_store(units, here, on_record):
         on_end(info)
 
 
@@ -226,8 +210,10 @@ def _run_on_local_ray(
         slots = _slots(setting.cpus, gpus, has)
         while todo and not store.stop_requested():
             units: list[Unit] = [(config,) for config in todo]
-            _in_background(partial(run_on_ray, units, setting, slots, on_end, gpus), on_tick)
+            deaths = _in_background(partial(run_on_ray, units, setting, slots, on_end, gpus), on_tick)
             before, todo = todo, left_to_do(todo, store, replace(setting, retry_failed=False))
+            if deaths and len(todo) == len(before):
+                raise LaunchError(f"no worker process could work: {deaths[0]}")
             # What other live processes hold is theirs; what nobody could move on is told by its state.
             if len(todo) == len(before) or all(_held(store, config) for config in todo):
                 return
@@ -266,17 +252,14 @@ def _held(store: SweepStore, config: TrialConfig) -> bool:
     return info is not None and info.state == "running"
 
 
-def _pause(store: SweepStore) -> Callable[[], str]:
-    return lambda: "interrupted" if store.stop_requested() else ""
-
-
-def _in_background(job: Callable[[], Any], on_tick: Callable[[], None]) -> None:
-    """Run a job in a thread, so that this one hears Ctrl-C and draws the view; pass its exception on."""
+def _in_background(job: Callable[[], T], on_tick: Callable[[], None]) -> T:
+    """Run a job in a thread, so that this one hears Ctrl-C and draws the view; hand on how it ended."""
+    results: list[T] = []
     errors: list[BaseException] = []
 
     def guarded() -> None:
         try:
-            job()
+            results.append(job())
         except BaseException as error:
             errors.append(error)
 
@@ -287,3 +270,4 @@ def _in_background(job: Callable[[], Any], on_tick: Callable[[], None]) -> None:
         on_tick()
     if errors:
         raise errors[0]
+    return results[0]
