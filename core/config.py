@@ -211,11 +211,10 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def _applies(config: TrialConfig, applies: Mapping[str, tuple[str, ...]]) -> bool:
-    # Registered models may use any field, so that none is reset under their feet.
-    return all(
-        getattr(config, other) in values or (other == "model" and config.model not in registry.BUILT_IN_MODELS)
-        for other, values in applies.items()
-    )
+    if config.model not in registry.BUILT_IN_MODELS:
+        # A registered model may use any field, so none is reset under its feet.
+        applies = {other: values for other, values in applies.items() if other != "model"}
+    return all(getattr(config, other) in values for other, values in applies.items())
 
 
 _HINTS = get_type_hints(TrialConfig)

@@ -152,7 +152,7 @@ def _begin(config: TrialConfig, info: TrialInfo | None, setting: Setting) -> Tri
         state="running",
         epoch=info.epoch if info else 0,
         attempts=(*attempts, attempt),
-        provenance=provenance(),
+        provenance={**provenance(), "command": setting.command},
         retries_from=retries_from,
     )
 

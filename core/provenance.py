@@ -1,10 +1,8 @@
-"""Where a result comes from: code revision, versions, host, command."""
+"""Where a result comes from: code revision, versions, host."""
 
 import platform
-import shlex
 import socket
 import subprocess
-import sys
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,7 +20,6 @@ def provenance() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "host": socket.gethostname(),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]) if sys.argv else "",
         "versions": {name: _version(name) for name in _PACKAGES if _version(name)},
     }
 

@@ -20,6 +20,7 @@ class Setting:
     place: str = "debug"
     data_dir: Path | None = None
     job: str = ""
+    command: str = ""  # what was typed, for the records
     cpus: int = 1
     gpus: float = 0.0
     compile: bool = False

@@ -1,7 +1,9 @@
 """Run a plan at a place: what is left of it becomes units, the units run, the store says how it ended."""
 
 import os
+import shlex
 import signal
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -58,6 +60,7 @@ def make_setting(
     return Setting(
         store=store.path.absolute(),
         place=place.name,
+        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         data_dir=find_data(data_dir, place),
         cpus=spec.resources.cpus,
         gpus=-1.0 if gpus is None else gpus,
