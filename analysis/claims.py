@@ -21,7 +21,7 @@ from analysis.comparisons import (
     value_cells,
     worst_final,
 )
-from analysis.load import METRICS, Part, of_part, plain, values_of
+from analysis.frames import METRICS, Part, of_part, plain, values_of
 from analysis.statistics import Interval
 from analysis.wording import (
     axis_words,
@@ -57,7 +57,7 @@ def test_claims(part: Part, frame: pd.DataFrame, trials: pd.DataFrame) -> list[V
 
     Args:
         part: the ablation.
-        frame: epoch records, as `analysis.load` gives them.
+        frame: epoch records, as `analysis.frames` gives them.
         trials: a row a trial, as `analysis.load_trials` gives them.
     """
     frame, trials = of_part(part, frame), of_part(part, trials)

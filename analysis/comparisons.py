@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import statistics
-from analysis.load import LOSSES_AND_ACCURACIES, Part, plain, values_of
+from analysis.frames import LOSSES_AND_ACCURACIES, Part, plain, values_of
 from analysis.statistics import Interval, PairedDifference
 from analysis.wording import listing, point_label
 

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from torch import Tensor
 
-from analysis.load import plain, values_of
+from analysis.frames import plain, values_of
 from analysis.weights import first_kernels, mosaic, token_units
 from analysis.wording import axis_words, figure_text, metric_words, value_label
 from core.records import write_bytes
@@ -75,7 +75,7 @@ def draw_curves(
     """Train and valid loss and accuracy against epochs: a line a value, a band from least to greatest trial.
 
     Args:
-        frame: epoch records of one part, as `analysis.load` gives them.
+        frame: epoch records of one part, as `analysis.frames` gives them.
         axis: the field whose values are told apart; None: one line over all trials.
         values: which values to draw; left out: all, the first eight at most.
         title: above the panels.

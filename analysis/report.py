@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import claims, figures, statistics, tables
-from analysis.load import (
+from analysis.frames import (
     Part,
     Sweep,
     load,

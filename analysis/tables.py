@@ -10,7 +10,7 @@ import pandas as pd
 
 from analysis import statistics
 from analysis.comparisons import ordered_points, point_scores
-from analysis.load import Part, of_part, plain
+from analysis.frames import Part, of_part, plain
 from analysis.statistics import Interval, t_interval
 from analysis.wording import axis_words, figure_text, interval_text, metric_words, value_label
 

@@ -275,7 +275,7 @@ def export(
     store: Store = Path("runs"),
 ) -> None:
     """One tidy table: a row an epoch record, with its trial's config."""
-    from analysis.load import load
+    from analysis.frames import load
 
     if to.suffix not in (".parquet", ".csv"):
         raise UsageError(f"--to {to}: unknown kind of table; allowed: .parquet, .csv")

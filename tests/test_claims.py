@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from analysis.claims import Verdict, answer, test_claims
-from analysis.load import load, load_trials, parts
+from analysis.frames import load, load_trials, parts
 from core.store import SweepStore
 from tests.synthetic import SyntheticPart, learning_rates, patch_sizes, write_sweep
 

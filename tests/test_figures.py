@@ -17,7 +17,7 @@ from analysis.figures import (
     draw_token_units,
     save_figure,
 )
-from analysis.load import load, load_trials
+from analysis.frames import load, load_trials
 from analysis.weights import first_kernels, mosaic, token_units
 from core.config import TrialConfig
 from core.models import build_model

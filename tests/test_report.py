@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.load import load_trials
+from analysis.frames import load_trials
 from analysis.report import write_report
 from analysis.tables import duration_text, escape_latex
 from core.checkpoint import save_checkpoint
