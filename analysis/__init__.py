@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
-    "load": ("load", "load_trials", "parts", "Part"),
+    "frames": ("load", "load_trials", "parts", "Part"),
     "claims": ("answer", "test_claims", "Verdict"),
     "figures": ("draw_best", "draw_curves", "draw_heat", "draw_kernels", "draw_token_units", "save_figure"),
     "tables": ("ablation_table", "cost_table"),
