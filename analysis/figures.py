@@ -212,14 +212,14 @@ def draw_token_units(state_dict: Mapping[str, Tensor]) -> Figure:
     return _draw_mosaic(units, "RdBu_r", "#333333", "weight", title)
 
 
-def save_figure(figure: Figure, stem: Path) -> list[Path]:
+def save_figure(figure: Figure, stem: Path | str) -> list[Path]:
     """Write `stem.png` (150 dots an inch) and `stem.svg`; the same figure gives the same bytes."""
     paths = []
     with matplotlib.rc_context(_STYLE):
         for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
             content = io.BytesIO()
             figure.savefig(content, format=suffix[1:], dpi=150, facecolor="white", metadata=metadata)
-            path = stem.with_name(stem.name + suffix)
+            path = Path(f"{stem}{suffix}")
             write_bytes(path, content.getvalue())
             figure.set_layout_engine("none")  # laid out once: both files alike, in half the time
             paths.append(path)
