@@ -95,6 +95,7 @@ def point_labels(part: Part, trials: pd.DataFrame) -> dict[int, str]:
 def value_cells(
     part: Part, axis: str, metric: str, frame: pd.DataFrame, trials: pd.DataFrame
 ) -> dict[Any, Cells]:
+    """By value of an axis: the outcomes of its trials, over all other fields."""
     outcomes = _outcomes(metric, frame, trials)
     others = [other for other in part.axes if other != axis]
     cells: dict[Any, Cells] = {}

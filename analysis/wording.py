@@ -20,6 +20,7 @@ def axis_words(axis: str) -> str:
 
 
 def metric_words(metric: str) -> str:
+    """A metric's column as a reader says it."""
     return _METRICS.get(metric, metric.replace("_", " "))
 
 
@@ -79,10 +80,12 @@ def difference_text(metric: str, interval: Interval) -> str:
 
 
 def p_text(p_value: float) -> str:
+    """`= 0.02`, or `< 0.001`."""
     return "< 0.001" if p_value < 0.001 else f"= {p_value:.2g}"
 
 
 def seeds_text(n: int) -> str:
+    """`n = 3 seeds`."""
     return f"n = {n} seed" if n == 1 else f"n = {n} seeds"
 
 

@@ -60,6 +60,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def reset_peak_memory(device: torch.device) -> None:
+    """Begin a new count for peak_memory_bytes."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return

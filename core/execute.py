@@ -19,7 +19,14 @@ import torch
 from core import checkpoint, data, records
 from core import device as devices
 from core.config import TrialConfig
-from core.failures import DEATHS_WITHOUT_PROGRESS, INTERRUPTIONS, POLICIES, LeaseLostError, kind_of
+from core.failures import (
+    DEATHS_WITHOUT_PROGRESS,
+    INTERRUPTIONS,
+    POLICIES,
+    DiedError,
+    LeaseLostError,
+    kind_of,
+)
 from core.lease import Lease, take_lease
 from core.provenance import provenance
 from core.records import EpochRecord
@@ -99,7 +106,7 @@ def run_trial(
             folder.write_info(info)
             with open(folder.log_path, "a", encoding="utf-8", buffering=1) as log:
                 if _deaths_without_progress(info) >= DEATHS_WITHOUT_PROGRESS:
-                    raise RuntimeError("its process died without a word each time (out of memory?)")
+                    raise DiedError(f"killed {DEATHS_WITHOUT_PROGRESS} times at epoch {info.epoch}")
                 return _attempt(info, folder, lease, setting, decide, pause, report, log)
         except LeaseLostError:
             return None

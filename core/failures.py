@@ -18,6 +18,7 @@ class Policy:
 POLICIES: dict[str, Policy] = {
     "oom": Policy(3, False, "tried again with twice the micro-batches at the same batch size"),
     "node": Policy(3, True, "tried again elsewhere"),
+    "died": Policy(0, False, "its process was killed again and again (memory?); then --retry-failed"),
     "port": Policy(3, True, "tried again on another port"),
     "rendezvous": Policy(3, True, "tried again"),
     "data": Policy(0, True, "see the data folder, then run the same command again"),
@@ -29,12 +30,16 @@ POLICIES: dict[str, Policy] = {
 # Ends of an attempt that cost no retry: the trial continues from its checkpoint.
 INTERRUPTIONS = ("interrupted", "preempted", "timeout")
 
-# A process that dies without a word at the same epoch so often is the trial's fault (out of memory, mostly).
+# A process that dies without a word at the same epoch so often is the trial's fault, and the kind `died`.
 DEATHS_WITHOUT_PROGRESS = 5
 
 
 class DataError(UserError):
     """Images that cannot be had: a missing folder, a wrong layout, a damaged archive."""
+
+
+class DiedError(Exception):
+    """A trial whose process is killed at the same epoch each time."""
 
 
 class LeaseLostError(Exception):
@@ -45,6 +50,8 @@ def kind_of(error: BaseException) -> str:
     """The kind of failure that an exception stands for; `bug` where nothing better is known."""
     if isinstance(error, ConfigError):
         return "config"
+    if isinstance(error, DiedError):
+        return "died"
     if isinstance(error, DataError):
         return "data"
     if isinstance(error, OSError):

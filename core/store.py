@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from core import records
-from core.config import TrialConfig
+from core.config import TrialConfig, UserError
 from core.failures import POLICIES
 from core.lease import lease_is_live
 from core.records import EpochRecord
@@ -124,7 +124,12 @@ class TrialFolder:
             text = (self.path / "trial.json").read_text(encoding="utf-8")
         except FileNotFoundError:
             return None
-        info = TrialInfo.from_json(text)
+        try:
+            info = TrialInfo.from_json(text)
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{self.path / 'trial.json'}: damaged ({error}); remove this trial's folder"
+            ) from error
         if info.state == "running" and not lease_is_live(self.path):
             return replace(info, state="lost")
         return info

@@ -13,7 +13,7 @@ from rich.text import Text
 from cluster.places import Place, find_place
 from core.config import TrialConfig, UserError, did_you_mean
 from core.store import SweepStore, TrialFolder
-from sweep.plan import Plan, make_plan, pick, recognise
+from sweep.plan import Plan, make_plan, pick
 from sweep.spec import PRESETS, load_spec, preset_names
 
 app = typer.Typer(
@@ -300,7 +300,6 @@ def _find_sweep(name: str, root: Path) -> SweepStore:
     for path in (root / name, Path(name)):
         store = SweepStore(path)
         if store.exists():
-            recognise(store)
             return store
     known = [one.name for one in _all_sweeps(root)]
     hint = did_you_mean(name, known) if known else "; there are none yet"
@@ -317,7 +316,6 @@ def _find_trial(prefix: str, root: Path) -> TrialFolder:
         raise UsageError(f"{prefix}: no such trial in {root}; `sweep status SWEEP` lists them")
     if len({path.name for path in found}) > 1:
         raise UsageError(f"{prefix}: {len(found)} trials begin so; write more of the id")
-    recognise(SweepStore(found[0].parent.parent))
     return TrialFolder(found[0])
 
 

@@ -126,9 +126,9 @@ def run_plan(
     if raise_errors:
         setting = replace(setting, raise_errors=True)
     trials = tuple(only) if only is not None else plan.trials
-    todo = left_to_do(trials, store, setting)[:limit]
-    check_data(todo, setting)
     try:
+        todo = left_to_do(trials, store, setting)[:limit]
+        check_data(todo, setting)
         save_plan(plan, store)
         store.clear_stop()
     except OSError as error:

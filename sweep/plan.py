@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from core import records, registry
+from core import records
 from core.config import ConfigError, TrialConfig, field_names
 from core.store import SweepStore
 from sweep.space import expand
@@ -110,7 +110,6 @@ def save_plan(plan: Plan, store: SweepStore) -> None:
 
 def read_plan(store: SweepStore) -> tuple[Planned, ...]:
     """The rows of a store's plan."""
-    recognise(store)
     rows = store.plan().to_pylist()
     return tuple(
         Planned(
@@ -121,22 +120,6 @@ def read_plan(store: SweepStore) -> tuple[Planned, ...]:
         )
         for row in rows
     )
-
-
-def recognise(store: SweepStore) -> None:
-    """Make the names in a store's plan known here, so that its trials can be read, though not built.
-
-    A reader needs not run the files that register its models and data sets, nor have them at all.
-    """
-    plan = store.plan()
-    for model in set(plan["model"].to_pylist()) - set(registry.model_names()):
-        registry.register_model(model, _not_imported)
-    for dataset in set(plan["dataset"].to_pylist()) - set(registry.dataset_names()):
-        registry.register_dataset(dataset, _not_imported)
-
-
-def _not_imported(*arguments: Any) -> Any:
-    raise ConfigError("a model or data set of the user's is only known by name here: see `imports`")
 
 
 def trials_of(rows: Sequence[Planned]) -> tuple[TrialConfig, ...]:

@@ -13,15 +13,15 @@ from typing import Any
 import tomli_w
 
 from core import registry
-from core.config import ConfigError, TrialConfig, UserError, did_you_mean, field_names
+from core.config import ConfigError, TrialConfig, did_you_mean, field_names
 from core.retention import POLICY_HELP, is_policy
 from sweep.space import SpaceError, check_axis
+from sweep.tables import Reader, SpecError
 
 PRESETS = Path(__file__).parent / "presets"
 METRICS = ("train_loss", "train_accuracy", "valid_loss", "valid_accuracy")
 MODES = ("max", "min")
 RULES = ("asha",)
-_MOST = 1e9  # of a number beside a trial's fields
 _MOST_REPLICAS = 10_000
 
 _TOP_KEYS = (
@@ -29,13 +29,6 @@ _TOP_KEYS = (
     "base", "space", "when", "parts", "stopping", "claims", "keep", "resources",
 )  # fmt: skip
 _PART_KEYS = ("name", "question", "base", "space", "when", "claims", "samples")
-
-
-class SpecError(UserError):
-    """A sweep file that cannot be run, in one line: the file, the field, the value, what is allowed."""
-
-    def __init__(self, message: str):
-        super().__init__(" ".join(message.splitlines()))  # a quoted key may hold a line break
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +150,7 @@ def parse_spec(source: Mapping[str, Any], path: Path | None = None) -> SweepSpec
     Raises:
         SpecError: as load_spec.
     """
-    reader = _Reader(str(path) if path else "sweep")
+    reader = Reader(str(path) if path else "sweep")
     reader.keys(source, _TOP_KEYS, "")
     default_name = path.stem if path else ""
     name = reader.text(source, "name", default_name)
@@ -201,56 +194,7 @@ def _is_folder_name(name: str) -> bool:
     return len(name.encode()) <= 200  # file systems take 255 bytes
 
 
-class _Reader:
-    """Takes typed values out of TOML tables; every complaint names the file and the dotted key."""
-
-    def __init__(self, file: str):
-        self._file = file
-
-    def error(self, key: str, problem: str) -> SpecError:
-        return SpecError(f"{self._file}: {key}: {problem}" if key else f"{self._file}: {problem}")
-
-    def keys(self, table: Mapping[str, Any], known: Iterable[str], where: str) -> None:
-        for key in table:
-            if key not in tuple(known):
-                raise self.error(f"{where}{key}", f"unknown key{did_you_mean(key, known)}")
-
-    def table(self, source: Mapping[str, Any], key: str, where: str = "") -> Mapping[str, Any]:
-        value = source.get(key, {})
-        if not isinstance(value, Mapping):
-            raise self.error(where + key, f"{value!r} is not a table")
-        return value
-
-    def text(self, source: Mapping[str, Any], key: str, default: str, where: str = "") -> str:
-        value = source.get(key, default)
-        if not isinstance(value, str):
-            raise self.error(where + key, f"{value!r} is not a string")
-        return value
-
-    def choice(
-        self, source: Mapping[str, Any], key: str, default: str, allowed: Iterable[str], where: str = ""
-    ) -> str:
-        value = self.text(source, key, default, where)
-        if value not in tuple(allowed):
-            raise self.error(where + key, f"{value!r} is not known{did_you_mean(value, allowed)}")
-        return value
-
-    def integer(self, source: Mapping[str, Any], key: str, default: int, *, low: int, where: str = "") -> int:
-        value = source.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int) or value < low:
-            raise self.error(where + key, f"{value!r} is not an integer of {low} or more")
-        return value
-
-    def number(
-        self, source: Mapping[str, Any], key: str, default: float, *, low: float, where: str = ""
-    ) -> float:
-        value = source.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= _MOST:
-            raise self.error(where + key, f"{value!r} is not a number from {low} to {_MOST:g}")
-        return float(value)
-
-
-def _imports(reader: _Reader, source: Mapping[str, Any], path: Path | None) -> tuple[str, ...]:
+def _imports(reader: Reader, source: Mapping[str, Any], path: Path | None) -> tuple[str, ...]:
     names = source.get("imports", [])
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise reader.error("imports", f"{names!r} is not a list of paths")
@@ -267,7 +211,7 @@ def _imports(reader: _Reader, source: Mapping[str, Any], path: Path | None) -> t
     return tuple(files)
 
 
-def _seeds(reader: _Reader, source: Mapping[str, Any], base: Mapping[str, Any]) -> tuple[int, ...]:
+def _seeds(reader: Reader, source: Mapping[str, Any], base: Mapping[str, Any]) -> tuple[int, ...]:
     seeds = source.get("seeds", 1)
     first = base.get("seed", 42)
     if isinstance(seeds, bool) or not isinstance(seeds, int | list):
@@ -289,7 +233,7 @@ def _seeds(reader: _Reader, source: Mapping[str, Any], base: Mapping[str, Any]) 
     return tuple(range(int(first), int(first) + seeds))
 
 
-def _parts(reader: _Reader, source: Mapping[str, Any], base: Mapping[str, Any]) -> tuple[Part, ...]:
+def _parts(reader: Reader, source: Mapping[str, Any], base: Mapping[str, Any]) -> tuple[Part, ...]:
     tables = source["parts"]
     if not isinstance(tables, list) or not tables or not all(isinstance(t, Mapping) for t in tables):
         raise reader.error("parts", "write one [[parts]] table or more")
@@ -310,7 +254,7 @@ def _parts(reader: _Reader, source: Mapping[str, Any], base: Mapping[str, Any]) 
 
 
 def _part(
-    reader: _Reader, table: Mapping[str, Any], where: str, name: str, question: str, base: Mapping[str, Any]
+    reader: Reader, table: Mapping[str, Any], where: str, name: str, question: str, base: Mapping[str, Any]
 ) -> Part:
     space = reader.table(table, "space", where)
     when = reader.table(table, "when", where)
@@ -326,6 +270,8 @@ def _part(
             raise reader.error(f"{where}space.{key}", str(error)) from error
         for value in values:
             _trial_value(reader, f"{where}space.{key}", key, value)
+        if key in reader.table(table, "base", where):
+            raise reader.error(f"{where}space.{key}", "stands in [base] too; keep one of the two")
     for key, conditions in when.items():
         _known_field(reader, f"{where}when.{key}", key)
         if not isinstance(conditions, Mapping) or not conditions:
@@ -346,7 +292,7 @@ def _part(
 
 
 def _claims(
-    reader: _Reader, table: Mapping[str, Any], where: str, space: Mapping[str, Any]
+    reader: Reader, table: Mapping[str, Any], where: str, space: Mapping[str, Any]
 ) -> tuple[Claim, ...]:
     claims = []
     tables = table.get("claims", [])
@@ -380,7 +326,7 @@ def _claims(
     return tuple(claims)
 
 
-def _stopping(reader: _Reader, source: Mapping[str, Any]) -> Stopping | None:
+def _stopping(reader: Reader, source: Mapping[str, Any]) -> Stopping | None:
     if "stopping" not in source:
         return None
     table = reader.table(source, "stopping")
@@ -388,11 +334,11 @@ def _stopping(reader: _Reader, source: Mapping[str, Any]) -> Stopping | None:
     return Stopping(
         rule=reader.choice(table, "rule", "asha", RULES, "stopping."),
         grace_epochs=reader.integer(table, "grace_epochs", 1, low=1, where="stopping."),
-        reduction_factor=reader.number(table, "reduction_factor", 3, low=1.0001, where="stopping."),
+        reduction_factor=reader.number(table, "reduction_factor", 3, low=1.5, where="stopping."),
     )
 
 
-def _keep(reader: _Reader, source: Mapping[str, Any]) -> str:
+def _keep(reader: Reader, source: Mapping[str, Any]) -> str:
     table = reader.table(source, "keep")
     reader.keys(table, ("checkpoints",), "keep.")
     policy = reader.text(table, "checkpoints", "best:5", "keep.")
@@ -401,7 +347,7 @@ def _keep(reader: _Reader, source: Mapping[str, Any]) -> str:
     return policy
 
 
-def _resources(reader: _Reader, source: Mapping[str, Any]) -> Resources:
+def _resources(reader: Reader, source: Mapping[str, Any]) -> Resources:
     table = reader.table(source, "resources")
     reader.keys(table, ("cpus", "gpus", "compile"), "resources.")
     compile_ = table.get("compile", False)
@@ -413,12 +359,12 @@ def _resources(reader: _Reader, source: Mapping[str, Any]) -> Resources:
     )
 
 
-def _known_field(reader: _Reader, where: str, name: str) -> None:
+def _known_field(reader: Reader, where: str, name: str) -> None:
     if name not in field_names():
         raise reader.error(where, f"unknown field{did_you_mean(name, field_names())}")
 
 
-def _trial_value(reader: _Reader, where: str, name: str, value: Any) -> None:
+def _trial_value(reader: Reader, where: str, name: str, value: Any) -> None:
     """Check one field's value by itself; what several fields must agree on is checked trial by trial."""
     _known_field(reader, where, name)
     # A field is checked in the company of what it applies to, else its value would be reset unseen.

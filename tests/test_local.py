@@ -2,7 +2,6 @@
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,12 +13,12 @@ pytestmark = pytest.mark.ray
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SweepStore]:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> SweepStore:
     """The sweep as `--place debug` runs it, to its end."""
     folder = tmp_path_factory.mktemp("undisturbed")
     done = finish(sweep_command(write_sweep(folder), folder / "runs", "debug"))
     assert done.returncode == 0, done.stdout
-    yield SweepStore(folder / "runs" / "small")
+    return SweepStore(folder / "runs" / "small")
 
 
 def test_local_gives_bit_for_bit_the_records_of_debug(undisturbed: SweepStore, tmp_path: Path) -> None:

@@ -1,0 +1,64 @@
+"""Typed values out of TOML tables, each complaint one line with the file and the dotted key."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from core.config import UserError, did_you_mean
+
+_MOST = 1e9  # of a number beside a trial's fields
+
+
+class SpecError(UserError):
+    """A sweep file that cannot be run, in one line: the file, the field, the value, what is allowed."""
+
+    def __init__(self, message: str):
+        super().__init__(" ".join(message.splitlines()))  # a quoted key may hold a line break
+
+
+class Reader:
+    """Takes typed values out of TOML tables; every complaint names the file and the dotted key."""
+
+    def __init__(self, file: str):
+        self._file = file
+
+    def error(self, key: str, problem: str) -> SpecError:
+        return SpecError(f"{self._file}: {key}: {problem}" if key else f"{self._file}: {problem}")
+
+    def keys(self, table: Mapping[str, Any], known: Iterable[str], where: str) -> None:
+        for key in table:
+            if key not in tuple(known):
+                raise self.error(f"{where}{key}", f"unknown key{did_you_mean(key, known)}")
+
+    def table(self, source: Mapping[str, Any], key: str, where: str = "") -> Mapping[str, Any]:
+        value = source.get(key, {})
+        if not isinstance(value, Mapping):
+            raise self.error(where + key, f"{value!r} is not a table")
+        return value
+
+    def text(self, source: Mapping[str, Any], key: str, default: str, where: str = "") -> str:
+        value = source.get(key, default)
+        if not isinstance(value, str):
+            raise self.error(where + key, f"{value!r} is not a string")
+        return value
+
+    def choice(
+        self, source: Mapping[str, Any], key: str, default: str, allowed: Iterable[str], where: str = ""
+    ) -> str:
+        value = self.text(source, key, default, where)
+        if value not in tuple(allowed):
+            raise self.error(where + key, f"{value!r} is not known{did_you_mean(value, allowed)}")
+        return value
+
+    def integer(self, source: Mapping[str, Any], key: str, default: int, *, low: int, where: str = "") -> int:
+        value = source.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int) or value < low:
+            raise self.error(where + key, f"{value!r} is not an integer of {low} or more")
+        return value
+
+    def number(
+        self, source: Mapping[str, Any], key: str, default: float, *, low: float, where: str = ""
+    ) -> float:
+        value = source.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= _MOST:
+            raise self.error(where + key, f"{value!r} is not a number from {low} to {_MOST:g}")
+        return float(value)

@@ -1,0 +1,66 @@
+"""What all tests share: a cache of their own, one thread as trials have it, small trials and real processes."""
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+
+from core import device as devices
+from core.config import TrialConfig
+from core.data import Images, load_images
+
+# Children start from a process that has imported this already, so that each takes milliseconds, not seconds.
+multiprocessing.set_forkserver_preload(["core.execute", "sklearn.datasets", "torch._dynamo"])
+
+# A busy machine is no failure.
+settings.register_profile("mixsweep", deadline=None)
+settings.load_profile("mixsweep")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SWEEP_CACHE", str(tmp_path_factory.mktemp("cache")))
+        # The server of child processes looks for `core` where it is started.
+        patch.setenv(
+            "PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+        )
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _as_a_trial_computes() -> None:
+    devices.prepare_process(1)
+
+
+@pytest.fixture(scope="session")
+def digits() -> Images:
+    return load_images("digits", None)
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Callable[..., TrialConfig]:
+    """Configs of trials that train in a few hundredths of a second."""
+
+    def make(**values: Any) -> TrialConfig:
+        small = {
+            "dataset": "digits",
+            "hidden": [16],
+            "batch_size": 64,
+            "train_limit": 256,
+            "valid_limit": 100,
+        }
+        return TrialConfig.from_mapping(small | {"epochs": 3} | values)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def processes() -> ForkServerContext:
+    """Starts real processes that share nothing with this one but files."""
+    return multiprocessing.get_context("forkserver")

@@ -1,0 +1,123 @@
+"""sweep.forecast: multiply-adds counted by PyTorch itself, rates measured in a real store."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from core import registry
+from core.config import TrialConfig
+from core.execute import work
+from core.models import build_model
+from core.setting import Setting
+from core.store import SweepStore
+from sweep.forecast import (
+    ROUGH_RATES,
+    duration,
+    epoch_macs,
+    forecast,
+    forward_macs,
+    measured_rates,
+    rates_of,
+)
+from sweep.plan import make_plan, save_plan
+from sweep.spec import parse_spec
+
+TINY = {"dataset": "digits", "hidden": [16], "batch_size": 32, "augment": "none", "epochs": 2}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"model": "mlp"},
+        {"model": "mlp", "hidden": (7,)},
+        {"model": "resnet18"},
+        {"model": "mixer"},
+        {"model": "mixer", "patch_size": 8, "embed_dim": 96, "blocks": 3, "token_ratio": 0.3},
+        {"model": "mixer", "patch_size": 2, "embed_dim": 32, "blocks": 1, "channel_ratio": 1.7},
+    ],
+    ids=lambda values: " ".join(str(v) for v in values.values()),
+)
+def test_forward_macs_are_half_the_flops_that_pytorch_counts(values: dict[str, Any]) -> None:
+    config = TrialConfig(**values)
+    model = build_model(config, 10).eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, 3, 32, 32))
+    assert forward_macs(config) == counter.get_total_flops() / 2
+
+
+def test_an_epoch_is_its_train_images_and_a_limit_shortens_it() -> None:
+    one = forward_macs(TrialConfig())
+    assert one is not None
+    assert epoch_macs(TrialConfig()) == 45_000 * one
+    assert epoch_macs(TrialConfig(train_limit=500)) == 500 * one
+    assert epoch_macs(TrialConfig(train_limit=10**6)) == 45_000 * one
+    assert epoch_macs(TrialConfig(dataset="digits")) == 1_137 * one
+
+
+def test_nothing_is_forecast_for_a_model_that_only_the_user_knows() -> None:
+    registry.register_model("forecast-own", lambda config, classes: torch.nn.Identity())
+    own = TrialConfig(model="forecast-own")
+    assert forward_macs(own) is epoch_macs(own) is None
+    cost = forecast([(TrialConfig(), 1), (own, 1)], {"mlp": 1e9})
+    assert cost.seconds is None
+    assert "no record of model 'forecast-own'" in cost.basis
+
+
+def test_a_forecast_is_work_over_rate_and_says_what_it_rests_on() -> None:
+    config = TrialConfig(dataset="digits")
+    work_of_one = epoch_macs(config)
+    assert work_of_one is not None
+    measured = forecast([(config, 3), (config, 1)], {"mlp": 2e9})
+    assert measured.seconds == pytest.approx(4 * work_of_one / 2e9)
+    assert measured.basis == "from this store's own records"
+    rough = forecast([(config, 3)], {"mixer": 2e9})
+    assert rough.seconds == pytest.approx(3 * work_of_one / ROUGH_RATES["mlp"])
+    assert rough.basis.startswith("rough")
+    assert forecast([], {}).seconds == 0
+    bf16 = config.with_values(precision="bf16")
+    assert forecast([(bf16, 3)], {"mlp": 2e9}).basis.startswith("rough")
+    assert forecast([(bf16, 3)], {"mlp/bf16": 2e9}).seconds == pytest.approx(3 * work_of_one / 2e9)
+
+
+def test_rates_are_measured_from_the_records_of_every_sweep_of_a_store(tmp_path: Path) -> None:
+    measured: list[float] = []
+    for name in ("one", "two"):
+        plan = make_plan(parse_spec({"name": name, "base": TINY, "space": {"lr": {"choice": [0.01]}}}))
+        store = SweepStore(tmp_path / name)
+        save_plan(plan, store)
+        list(work([(plan.trials[0],)], Setting(store=store.path)))
+        macs = epoch_macs(plan.trials[0])
+        seconds = store.records()["train_seconds"].to_pylist()
+        assert macs is not None
+        assert len(seconds) == 2
+        rate = rates_of(store.records(), {plan.trials[0].trial_id: plan.trials[0]})["mlp"]
+        assert rate == pytest.approx(sum(macs / s for s in seconds) / 2)
+        measured.append(rate)
+    (tmp_path / "not a sweep").mkdir()
+    save_plan(plan, SweepStore(tmp_path / "planned, not begun"))
+    assert measured_rates(tmp_path) == pytest.approx({"mlp": sum(measured) / 2})
+    assert measured_rates(tmp_path / "gone") == {}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0, "0 s"),
+        (0.4, "0 s"),
+        (59.6, "60 s"),
+        (89, "89 s"),
+        (90, "2 min"),
+        (600, "10 min"),
+        (5399, "90 min"),
+        (5400, "1.5 h"),
+        (360_000, "100.0 h"),
+        (math.inf, "?"),
+        (math.nan, "?"),
+    ],
+)
+def test_durations_are_said_in_seconds_minutes_or_hours(seconds: float, words: str) -> None:
+    assert duration(seconds) == words

@@ -1,0 +1,89 @@
+"""The house: who may import whom, and that every room can be read in one look."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FOLDERS = ("core", "cluster", "analysis", "sweep")
+MODULES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
+NAMES = [str(path.relative_to(ROOT)) for path in MODULES]
+
+
+def loaded_by(code: str) -> set[str]:
+    """The modules that a fresh process has imported after this code."""
+    shown = subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport json, sys\nprint(json.dumps(sorted(sys.modules)))"],
+        capture_output=True, text=True, check=True, cwd=ROOT,
+    )  # fmt: skip
+    return set(json.loads(shown.stdout.splitlines()[-1]))
+
+
+def test_no_import_goes_upward() -> None:
+    lint = Path(sys.executable).with_name("lint-imports")
+    if not lint.exists():
+        pytest.skip("needs import-linter: pip install -e .[dev]")
+    done = subprocess.run([lint, "--no-cache"], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stdout
+    assert "0 broken" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("code", "absent"),
+    [
+        ("import core, core.store, core.config, core.setting", "torch ray wandb submitit pandas scipy"),
+        ("import sweep, sweep.cli, sweep.plan, sweep.status", "torch ray wandb submitit pandas scipy"),
+        ("import core.execute", "ray wandb submitit matplotlib pandas scipy typer rich"),
+        ("import analysis, analysis.frames, analysis.claims, analysis.report", "ray submitit sweep cluster"),
+    ],
+)  # fmt: skip
+def test_what_is_imported_brings_no_more_than_it_needs(code: str, absent: str) -> None:
+    assert loaded_by(code) & set(absent.split()) == set()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=NAMES)
+def test_a_module_is_short_says_what_it_is_and_documents_what_it_offers(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    tree = ast.parse(text)
+    assert len(text.splitlines()) <= 500
+    if path.name == "__init__.py" and not tree.body:
+        return
+    if path.name != "__main__.py":
+        assert ast.get_docstring(tree), "no docstring of the module"
+    missing = [
+        f"{node.name} (line {node.lineno})"
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+        and not node.name.startswith("_")
+        and not ast.get_docstring(node)
+    ]
+    assert missing == []
+
+
+# core/models is one room with its door: build_model stands in the package itself.
+INITS = [p for p in MODULES if p.name == "__init__.py" and p.parent.name != "models"]
+
+
+@pytest.mark.parametrize("path", INITS, ids=lambda path: path.parent.name)
+def test_an_init_hands_names_on_and_defines_none(path: Path) -> None:
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        assert not isinstance(node, ast.ClassDef)
+        # Python's own way to hand names on when they are first used.
+        assert not isinstance(node, ast.FunctionDef) or node.name == "__getattr__"
+
+
+def test_every_folder_is_packaged_with_its_data_files() -> None:
+    import tomllib
+
+    setup = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    there = {".".join(p.parent.relative_to(ROOT).parts) for p in MODULES if p.name == "__init__.py"}
+    assert set(setup["packages"]) == there
+    for package, patterns in setup["package-data"].items():
+        folder = ROOT / package.replace(".", "/")
+        others = [f for f in folder.iterdir() if f.is_file() and f.suffix != ".py"]
+        assert others
+        assert all(any(f.match(pattern) for pattern in patterns) for f in others)
