@@ -1,5 +1,6 @@
 """How a sweep looks in a terminal: the live view of `run` and `status`, plain when piped."""
 
+import math
 from collections.abc import Iterable
 
 from rich.console import Console, Group, RenderableType
@@ -80,11 +81,13 @@ def live_picture(status: SweepStatus, rows: int = 8) -> RenderableType:
     """The summary, what runs now, and the best few."""
     running = [t for t in status.trials if t.state == "running"][:rows]
     sign = 1 if status.mode == "max" else -1
-    ended = [t for t in status.trials if t.state != "running" and t.value is not None]
-    ended.sort(
-        key=lambda t: -sign * (t.value if t.value is not None and t.value == t.value else -sign * 1e30)
+    ranked = [(t, t.value) for t in status.trials if t.state != "running" and t.value is not None]
+    ranked.sort(key=lambda pair: math.inf if math.isnan(pair[1]) else -sign * pair[1])
+    shown = running + [trial for trial, _ in ranked[: rows - 3]]
+    below: RenderableType = (
+        trials_table(shown, status.metric) if shown else Text("no trial at work yet", "dim")
     )
-    return Group(*summary(status), Text(""), trials_table(running + ended[: rows - 3], status.metric))
+    return Group(*summary(status), Text(""), below)
 
 
 class RunView:
