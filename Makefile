@@ -20,7 +20,7 @@ demo: $(STAMP)  ## the four ablations in miniature, and their report
 	$(BIN)/sweep report demo --store runs
 
 test: $(STAMP)  ## the fast suite
-	$(BIN)/pytest -m "not faults"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not faults"
 
 faults: $(STAMP)  ## kills, full disks and damaged files
 	$(BIN)/pytest -m faults
@@ -30,7 +30,7 @@ check: $(STAMP)  ## formatter, linter, types, import directions, tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 bench: $(STAMP)  ## speed, as ratios
 	$(BIN)/python -m tests.benchmarks.speed

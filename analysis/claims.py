@@ -13,6 +13,7 @@ from analysis.comparisons import (
     FINISHED,
     Comparison,
     compare,
+    compare_with_best,
     correct,
     ordered_points,
     point_cells,
@@ -83,16 +84,14 @@ def answer(part: Part, frame: pd.DataFrame, trials: pd.DataFrame) -> str:
     if len(points) == 1:
         subject = f"{metric[0].upper()}{metric[1:]} is {figure}"
         return f"{subject}.{_test_figure(part, trials, best, name)}{tail}"
-    others = [point for point in points if point != best]
-    if not any(trial.state in FINISHED for point in others for trial in points[point][()].values()):
+    if not any(
+        trial.state in FINISHED for point in points if point != best for trial in points[point][()].values()
+    ):
         return f"Only {name} has finished trials yet: {metric} {figure}.{tail}"
-    worst = worst_final(points, part.mode)
-    compared = correct(
-        [compare(name, labels[p], points[best], points[p], part.mode, worst) for p in others], part.mode
-    )
-    ties = [p for p, c in zip(others, compared) if c.outcome in (0, -1)]
-    worse = [p for p, c in zip(others, compared) if c.outcome == 1]
-    unknown = [p for p, c in zip(others, compared) if c.outcome is None]
+    compared = compare_with_best(best, points, labels, part.mode)
+    ties = [p for p, c in compared.items() if c.outcome in (0, -1)]
+    worse = [p for p, c in compared.items() if c.outcome == 1]
+    unknown = [p for p, c in compared.items() if c.outcome is None]
     highest = "highest" if part.mode == "max" else "lowest"
     if ties:
         alike = [labels[p] for p in points if p == best or p in ties]

@@ -4,6 +4,7 @@ A trial that diverged is a result, a trial that a rule stopped is compared where
 that has not finished is not compared.
 """
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -147,6 +148,26 @@ def compare(a: str, b: str, cells_a: Cells, cells_b: Cells, mode: str, worst: fl
         return Comparison(a, b, None, math.nan, None, "; ".join(notes))
     difference = statistics.paired_difference(differences, [0.0] * len(differences))
     return Comparison(a, b, difference, math.nan, None, "; ".join(notes))
+
+
+def compare_with_best(
+    best: int, points: Mapping[int, Cells], labels: Mapping[int, str], mode: str
+) -> dict[int, Comparison]:
+    """The best point against each of the others.
+
+    The best is chosen by the same figures, so Holm's correction is over all pairs of points: whichever
+    point had come out best, its comparisons were among them.
+    """
+    worst = worst_final(points, mode)
+    others = [point for point in points if point != best]
+
+    def pair(a: int, b: int) -> Comparison:
+        return compare(labels[a], labels[b], points[a], points[b], mode, worst)
+
+    compared = [pair(best, other) for other in others]
+    if any(c.difference and not math.isnan(c.difference.p_value) for c in compared):
+        compared += [pair(a, b) for a, b in itertools.combinations(others, 2)]
+    return dict(zip(others, correct(compared, mode)))
 
 
 def correct(compared: Sequence[Comparison], mode: str) -> list[Comparison]:

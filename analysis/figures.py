@@ -135,7 +135,9 @@ def draw_best(frame: pd.DataFrame, trial_id: str, title: str = "") -> Figure:
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside right upper", handlelength=3.6)
         test = epochs["test_accuracy"].iloc[-1]
-        tested = "not tested yet" if pd.isna(test) else f"test accuracy {figure_text('test_accuracy', test)}"
+        tested = f"test accuracy {figure_text('test_accuracy', test)}"
+        if pd.isna(test):
+            tested = f"not tested at epoch {epochs['epoch'].iloc[-1]}"
         figure.suptitle(_safe(f"{title or trial_id}: {tested}"), fontsize=11)
     return figure
 

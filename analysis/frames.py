@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime
 from functools import cache
@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from core.config import TrialConfig, UserError, canonical_json, field_names
-from core.records import SCHEMA
+from core.records import SCHEMA, default_mode
 from core.store import SweepStore, TrialInfo
 
 Sweep = SweepStore | Path | str
@@ -72,7 +72,7 @@ def parts(sweep: Sweep) -> tuple[Part, ...]:
                 name=name,
                 question=str(table.get("question", "")),
                 metric=metric,
-                mode=str(file.get("mode", "min" if metric.endswith("loss") else "max")),
+                mode=str(file.get("mode", default_mode(metric))),
                 axes=_varied(rows, tuple(table.get("space", {}))),
                 claims=tuple(table.get("claims", ())),
             )
@@ -85,7 +85,7 @@ def load(*sweeps: Sweep) -> pd.DataFrame:
 
     Columns: sweep, part, trial_id, point, replica, state; the varied fields, then the other fields of a
     trial; epoch and the metrics with the units of `core.records.SCHEMA` (a record's `lr` is `epoch_lr`).
-    A trial that belongs to several parts is there once a part.
+    A trial that belongs to several parts is there once a part, each time up to that part's epochs.
 
     Raises:
         UserError: a sweep is unknown or empty.
@@ -93,9 +93,15 @@ def load(*sweeps: Sweep) -> pd.DataFrame:
     frames = []
     for store in map(open_sweep, sweeps):
         records = store.records().to_pandas().rename(columns={"lr": "epoch_lr"})
-        trials = _plan(store)
-        trials["state"] = trials["trial_id"].map(_states(store))
-        frames.append(trials.merge(records, on="trial_id").sort_values([*_KEYS[1:3], "epoch"]))
+        trials, infos = _plan(store), trial_infos(store)
+        reached = records.groupby("trial_id")["epoch"].max().to_dict()
+        trials["state"] = [
+            _state(infos.get(trial_id), reached.get(trial_id, 0), epochs)
+            for trial_id, epochs in zip(trials["trial_id"], trials["epochs"])
+        ]
+        merged = trials.merge(records, on="trial_id")
+        merged = merged[merged["epoch"] <= merged["epochs"]]
+        frames.append(merged.sort_values([*_KEYS[1:3], "epoch"]))
     frame = pd.concat(frames, ignore_index=True)
     varied = _varied(frame, ())
     others = tuple(name for name in field_names() if name not in varied)
@@ -105,12 +111,16 @@ def load(*sweeps: Sweep) -> pd.DataFrame:
 def load_trials(*sweeps: Sweep) -> pd.DataFrame:
     """One row a (part, trial) of the plan, begun or not.
 
-    Beyond the keys, the state and the config: `epochs_trained`; `final_<metric>`, for losses and accuracies
+    Where parts ask for different lengths of a trial, each sees it up to its own `epochs`: it is completed
+    there once it got that far, and its test figures are NaN where they belong to a longer run.
+
+    Beyond the keys, the state and the config: `epochs_trained`; `trained_on_to`, the epoch that a trial has
+    got to beyond those of its part, else NaN; `final_<metric>`, for losses and accuracies
     at the last epoch of a completed trial, NaN for any other; `last`, the sweep's metric at the last epoch
     there is; `best` and `best_epoch`, by the sweep's metric over all epochs (chosen on it, so it flatters:
     test figures are those of the last epoch); `train_seconds` and `valid_seconds`, medians over the epochs
     without the first, which warms up; `train_images` an epoch; `parameters`; `device`, `attempts`,
-    `device_seconds` (wall time of all attempts), `message` (of the last failure).
+    `device_seconds` (wall time of all attempts, in all parts), `message` (of the last failure).
 
     Raises:
         UserError: a sweep is unknown or empty.
@@ -179,9 +189,13 @@ def _plan(store: SweepStore) -> pd.DataFrame:
     return plan[order].drop_duplicates(["part", "trial_id"], ignore_index=True)
 
 
-def _states(store: SweepStore) -> Callable[[str], str]:
-    infos = trial_infos(store)
-    return lambda trial_id: infos[trial_id].state if trial_id in infos else "waiting"
+def _state(info: TrialInfo | None, reached: int, epochs: int) -> str:
+    """A trial's state as a part sees it that asks for so many epochs; `reached` is its last record's."""
+    if info is None:
+        return "waiting"
+    if reached > epochs or (reached == epochs < info.config.epochs and info.state != "diverged"):
+        return "completed"  # whatever became of it later, in a longer part
+    return "waiting" if info.state == "completed" and reached < epochs else info.state
 
 
 def _varied(rows: pd.DataFrame, declared: tuple[str, ...]) -> tuple[str, ...]:
@@ -210,10 +224,12 @@ def _varied(rows: pd.DataFrame, declared: tuple[str, ...]) -> tuple[str, ...]:
 def _trial_figures(
     planned: Mapping[Any, Any], info: TrialInfo | None, epochs: pd.DataFrame | None, part: Part | None
 ) -> dict[str, Any]:
-    state = info.state if info else "waiting"
+    reached = 0 if epochs is None or epochs.empty else int(epochs["epoch"].max())
+    state = _state(info, reached, planned["epochs"])
     figures: dict[str, Any] = {
         "state": state,
         "epochs_trained": 0,
+        "trained_on_to": reached if reached > planned["epochs"] else math.nan,
         **{f"final_{name}": math.nan for name in LOSSES_AND_ACCURACIES},
         "last": math.nan,
         "best": math.nan,
@@ -229,7 +245,7 @@ def _trial_figures(
     }
     if epochs is None or epochs.empty:
         return figures
-    epochs = epochs.sort_values("epoch")
+    epochs = epochs[epochs["epoch"] <= planned["epochs"]].sort_values("epoch")
     last = epochs.iloc[-1]
     figures["epochs_trained"] = int(last["epoch"])
     if state == "completed":
@@ -290,5 +306,5 @@ def _count_parameters(identity: str) -> float:
         config = TrialConfig.from_mapping(json.loads(identity))
         with torch.device("meta"):  # shapes without numbers: a ResNet is counted in milliseconds
             return float(count_parameters(build_model(config, classes=10)))
-    except ValueError:  # a registered model or data set whose file was not imported here
+    except Exception:  # a registered builder's own error, or its file was not imported here
         return math.nan

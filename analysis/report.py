@@ -1,6 +1,8 @@
 """The report of one or more sweeps: figures, tables, and one page that needs nothing beside it."""
 
 import base64
+import json
+import math
 import re
 import shlex
 from collections import Counter
@@ -13,7 +15,7 @@ import jinja2
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis import claims, figures, statistics, tables
+from analysis import background, claims, figures, tables
 from analysis.frames import (
     Part,
     Sweep,
@@ -24,7 +26,6 @@ from analysis.frames import (
     parts,
     plain,
     trial_infos,
-    unplanned,
     values_of,
 )
 from analysis.weights import TOKEN_UNITS, first_kernels
@@ -34,30 +35,10 @@ from core.config import UserError, field_names
 from core.records import write_bytes
 from core.store import SweepStore, TrialInfo
 
-METHODS = (
-    "Accuracies are fractions of samples, losses means over samples in nats. Train figures are those of the "
-    "training pass itself, with augmentation and dropout; valid figures follow each epoch; test figures are "
-    "taken once, at a trial's last epoch.",
-    "The final figure is that of the last epoch. The best epoch is chosen on the sweep's own metric, so its "
-    "figure flatters; no conclusion here rests on it.",
-    "± and CI: 95 % t-interval over seeds. Replicas of one number share their seed across values, and are "
-    "compared in pairs: the interval of a difference is that of the paired differences. n is the number of "
-    "seeds; with one seed there is no interval.",
-    f"A comparison is decided where the paired t-test's p is below {statistics.ALPHA} after Holm's "
-    f"correction over all comparisons of the claim or answer, from {statistics.MIN_SEEDS} seeds on. "
-    "Supported: every comparison goes the claim's way. Contradicted: one goes the other way. Not "
-    "supported: neither. Not distinguishable does not mean equal: a few seeds show only large differences.",
-    "With three seeds the exact sign-flip test cannot go below p = 0.25 (0.0625 with five), so verdicts "
-    "rest on the t-test, which takes the differences between seeds to be normally distributed.",
-    "A best value is chosen on the same valid images as its figure, which flatters it a little; its test "
-    "accuracy does not share that.",
-    "Probability of being best: how often a value has the best mean when seeds are drawn again with "
-    "replacement (paired bootstrap); a hint for few seeds, not a test.",
-    "A trial that diverged is a result: it ranks last. Where all trials of one side diverged, that decides "
-    "the comparison; where some did, each is counted as the worst final figure of the part. A trial that a "
-    "rule stopped is compared at the epoch where it was stopped.",
-    "Seconds are medians over epochs without the first, then over seeds, as the trials ran: other trials "
-    "may have shared the machine.",
+# The names of a report's figures and tables: a part's slug, then what it is.
+_TABLES = ("results", "costs")
+_FILE_NAME = re.compile(
+    r"[a-z0-9-]+-((results|costs)\.(csv|tex)|(best|heat|kernels|token-units|curves(-\w+)?)\.(png|svg))"
 )
 
 
@@ -131,13 +112,14 @@ def write_report(sweeps: Sequence[Sweep], out: Path | None = None) -> Path:
     page = environment.get_template("report.html.j2").render(
         title=listing(names),
         summary=_summary(trials, infos),
-        notes=_notes(stores),
+        notes=background.notes(stores, infos),
         ablations=ablations,
-        failures=_failures(infos),
-        provenance=_provenance(infos),
-        methods=METHODS,
+        failures=background.failures(infos),
+        provenance=background.provenance(infos),
+        methods=background.METHODS,
     )
     write_bytes(out / "index.html", page.encode())
+    _remove_stale(out, ablations)
     return out / "index.html"
 
 
@@ -227,13 +209,16 @@ def _best(
     curves = figures.draw_best(frame, trial_id, f"trial {trial_id}")
     drawn = [_picture(curves, f"{slug}-best", caption, out)]
     weights, note = _weights(store, trial_id, slug, out)
+    if weights and not math.isnan(row["trained_on_to"]):
+        note = f"Its weights are those after epoch {int(row['trained_on_to'])}, trained on for another part."
     # From the resolved file, and into another store: in its own one the trial is done.
     command = f"sweep run {shlex.quote(str(store.path / 'sweep.toml'))} --trial {trial_id} --store again"
     return _Best(
         trial_id=trial_id,
         sentence=f"Final {metric_words(part.metric)} "
         f"{figure_text(part.metric, row[f'final_{part.metric}'])}, test accuracy "
-        f"{figure_text('test_accuracy', row['final_test_accuracy'])}, after {row['epochs_trained']} epochs. "
+        f"{figure_text('test_accuracy', row['final_test_accuracy'])}"
+        f"{tables.trained_on_text(row['trained_on_to'])}, after {row['epochs_trained']} epochs. "
         "Chosen among all trials of the part, so a seed's luck is in it.",
         command=command,
         config=[(name, value_label(name, plain(row[name])), name in part.axes) for name in field_names()],
@@ -270,7 +255,7 @@ def _picture(figure: Figure, name: str, caption: str, out: Path) -> _Picture:
 
 def _summary(trials: pd.DataFrame, infos: dict[str, TrialInfo]) -> str:
     """How far the sweeps are, what they took, and when the newest of it was written."""
-    once = trials.drop_duplicates(["sweep", "trial_id"])
+    once = trials.sort_values("epochs").drop_duplicates(["sweep", "trial_id"], keep="last")
     states = Counter(once["state"])
     counted = ", ".join(f"{states[state]} {state}" for state in sorted(states, key=lambda s: -states[s]))
     newest = max(info.updated_at for info in infos.values())
@@ -280,58 +265,25 @@ def _summary(trials: pd.DataFrame, infos: dict[str, TrialInfo]) -> str:
     )
 
 
-def _notes(stores: Sequence[SweepStore]) -> list[str]:
-    notes = []
-    for store in stores:
-        count = unplanned(store)
-        if count:
-            was = "trial in the folder is" if count == 1 else "trials in the folder are"
-            notes.append(f"{store.name}: {count} {was} not in the plan as last run, and not counted here.")
-    return notes
+def _remove_stale(out: Path, ablations: Sequence[_Ablation]) -> None:
+    """Remove what an earlier report wrote here and this one did not, such as a renamed part's figures.
 
-
-def _failures(infos: dict[str, TrialInfo]) -> tables.Table:
-    """Trials with an attempt that did not end well: diverged, stopped, interrupted or failed."""
-    rows = []
-    for info in infos.values():
-        bad = [a for a in info.attempts if a.end not in ("", "completed")]
-        if bad or info.state in ("lost", "interrupted"):
-            last = bad[-1] if bad else info.attempts[-1]
-            message = last.message or (f"at epoch {info.epoch}" if info.state == last.end else "")
-            config = ", ".join(f"{k} {v}" for k, v in info.config.identity().items())
-            kind = last.end or "no end written"
-            rows.append((kind, info.state, info.trial_id, config, str(len(info.attempts)), message))
-    header = ("how the attempt ended", "trial's state", "trial", "differs from the defaults in", "attempts")
-    return tables.Table((*header, "message"), tuple(sorted(rows)), (False, False, False, False, True, False))
-
-
-def _provenance(infos: dict[str, TrialInfo]) -> tables.Table:
-    counts: dict[str, Counter[str]] = {}
-    for info in infos.values():
-        source = info.provenance
-        facts = {
-            "code revision": {_revision(source)},
-            "Python": {str(source.get("python", ""))},
-            **{name: {str(version)} for name, version in source.get("versions", {}).items()},
-            "platform": {str(source.get("platform", ""))},
-            "host": {a.host for a in info.attempts},
-            "place": {a.place for a in info.attempts},
-            "device": {a.device for a in info.attempts},
-            "command": {str(source.get("command", ""))},
-        }
-        for name, values in facts.items():
-            counts.setdefault(name, Counter()).update(v for v in values if v)
-    rows = [
-        (name, value, str(number))
-        for name, counter in counts.items()
-        for value, number in sorted(counter.items(), key=lambda item: (-item[1], item[0]))
-    ]
-    return tables.Table(("what", "value", "trials"), tuple(rows), (False, False, True))
-
-
-def _revision(source: Any) -> str:
-    revision = str(source.get("revision", "")) or "not recorded"
-    return f"{revision} with uncommitted changes" if source.get("dirty") else revision
+    Only files that the earlier report listed in `files.json`, and that are named as a report names them.
+    """
+    written = {
+        f"{a.slug}-{kind}.{suffix}" for a in ablations for kind in _TABLES for suffix in ("csv", "tex")
+    }
+    for a in ablations:
+        for picture in (*a.figures, *(a.best.figures if a.best else ())):
+            written |= {f"{picture.name}.png", f"{picture.name}.svg"}
+    try:
+        earlier = json.loads((out / "files.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        earlier = []
+    for name in earlier if isinstance(earlier, list) else ():
+        if isinstance(name, str) and _FILE_NAME.fullmatch(name) and name not in written:
+            (out / name).unlink(missing_ok=True)
+    write_bytes(out / "files.json", (json.dumps(sorted(written), indent=1) + "\n").encode())
 
 
 _VALID_IMAGES = {"cifar10": 5000}

@@ -33,7 +33,8 @@ def ablation_table(part: Part, frame: pd.DataFrame, trials: pd.DataFrame) -> pd.
     Columns: the part's axes; `seeds`; mean, low and high (95 % t-interval over seeds) of `final` (the part's
     metric at the last epoch; a diverged trial counts as the part's worst figure), of `best` (at each trial's
     best epoch) and of `test_accuracy` (at the last epoch); `probability_best`, where all trials have
-    finished; how many trials are completed, stopped, diverged, failed and unfinished.
+    finished; `trained_on_to`, the furthest epoch of trials whose test figures belong to a longer part's run;
+    how many trials are completed, stopped, diverged, failed and unfinished.
     """
     trials = of_part(part, trials)
     scores = point_scores(part, of_part(part, frame), trials)
@@ -48,6 +49,7 @@ def ablation_table(part: Part, frame: pd.DataFrame, trials: pd.DataFrame) -> pd.
         ended_well = mine[mine["state"] == "completed"]
         row |= _columns("best", t_interval(ended_well["best"].dropna().tolist()))
         row |= _columns("test_accuracy", t_interval(ended_well["final_test_accuracy"].dropna().tolist()))
+        row["trained_on_to"] = ended_well.loc[ended_well["final_test_accuracy"].isna(), "trained_on_to"].max()
         row["probability_best"] = probabilities.get(point, np.nan)
         row |= {
             state: int((states == state).sum()) for state in ("completed", "stopped", "diverged", "failed")
@@ -72,7 +74,8 @@ def ablation_text(part: Part, table: pd.DataFrame) -> Table:
                 str(row["seeds"]),
                 interval_text(metric, _interval(row, "final")),
                 interval_text(metric, _interval(row, "best")),
-                interval_text("test_accuracy", _interval(row, "test_accuracy")),
+                interval_text("test_accuracy", _interval(row, "test_accuracy"))
+                + trained_on_text(row["trained_on_to"]),
                 "–" if np.isnan(probability) else f"{probability:.2f}",
                 ", ".join(f"{row[state]} {state}" for state in states if row[state]),
             )
@@ -124,6 +127,11 @@ def cost_text(part: Part, table: pd.DataFrame, valid_images: int | None = None) 
         for row in table.to_dict("records")
     ]
     return Table(header, tuple(rows), (*(False for _ in part.axes), True, True, True, True, False))
+
+
+def trained_on_text(epoch: float) -> str:
+    """Why a test figure is missing: its trial went on for a longer part, and was tested there."""
+    return "" if np.isnan(epoch) else f" (trained on to {int(epoch)})"
 
 
 def duration_text(seconds: float) -> str:

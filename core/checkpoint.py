@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
@@ -36,15 +37,17 @@ class _HashingFile(io.RawIOBase):
         return self._file.write(content)
 
 
-def save_checkpoint(folder: Path, payload: dict[str, Any]) -> None:
+def save_checkpoint(folder: Path, payload: dict[str, Any], fence: Callable[[], None] = lambda: None) -> None:
     """Replace a folder's checkpoint; the one before stays beside it.
 
     Args:
         folder: the trial's folder.
         payload: tensors and plain values only, so that it loads with `weights_only=True`.
+        fence: called before anything is moved or removed, and may raise to prevent it.
     """
     import torch
 
+    fence()
     _remove_leftovers(folder)
     beside = folder / f".{_NEWEST}.{os.getpid()}"
     try:
@@ -61,7 +64,8 @@ def save_checkpoint(folder: Path, payload: dict[str, Any]) -> None:
         digest = sink.sha256.hexdigest()
         # What stands is read anew: after a kill or damage, the digests on disk may be ahead of the files.
         standing, before = _verified(folder) or ("", None)
-        records.write_bytes(folder / _DIGESTS, json.dumps({_NEWEST: digest, _PREVIOUS: before}).encode())
+        digests = json.dumps({_NEWEST: digest, _PREVIOUS: before}).encode()
+        records.write_bytes(folder / _DIGESTS, digests, fence)
         if standing == _NEWEST:
             os.replace(folder / _NEWEST, folder / _PREVIOUS)
         os.replace(beside, folder / _NEWEST)

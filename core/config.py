@@ -21,6 +21,7 @@ SCHEDULES = ("constant", "cosine")
 PRECISIONS = ("fp32", "bf16")
 SPLITS = ("clean", "leaky")
 
+_OWN_INIT = {"mlp": "glorot_normal"}  # what `recipe` means, where another name says the same
 _OWN_ACTIVATION = {"mlp": "relu", "resnet18": "relu", "mixer": "gelu"}
 
 
@@ -127,6 +128,10 @@ class TrialConfig:
         for spec in fields(self):
             if not _applies(self, spec.metadata["applies"]):
                 object.__setattr__(self, spec.name, spec.default)
+        if self.init == _OWN_INIT.get(
+            self.model, "torch" if self.model not in registry.BUILT_IN_MODELS else ""
+        ):
+            object.__setattr__(self, "init", "recipe")  # one initialisation, one identity
         if self.model == "mixer" and 32 % self.patch_size:
             raise ConfigError(
                 f"patch_size = {self.patch_size} does not divide the image side 32; "

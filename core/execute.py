@@ -9,16 +9,19 @@ import socket
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import IO
 
+import pyarrow as pa
 import torch
 
 from core import checkpoint, data, records
 from core import device as devices
-from core.config import TrialConfig
+from core.config import TrialConfig, UserError
 from core.failures import (
     DEATHS_WITHOUT_PROGRESS,
     INTERRUPTIONS,
@@ -31,7 +34,7 @@ from core.lease import Lease, take_lease
 from core.provenance import provenance
 from core.records import EpochRecord
 from core.setting import Setting, Unit, is_done
-from core.store import Attempt, SweepStore, TrialFolder, TrialInfo
+from core.store import ENDED, Attempt, SweepStore, TrialFolder, TrialInfo
 from core.trainer import Trial
 
 # Asked after each epoch with the trial's record; True stops the trial for good (a stopping rule).
@@ -50,7 +53,8 @@ def work(
 ) -> Iterator[TrialInfo]:
     """Run what is free of these units until nothing is left for this process, and yield each trial's end.
 
-    Trials that another live process holds are left to it. One failed trial never ends the work. `report` is
+    Trials that another live process holds are left to it. One failed trial never ends the work, but a broken
+    device does: what raised it goes through once it is recorded, so that a new process begins. `report` is
     called after each record is in the store.
     """
     store = SweepStore(setting.store)
@@ -63,17 +67,27 @@ def work(
             if pause():
                 return
             folder = store.trial(config.trial_id)
-            if is_done(folder.info(), config, setting):
-                continue
+            with suppress(OSError, UserError):  # run_trial meets it again, and says so
+                if is_done(folder.info(), config, setting):
+                    continue
             info = run_trial(config, folder, setting, decide, pause, report)
             if info is None:
                 again.append(config)
                 continue
             yield info
             progress = True
-            if not is_done(info, config, setting):
+            if not is_done(info, config, setting) and _is_recorded(folder, info):
                 again.append(config)
         pending = again
+
+
+def _is_recorded(folder: TrialFolder, info: TrialInfo) -> bool:
+    """Whether an attempt's end is in the store; where it is not, trying again would never come to an end."""
+    try:
+        stored = folder.info()
+    except (OSError, UserError):
+        return False
+    return stored is not None and info.attempts[-1] in stored.attempts
 
 
 def run_trial(
@@ -88,22 +102,26 @@ def run_trial(
 
     Returns:
         how it stands then, or None where another live process holds the trial.
+
+    Raises:
+        Exception: what broke this process's device; with `setting.raise_errors` also a bug. It is recorded.
     """
     try:
         lease = take_lease(folder.path)
     except OSError as error:  # a full disk or a lost mount: nothing can be written down, so it is only told
-        if setting.raise_errors:
-            raise
         return _ended(_begin(config, None, setting), kind_of(error), _one_line(error))
     if lease is None:
         return None
     with lease:
-        info = folder.info()
+        try:
+            info = folder.info()
+        except (OSError, UserError) as error:  # it cannot be read, and is not written over
+            return _ended(_begin(config, None, setting), "disk", _one_line(error))
         if is_done(info, config, setting):
             return info
-        info = _begin(config, info, setting)
+        info = _begin(config, _with_its_death(folder, info), setting)
         try:
-            folder.write_info(info)
+            folder.write_info(info, lease.check)
             with open(folder.log_path, "a", encoding="utf-8", buffering=1) as log:
                 if _deaths_without_progress(info) >= DEATHS_WITHOUT_PROGRESS:
                     raise DiedError(f"killed {DEATHS_WITHOUT_PROGRESS} times at epoch {info.epoch}")
@@ -113,9 +131,12 @@ def run_trial(
         except BaseException as error:
             kind = "interrupted" if isinstance(error, KeyboardInterrupt) else kind_of(error)
             info = _record_failure(folder, info, lease, kind, error)
-            if setting.raise_errors or not isinstance(error, Exception):
+            # After an error of the device, every further call of this process would fail too.
+            if not isinstance(error, Exception) or kind == "node" or (kind == "bug" and setting.raise_errors):
                 raise
             return info
+        finally:
+            devices.release_memory(devices.choose_device(setting.gpus))
 
 
 def _deaths_without_progress(info: TrialInfo) -> int:
@@ -129,14 +150,32 @@ def _deaths_without_progress(info: TrialInfo) -> int:
     return deaths
 
 
+def _with_its_death(folder: TrialFolder, info: TrialInfo | None) -> TrialInfo | None:
+    """The trial with its last attempt ended, where that was killed: when, and how far it had come."""
+    if info is None or not info.attempts or info.attempts[-1].end:
+        return info
+    attempt = info.attempts[-1]
+    times = []
+    for path in (folder.log_path, folder.metrics_path):
+        with suppress(OSError):
+            times.append(path.stat().st_mtime)
+    epoch = attempt.from_epoch
+    with suppress(OSError, pa.ArrowInvalid):
+        rows = folder.records().select(["epoch", "attempt"]).to_pylist()
+        epoch = max([epoch, *(row["epoch"] for row in rows if row["attempt"] == attempt.number)])
+    ended_at = datetime.fromtimestamp(max(times), UTC).isoformat() if times else info.updated_at
+    ended = replace(attempt, end="killed", ended_at=ended_at)
+    return replace(info, epoch=epoch, attempts=(*info.attempts[:-1], ended))
+
+
 def _begin(config: TrialConfig, info: TrialInfo | None, setting: Setting) -> TrialInfo:
     """The trial with a new attempt that runs."""
     attempts = info.attempts if info else ()
     retries_from = info.retries_from if info else 0
     if info and info.state == "failed" and not info.may_retry:
         retries_from = len(attempts)  # a new command's try: its retries begin anew
-    if info and attempts and not attempts[-1].end:
-        attempts = (*attempts[:-1], replace(attempts[-1], end="killed", ended_at=info.updated_at))
+    if info and info.state in ("completed", "stopped"):
+        retries_from = len(attempts)  # what it met on the way to that end is past
     out_of_memory = sum(a.end == "oom" for a in attempts)
     accumulate = config.accumulate * 2**out_of_memory
     while config.batch_size % accumulate:
@@ -148,6 +187,8 @@ def _begin(config: TrialConfig, info: TrialInfo | None, setting: Setting) -> Tri
         host=socket.gethostname(),
         pid=os.getpid(),
         job=setting.job,
+        command_id=setting.command_id,
+        revision=provenance()["revision"],
         started_at=records.now().isoformat(),
         accumulate=accumulate,
         threads=setting.cpus,
@@ -174,70 +215,103 @@ def _attempt(
     report: Callable[[EpochRecord], None],
     log: IO[str],
 ) -> TrialInfo:
-    config, attempt = info.config, info.attempts[-1]
+    attempt = info.attempts[-1]
     device = devices.choose_device(setting.gpus)
     devices.prepare_process(setting.cpus)
-    images = _images(config.dataset, setting.data_dir, device)
-    trial = Trial(config, images, device, accumulate=attempt.accumulate, compile=setting.compile)
+    images = _images(info.config.dataset, setting.data_dir, device)
     setting.retention.release(SweepStore(setting.store), info.trial_id)
-    saved = checkpoint.load_checkpoint(folder.path, device)
-    if saved is not None:
-        trial.restore(saved)
-    # Rows past the checkpoint are trained again, to the same figures; only the last row has test figures.
-    rows = [
-        replace(row, test_loss=None, test_accuracy=None)
-        for row in records.from_table(folder.records())
-        if row.epoch <= trial.epoch
-    ]
-    if saved is not None and len(rows) != trial.epoch:
-        # Records are written before their checkpoint, so this is a store that something else has cut.
-        _say(log, f"checkpoint of epoch {trial.epoch} without its records; training from the start")
-        trial = Trial(config, images, device, accumulate=attempt.accumulate, compile=setting.compile)
-        rows = []
-    del saved
+    trial, rows, later = _restore(info, folder, setting, images, device, log)
     attempt = replace(attempt, from_epoch=trial.epoch)
-    info = replace(info, epoch=trial.epoch, attempts=(*info.attempts[:-1], attempt))
-    folder.write_info(info)
+    counts = {"images": [len(images.train_labels), len(images.test_labels)]}
+    info = replace(
+        info,
+        epoch=trial.epoch,
+        attempts=(*info.attempts[:-1], attempt),
+        provenance={**info.provenance, **counts},
+    )
+    folder.write_info(info, lease.check)
     _say(log, f"attempt {attempt.number} at {attempt.place} on {attempt.host} from epoch {trial.epoch}")
 
-    state = "completed"
-    cadence = _Cadence(setting.checkpoint_share)
-    for record in trial.train(attempt.number):
-        lease.check()
-        rows.append(record)
-        folder.write_records(rows)
-        info = replace(info, epoch=record.epoch)
-        _say(log, _line(record, config.epochs))
-        report(record)
-        if not record.is_finite:
-            state = "diverged"
-            break
-        if decide(record):
-            state = "stopped"
-            break
-        reason = pause() if record.epoch < config.epochs else ""
-        if reason or record.epoch == config.epochs or cadence.is_due():
-            with cadence:
-                checkpoint.save_checkpoint(folder.path, trial.state())
-        if reason:
-            state = reason
-            break
+    # An extended trial has passed rungs that its rule did not ask about before; decided ones stay as they are.
+    if any(decide(row) for row in rows):
+        state = "stopped"
+    else:
+        state = _train(trial, rows, later, attempt.number, folder, lease, setting, decide, pause, report, log)
+    info = replace(info, epoch=trial.epoch)
     if state == "completed":
         test_loss, test_accuracy = trial.test()
         rows[-1] = replace(rows[-1], test_loss=test_loss, test_accuracy=test_accuracy)
-        lease.check()
-        folder.write_records(rows)
         _say(log, f"test loss {test_loss:.4f}, accuracy {test_accuracy:.4f}")
+    if state in ENDED:
+        folder.write_records(rows, lease.check)
     info = _ended(info, state)
-    lease.check()
     # The end is written first: a process killed here leaves a checkpoint too many, never a result too few.
-    folder.write_info(info)
+    folder.write_info(info, lease.check)
     _say(log, f"attempt {attempt.number} ended: {state}")
-    del trial
-    devices.release_memory(device)
     if info.ended:
-        setting.retention.apply(SweepStore(setting.store), info, rows)
+        with suppress(OSError):  # a checkpoint too many is no failure
+            setting.retention.apply(SweepStore(setting.store), info, rows)
     return info
+
+
+def _restore(
+    info: TrialInfo,
+    folder: TrialFolder,
+    setting: Setting,
+    images: data.Images,
+    device: torch.device,
+    log: IO[str],
+) -> tuple[Trial, list[EpochRecord], list[EpochRecord]]:
+    """The trial as its checkpoint has it, its rows up to there, and the rows of epochs to be trained again."""
+    accumulate = info.attempts[-1].accumulate
+    trial = Trial(info.config, images, device, accumulate=accumulate, compile=setting.compile)
+    stored = records.from_table(folder.records())
+    saved = checkpoint.load_checkpoint(folder.path, device)
+    if saved is not None:
+        if sum(row.epoch <= saved["epoch"] for row in stored) == saved["epoch"]:
+            trial.restore(saved)
+        else:  # records are written before their checkpoint, so something else has cut this store
+            _say(log, f"checkpoint of epoch {saved['epoch']} without its records; training from the start")
+    # Only the last row has test figures.
+    rows = [replace(row, test_loss=None, test_accuracy=None) for row in stored if row.epoch <= trial.epoch]
+    return trial, rows, [row for row in stored if row.epoch > trial.epoch]
+
+
+def _train(
+    trial: Trial,
+    rows: list[EpochRecord],
+    later: list[EpochRecord],
+    attempt: int,
+    folder: TrialFolder,
+    lease: Lease,
+    setting: Setting,
+    decide: Decide,
+    pause: Pause,
+    report: Callable[[EpochRecord], None],
+    log: IO[str],
+) -> str:
+    """Train on, adding to `rows`, and return the state to which that leads.
+
+    `later` are an earlier attempt's rows: they stay in the store until their epochs are trained again.
+    """
+    epochs = trial.config.epochs
+    cadence = _Cadence(setting.checkpoint_share)
+    for record in trial.train(attempt):
+        rows.append(record)
+        folder.write_records(rows + [row for row in later if row.epoch > record.epoch], lease.check)
+        _say(log, _line(record, epochs))
+        report(record)
+        if not record.is_finite:
+            return "diverged"
+        if decide(record):
+            return "stopped"
+        reason = pause() if record.epoch < epochs else ""
+        if reason or record.epoch == epochs or cadence.is_due():
+            with cadence:
+                checkpoint.save_checkpoint(folder.path, trial.state(), lease.check)
+        if reason:
+            return reason
+    return "completed"
 
 
 @lru_cache(maxsize=1)
@@ -276,16 +350,17 @@ def _record_failure(
     folder: TrialFolder, info: TrialInfo, lease: Lease, kind: str, error: BaseException
 ) -> TrialInfo:
     """Write down how an attempt ended; where even that fails, readers will find the trial `lost`."""
-    current = folder.info() or info
-    ended = _ended(current if len(current.attempts) == len(info.attempts) else info, kind, _one_line(error))
+    ended = _ended(info, kind, _one_line(error))
     try:
-        lease.check()
-        folder.write_info(ended)
+        current = folder.info()
+        if current is not None and len(current.attempts) == len(info.attempts):
+            ended = _ended(current, kind, _one_line(error))
+        folder.write_info(ended, lease.check)
         with open(folder.log_path, "a", encoding="utf-8") as log:
             _say(log, f"attempt {len(info.attempts)} ended: {kind}: {_one_line(error)}")
             if kind == "bug":
                 log.write("".join(traceback.format_exception(error)))
-    except (OSError, LeaseLostError):
+    except (OSError, UserError, LeaseLostError):
         pass
     return ended
 

@@ -22,7 +22,7 @@ POLICIES: dict[str, Policy] = {
     "port": Policy(3, True, "tried again on another port"),
     "rendezvous": Policy(3, True, "tried again"),
     "data": Policy(0, True, "see the data folder, then run the same command again"),
-    "disk": Policy(0, True, "make room, then run the same command again"),
+    "disk": Policy(0, True, "make room or mend it, then run the same command again"),
     "config": Policy(0, False, "see the sweep file"),
     "bug": Policy(1, False, "see its log; after a fix, run with --retry-failed"),
 }
@@ -46,6 +46,20 @@ class LeaseLostError(Exception):
     """Another process holds the trial's folder now; this one must write nothing more."""
 
 
+# A file system that is full, away, or closed to us: the trial is not to blame.
+_DISK_ERRORS = {
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN,
+    errno.EHOSTDOWN, errno.EACCES, errno.EPERM,
+}  # fmt: skip
+
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
+
+
 def kind_of(error: BaseException) -> str:
     """The kind of failure that an exception stands for; `bug` where nothing better is known."""
     if isinstance(error, ConfigError):
@@ -55,15 +69,17 @@ def kind_of(error: BaseException) -> str:
     if isinstance(error, DataError):
         return "data"
     if isinstance(error, OSError):
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        if error.errno in _DISK_ERRORS:
             return "disk"
         if error.errno == errno.EADDRINUSE:
             return "port"
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return "oom"
     message = str(error)
-    if "out of memory" in message or "can't allocate memory" in message:
+    if any(words in message for words in _OUT_OF_MEMORY):
         return "oom"
+    if "CUDA error" in message or type(error).__name__ == "AcceleratorError":
+        return "node"  # it sticks: every later call of this process fails too
     if "No space left on device" in message:
         return "disk"
     if type(error).__name__ in ("DistNetworkError", "DistStoreError"):

@@ -6,6 +6,7 @@ host that no longer lives, may take it over. Taking over is itself an exclusive 
 the lease that is taken, so that one of several takers wins.
 """
 
+import errno
 import json
 import os
 import socket
@@ -23,6 +24,7 @@ HEARTBEAT_SECONDS = 10.0
 STALE_SECONDS = 60.0
 
 _NAME = "lease"
+_DAMAGED = {"token": "damaged"}  # a lease whose content cannot be read: held until it is stale
 
 
 class Lease:
@@ -64,7 +66,9 @@ class Lease:
     def _keep_alive(self) -> None:
         while not self._stop.wait(HEARTBEAT_SECONDS):
             try:
-                os.utime(self._path)
+                # A holder that slept must not keep the lease of the one that took over fresh.
+                if (_read(self._path) or {}).get("token") == self._token:
+                    os.utime(self._path)
             except OSError:
                 # A full or absent file system must not kill the trial here; `check` decides at the next one.
                 continue
@@ -76,13 +80,13 @@ def take_lease(folder: Path) -> Lease | None:
     path = folder / _NAME
     token = uuid.uuid4().hex
     content = json.dumps(
-        {"token": token, "host": socket.gethostname(), "pid": os.getpid(), "born": _born(os.getpid())}
+        {"token": token, "host": _this_host(), "pid": os.getpid(), "born": _born(os.getpid())}
     )
     beside = folder / f".{_NAME}.{token[:8]}"
     try:
-        beside.write_text(content, encoding="utf-8")
+        _write(os.open(beside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666), content)
         try:
-            os.link(beside, path)
+            _create(path, beside, content)
             return Lease(folder, token)
         except FileExistsError:
             pass
@@ -104,15 +108,54 @@ def lease_is_live(folder: Path) -> bool:
     return held is not None and _is_live(folder / _NAME, held)
 
 
-def _read(path: Path) -> dict | None:
+def _create(path: Path, beside: Path, content: str) -> None:
+    """Create the lease exclusively, and whole where the file system has links.
+
+    Raises:
+        FileExistsError: there is one.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
+        os.link(beside, path)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP):
+            raise
+        _write(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666), content)
+
+
+def _write(descriptor: int, content: str) -> None:
+    """Write a new file to the disk: a lease that a crash leaves empty would tell nobody whose it is."""
+    with open(descriptor, "w", encoding="utf-8") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _read(path: Path) -> dict | None:
+    """What a lease says, or None where there is none."""
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
         return None
+    except ValueError:  # neither JSON nor UTF-8
+        return _DAMAGED
+    return held if isinstance(held, dict) and held.keys() >= {"token", "host", "pid", "born"} else _DAMAGED
+
+
+def _this_host() -> str:
+    """What tells whether a process id is of the same table as ours: host, boot, and process namespace.
+
+    A host's name alone is shared by containers, and outlives a reboot.
+    """
+    parts = [socket.gethostname()]
+    with suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+    with suppress(OSError):
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return " ".join(parts)
 
 
 def _is_live(path: Path, held: dict) -> bool:
-    if held["host"] == socket.gethostname() and _born(held["pid"]) != held["born"]:
+    if held.get("host") == _this_host() and _born(held["pid"]) != held["born"]:
         return False
     try:
         return _now_at(path.parent) - path.stat().st_mtime < STALE_SECONDS

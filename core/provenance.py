@@ -25,10 +25,15 @@ def provenance() -> dict[str, Any]:
 
 
 def _git(*words: str) -> str:
+    """What git says of the checkout that this package is; '' where it is installed, perhaps into another's."""
+    root = Path(__file__).resolve().parents[1]
+    top = _run_git(root, "rev-parse", "--show-toplevel")
+    return _run_git(root, *words) if top and Path(top).resolve() == root else ""
+
+
+def _run_git(folder: Path, *words: str) -> str:
     try:
-        done = subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), *words], capture_output=True, text=True, timeout=10
-        )
+        done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""

@@ -3,7 +3,7 @@
 import math
 import os
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +21,12 @@ SCHEMA = pa.schema(
         _column("trial_id", pa.string(), "", "first 12 hex digits of the identity's SHA-256"),
         _column("epoch", pa.int32(), "epochs", "epochs trained so far; the first record is epoch 1"),
         _column("step", pa.int64(), "steps", "optimizer steps taken so far"),
-        _column("train_loss", pa.float64(), "nats", "mean over the epoch's train samples, in train mode"),
+        _column(
+            "train_loss",
+            pa.float64(),
+            "nats",
+            "mean over the epoch's train samples, in train mode; label smoothing included",
+        ),
         _column("train_accuracy", pa.float64(), "fraction", "over the epoch's train samples, in train mode"),
         _column("valid_loss", pa.float64(), "nats", "mean over the valid samples"),
         _column("valid_accuracy", pa.float64(), "fraction", "over the valid samples"),
@@ -84,6 +89,11 @@ TRAJECTORY_COLUMNS = (
 )
 
 
+def default_mode(metric: str) -> str:
+    """`min` for a loss, `max` for an accuracy."""
+    return "min" if metric.endswith("loss") else "max"
+
+
 def now() -> datetime:
     """The present in UTC, to the millisecond that the store keeps."""
     moment = datetime.now(UTC)
@@ -103,11 +113,11 @@ def from_table(table: pa.Table) -> list[EpochRecord]:
     return [EpochRecord(**row) for row in table.select(names).to_pylist()]
 
 
-def write_table(table: pa.Table, path: Path) -> None:
-    """Replace a Parquet file whole."""
+def write_table(table: pa.Table, path: Path, fence: Callable[[], None] = lambda: None) -> None:
+    """Replace a Parquet file whole; `fence` as for write_bytes."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
-    write_bytes(path, sink.getvalue())
+    write_bytes(path, sink.getvalue(), fence)
 
 
 def read_table(path: Path) -> pa.Table:
@@ -133,14 +143,19 @@ def concat(tables: Sequence[pa.Table]) -> pa.Table:
     return pa.concat_tables([SCHEMA.empty_table(), *tables], promote_options="default")
 
 
-def write_bytes(path: Path, content: bytes | memoryview) -> None:
-    """Make a file appear whole or not at all: write beside it, flush to the disk, rename."""
+def write_bytes(path: Path, content: bytes | memoryview, fence: Callable[[], None] = lambda: None) -> None:
+    """Make a file appear whole or not at all: write beside it, flush to the disk, rename.
+
+    `fence` is called just before the rename, and may raise to prevent it: a flush can take so long that the
+    right to write is lost meanwhile.
+    """
     beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
         with open(beside, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        fence()
         os.replace(beside, path)
     except BaseException:
         beside.unlink(missing_ok=True)

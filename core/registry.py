@@ -3,7 +3,9 @@
 A sweep file lists such files under `imports`; each is run once, before its sweep file is checked.
 """
 
+import hashlib
 import importlib.util
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -74,7 +76,7 @@ def import_file(path: Path) -> None:
         FileNotFoundError: there is no such file.
     """
     path = path.resolve()
-    module = "mixsweep_user_" + "".join(c if c.isalnum() else "_" for c in str(path))
+    module = "mixsweep_user_" + hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
     if module in sys.modules:
         return
     if not path.is_file():

@@ -4,10 +4,12 @@ import math
 import os
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from core import checkpoint
+from core.lease import take_lease
 from core.records import EpochRecord
-from core.store import SweepStore, TrialInfo
+from core.store import SweepStore, TrialFolder, TrialInfo
 
 POLICY_HELP = "all, none, best:N"
 
@@ -21,8 +23,8 @@ def is_policy(text: str) -> bool:
 class Retention:
     """`all`, `none`, or the `best` few by the sweep's metric at the last epoch.
 
-    What is kept stands in the folder `kept/` of the sweep, one empty file a trial with its value in the
-    name, so that one listing ranks them. It is derived: deleting it only keeps checkpoints longer.
+    What is kept stands in the folder `kept/<metric>-<mode>/` of the sweep, one empty file a trial with its
+    value in the name, so that one listing ranks them. It is derived: deleting it only keeps checkpoints longer.
     """
 
     policy: str = "best:5"
@@ -42,18 +44,24 @@ class Retention:
         if self.policy == "none" or info.state != "completed":
             checkpoint.remove_checkpoints(folder.path)
             return
-        kept = store.path / "kept"
-        kept.mkdir(exist_ok=True)
+        kept = store.path / "kept" / f"{self.metric}-{self.mode}"
+        kept.mkdir(parents=True, exist_ok=True)
         value = getattr(rows[-1], self.metric)
         (kept / f"{info.trial_id}_{value!r}").touch()
         ranked = sorted(os.listdir(kept), key=self._rank)
         for name in ranked[int(self.policy.partition(":")[2]) :]:
-            checkpoint.remove_checkpoints(store.trial(name.partition("_")[0]).path)
-            (kept / name).unlink(missing_ok=True)
+            displaced = store.trial(name.partition("_")[0])
+            if (
+                displaced.trial_id == info.trial_id or not displaced.path.exists()
+            ):  # our caller holds its lease
+                _displace(displaced, kept / name)
+            elif (lease := take_lease(displaced.path)) is not None:  # else it is being trained further
+                with lease:
+                    _displace(displaced, kept / name)
 
     def release(self, store: SweepStore, trial_id: str) -> None:
         """Take a trial that goes on out of the ranking, so that none displaces the checkpoint it needs."""
-        for path in (store.path / "kept").glob(f"{trial_id}_*"):
+        for path in (store.path / "kept").glob(f"*/{trial_id}_*"):
             path.unlink(missing_ok=True)
 
     def _rank(self, name: str) -> tuple[float, str]:
@@ -62,3 +70,10 @@ class Retention:
         if math.isnan(number):
             return math.inf, trial_id
         return (-number if self.mode == "max" else number), trial_id
+
+
+def _displace(folder: TrialFolder, entry: Path) -> None:
+    """Remove the checkpoint of an entry that still stands; one that is gone was released meanwhile."""
+    if entry.exists():
+        checkpoint.remove_checkpoints(folder.path)
+        entry.unlink(missing_ok=True)

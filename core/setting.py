@@ -25,7 +25,8 @@ class Setting:
     gpus: float = 0.0
     compile: bool = False
     retention: Retention = field(default_factory=Retention)
-    started_at: str = ""  # when the command was given, ISO; failures before it may be tried again
+    started_at: str = ""  # when the command was given, ISO
+    command_id: str = ""  # tells commands apart: failures of another one may be tried again
     retry_failed: bool = False
     stopping: bool = False  # whether a stopping rule is in force, so that a `stopped` trial has ended
     checkpoint_share: float = 0.05  # of the training time, at most, for writing checkpoints
@@ -52,4 +53,5 @@ def is_done(info: TrialInfo | None, config: TrialConfig, setting: Setting) -> bo
 def _is_new_try(info: TrialInfo, setting: Setting) -> bool:
     """Whether this command gives a failed trial a try that its own retries no longer do."""
     wanted = setting.retry_failed or POLICIES[info.failure].again
-    return wanted and info.attempts[-1].ended_at < setting.started_at
+    # Not by time: the clocks of the hosts may differ.
+    return wanted and info.attempts[-1].command_id != setting.command_id

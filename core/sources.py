@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
@@ -129,7 +130,9 @@ def cached_arrays(files: Sequence[Path]) -> list[np.ndarray]:
     """The decoded files as memory-mapped arrays, in the order of ARRAYS; decoded first where need be."""
     name = f"cifar10-{_fingerprint(files)}"
     for cache in _cache_folders():
-        arrays = _open_arrays(cache / name)  # even where nothing can be written
+        arrays = (
+            _open_arrays(cache / name) if _is_trusted(cache) else None
+        )  # even where nothing can be written
         if arrays is not None:
             return arrays
     folder = _writable_cache_folder() / name
@@ -152,11 +155,24 @@ def _cache_folders() -> tuple[Path, Path]:
     return wanted, fallback
 
 
+def _is_trusted(folder: Path) -> bool:
+    """False for a folder among the temporary files that another user made or may write to."""
+    if folder != _cache_folders()[1] or not hasattr(os, "getuid"):
+        return True
+    try:
+        facts = folder.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(facts.st_mode) and facts.st_uid == os.getuid() and not facts.st_mode & 0o077
+
+
 def _writable_cache_folder() -> Path:
     folders = _cache_folders()
     for folder in folders:
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not _is_trusted(folder):
+                continue
             with tempfile.TemporaryFile(dir=folder):
                 return folder
         except OSError:
@@ -183,7 +199,10 @@ def _write_arrays(folder: Path, arrays: Sequence[np.ndarray]) -> None:
     try:
         beside.mkdir()
         for name, array in zip(ARRAYS, arrays):
-            np.save(beside / f"{name}.npy", array)
+            with open(beside / f"{name}.npy", "wb") as file:
+                np.save(file, array)
+                file.flush()
+                os.fsync(file.fileno())
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(beside, folder)
     finally:

@@ -6,8 +6,8 @@ readers take no lock and see the last whole state.
 
 import json
 import tomllib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from core.records import EpochRecord
 STATES = ("waiting", "running", "interrupted", "lost", "completed", "stopped", "diverged", "failed")
 ENDED = ("completed", "stopped", "diverged", "failed")
 
+_SOURCES = b"mixsweep:sources"  # metadata of the compacted file: which states of the trials' files it holds
+
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
@@ -35,6 +37,8 @@ class Attempt:
     host: str
     pid: int
     job: str = ""
+    command_id: str = ""  # the command that made it; another one may try again
+    revision: str = ""  # of the code
     started_at: str = ""
     ended_at: str = ""
     from_epoch: int = 0
@@ -90,10 +94,15 @@ class TrialInfo:
     @classmethod
     def from_json(cls, text: str) -> "TrialInfo":
         values = json.loads(text)
-        values.pop("identity")
         values["config"] = TrialConfig.from_store(values["config"])
-        values["attempts"] = tuple(Attempt(**a) for a in values["attempts"])
-        return cls(**values)
+        values["attempts"] = tuple(Attempt(**_known(Attempt, a)) for a in values["attempts"])
+        return cls(**_known(cls, values))
+
+
+def _known(kind: type, values: dict[str, Any]) -> dict[str, Any]:
+    """The values that a dataclass has fields for; a newer version may have written others."""
+    names = {spec.name for spec in fields(kind)}
+    return {name: value for name, value in values.items() if name in names}
 
 
 class TrialFolder:
@@ -128,7 +137,7 @@ class TrialFolder:
             info = TrialInfo.from_json(text)
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
-                f"{self.path / 'trial.json'}: damaged ({error}); remove this trial's folder"
+                f"{self.path / 'trial.json'}: damaged ({error}); move it away, the trial's records stay"
             ) from error
         if info.state == "running" and not lease_is_live(self.path):
             return replace(info, state="lost")
@@ -138,12 +147,12 @@ class TrialFolder:
         """The trial's epoch records, an empty table before the first."""
         return records.read_records(self.metrics_path)
 
-    def write_info(self, info: TrialInfo) -> None:
+    def write_info(self, info: TrialInfo, fence: Callable[[], None] = lambda: None) -> None:
         info = replace(info, updated_at=records.now().isoformat())
-        records.write_bytes(self.path / "trial.json", info.to_json().encode())
+        records.write_bytes(self.path / "trial.json", info.to_json().encode(), fence)
 
-    def write_records(self, rows: list[EpochRecord]) -> None:
-        records.write_table(records.to_table(rows), self.metrics_path)
+    def write_records(self, rows: list[EpochRecord], fence: Callable[[], None] = lambda: None) -> None:
+        records.write_table(records.to_table(rows), self.metrics_path, fence)
 
 
 class SweepStore:
@@ -189,37 +198,48 @@ class SweepStore:
                     yield TrialFolder(path)
 
     def records(self) -> pa.Table:
-        """All trials' records in one table: the compacted file, and what is newer than it."""
-        compacted_path = self.path / "metrics.parquet"
-        compacted = records.read_records(compacted_path)
-        compacted_at = compacted_path.stat().st_mtime if compacted_path.exists() else 0.0
-        newer: dict[str, pa.Table] = {}
-        for folder in self.trials():
-            try:
-                changed_at = folder.metrics_path.stat().st_mtime
-            except FileNotFoundError:
-                continue
-            # One second of grace: a file system's clock may be coarse, and reading twice costs nothing.
-            if changed_at > compacted_at - 1.0:
-                newer[folder.trial_id] = folder.records()
-        if newer and compacted.num_rows:
-            stale = pc.is_in(compacted["trial_id"], pa.array(list(newer)))
-            compacted = compacted.filter(pc.invert(stale))
-        return records.concat([compacted, *newer.values()])
+        """All trials' records in one table: the compacted file, and what has changed since."""
+        return self._assemble()[0]
 
     def compact(self) -> None:
         """Write all trials' records into one file. Safe at any time: it is derived, and rebuilt whole."""
-        records.write_table(self.records(), self.path / "metrics.parquet")
+        table, stamps = self._assemble()
+        table = table.replace_schema_metadata({_SOURCES: json.dumps(stamps)})
+        records.write_table(table, self.path / "metrics.parquet")
 
-    def stop_requested(self) -> bool:
-        return self.stop_path.exists()
+    def _assemble(self) -> tuple[pa.Table, dict[str, list[int]]]:
+        """All trials' records, and by trial the stamp of the file that they come from."""
+        try:
+            compacted = records.read_records(self.path / "metrics.parquet")
+        except (pa.ArrowInvalid, OSError):  # derived: what is damaged is read from the trials
+            compacted = records.SCHEMA.empty_table()
+        known = json.loads((compacted.schema.metadata or {}).get(_SOURCES, b"{}"))
+        stamps: dict[str, list[int]] = {}
+        changed: list[pa.Table] = []
+        for folder in self.trials():
+            try:
+                facts = folder.metrics_path.stat()  # before reading: at worst it is read once more
+            except FileNotFoundError:
+                continue
+            # Not by time alone: a copied folder keeps its old times.
+            stamp = [facts.st_mtime_ns, facts.st_size, facts.st_ino]
+            stamps[folder.trial_id] = stamp
+            if known.get(folder.trial_id) != stamp:
+                changed.append(folder.records())
+        unchanged = [name for name, stamp in stamps.items() if known.get(name) == stamp]
+        kept = compacted.filter(pc.is_in(compacted["trial_id"], pa.array(unchanged, pa.string())))
+        return records.concat([kept, *changed]), stamps
+
+    def stop_requested(self, since: str) -> bool:
+        """Whether a stop was asked for after this moment (ISO, UTC): a command given later is not meant."""
+        try:
+            return self.stop_path.read_text(encoding="utf-8") > since
+        except FileNotFoundError:
+            return False
 
     def request_stop(self) -> None:
         """Ask every process that trains for this sweep to stop at its next safe point."""
         records.write_bytes(self.stop_path, records.now().isoformat().encode())
-
-    def clear_stop(self) -> None:
-        self.stop_path.unlink(missing_ok=True)
 
 
 def since(moment: str) -> float:

@@ -3,11 +3,13 @@
 Shapes: B batch, C channels, H height, W width, K classes.
 """
 
+import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,7 +37,7 @@ class Trial:
         compile: run the model through torch.compile.
 
     Raises:
-        ConfigError: the batch is larger than the train set, or the micro-batches do not divide it.
+        ConfigError: the batch is larger than the train set.
     """
 
     def __init__(
@@ -60,7 +62,7 @@ class Trial:
                 f"batch_size = {config.batch_size} is larger than the {len(train)} train images", "batch_size"
             )
         self._layout = torch.channels_last if config.model == "resnet18" else torch.contiguous_format
-        torch.manual_seed(stream_seed(config.seed, 0, "weights"))
+        _seed_globals(stream_seed(config.seed, 0, "weights"))
         self.model = build_model(config, images.classes).to(device).to(memory_format=self._layout)
         self.optimizer = build_optimizer(config, self.model.parameters())
         self._forward: Callable[[Tensor], Tensor] = torch.compile(self.model) if compile else self.model
@@ -128,7 +130,7 @@ class Trial:
         epoch = self.epoch + 1
         order = self._train[epoch_order(config, epoch, len(self._train)).to(self.device)]
         augmentation = stream_generator(config.seed, epoch, "augmentation")
-        torch.manual_seed(stream_seed(config.seed, epoch, "dropout"))
+        _seed_globals(stream_seed(config.seed, epoch, "dropout"))
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
         self.model.train()
@@ -182,3 +184,10 @@ class Trial:
         if self.config.precision == "bf16":
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return nullcontext()
+
+
+def _seed_globals(seed: int) -> None:
+    """Seed what a model may draw from: torch, and for registered models Python's and NumPy's own."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed)

@@ -1,5 +1,6 @@
 """The command line: `sweep` and `python -m sweep`."""
 
+import glob
 import json
 import sys
 import time
@@ -28,7 +29,9 @@ File = Annotated[str, typer.Argument(metavar="FILE", help="A sweep file's path, 
 SweepName = Annotated[
     str, typer.Argument(metavar="SWEEP", help="A sweep's name in the store, or its folder.")
 ]
-TrialName = Annotated[str, typer.Argument(metavar="TRIAL", help="A trial's id, or how it begins.")]
+TrialName = Annotated[
+    str, typer.Argument(metavar="TRIAL", help="A trial's id, or how it begins; SWEEP/ID if several have it.")
+]
 Store = Annotated[Path, typer.Option(help="The folder of sweeps.")]
 Data = Annotated[Path | None, typer.Option(help="Where the images lie; else SWEEP_DATA, else the place's.")]
 Set = Annotated[
@@ -310,12 +313,18 @@ def _all_sweeps(root: Path) -> list[SweepStore]:
     return [SweepStore(path.parent) for path in sorted(root.glob("*/sweep.toml"))]
 
 
-def _find_trial(prefix: str, root: Path) -> TrialFolder:
-    found = sorted(path for path in root.glob(f"*/trials/{prefix}*") if path.is_dir())
+def _find_trial(name: str, root: Path) -> TrialFolder:
+    sweep, _, prefix = name.rpartition("/")
+    found = sorted(
+        path for path in root.glob(f"{glob.escape(sweep) or '*'}/trials/{prefix}*") if path.is_dir()
+    )
     if not found:
-        raise UsageError(f"{prefix}: no such trial in {root}; `sweep status SWEEP` lists them")
+        raise UsageError(f"{name}: no such trial in {root}; `sweep status SWEEP` lists them")
     if len({path.name for path in found}) > 1:
-        raise UsageError(f"{prefix}: {len(found)} trials begin so; write more of the id")
+        raise UsageError(f"{name}: {len(found)} trials begin so; write more of the id")
+    if len(found) > 1:
+        names = ", ".join(f"{path.parent.parent.name}/{path.name}" for path in found)
+        raise UsageError(f"{name}: the same trial is in several sweeps; name one: {names}")
     return TrialFolder(found[0])
 
 
@@ -328,3 +337,8 @@ def main() -> None:
         sys.exit(2)
     except BrokenPipeError:
         sys.exit(0)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"sweep: {error.filename}: {error.strerror}", file=sys.stderr)
+        sys.exit(2)

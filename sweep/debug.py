@@ -69,5 +69,6 @@ def _trial(
     setting = make_setting(plan.spec, SweepStore(plan.spec.name), place, data)
     check_data([small], setting)
     devices.prepare_process(setting.cpus)
-    device = devices.choose_device(1.0 if setting.gpus < 0 else setting.gpus)
+    gpus = plan.spec.resources.gpus
+    device = devices.choose_device(1.0 if gpus is None else gpus)
     return Trial(small, load_images(small.dataset, setting.data_dir), device, compile=setting.compile)

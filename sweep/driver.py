@@ -6,15 +6,14 @@ The driver holds a fixed number of slots however many trials there are, an actor
 between two trials, and one that dies is started again and finds its trial where its checkpoint left it.
 """
 
-import dataclasses
 import logging
 import tempfile
 from collections.abc import Callable
 from typing import Any
 
-from core.setting import Setting, Unit
+from core.setting import Unit
 from core.store import TrialInfo
-from sweep.worker import work_from_store
+from sweep.worker import Orders, work_by
 
 # Enough for any cluster that one sweep fills; slots beyond its size wait and are passed over at the end.
 MOST_SLOTS = 256
@@ -23,20 +22,15 @@ _RESTARTS = 3  # of one slot whose process dies; the launcher looks afterwards w
 
 
 def run_on_ray(
-    units: list[Unit],
-    setting: Setting,
-    capacity: int,
-    on_end: Callable[[TrialInfo], None],
-    gpus: float,
+    units: list[Unit], orders: Orders, capacity: int, on_end: Callable[[TrialInfo], None]
 ) -> list[str]:
     """Run units on the Ray cluster that this process is connected to, and return when no slot finds more.
 
     Args:
         units: what is left to do.
-        setting: how; its store must be reachable from every node.
+        orders: how; the store must be reachable from every node.
         capacity: how many trials the cluster holds at once.
         on_end: called in this process for each trial that came to an end or a halt.
-        gpus: GPUs a trial, possibly a fraction.
 
     Returns:
         a line for each slot that died for good: not a trial's failure, but a process that could not work.
@@ -46,8 +40,8 @@ def run_on_ray(
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # its errors come back as ours
     slots = max(1, min(len(units), capacity, MOST_SLOTS))
     trainable = tune.with_resources(
-        tune.with_parameters(_slot_class(), units=units, setting=dataclasses.replace(setting, gpus=gpus)),
-        {"cpu": setting.cpus, "gpu": gpus},
+        tune.with_parameters(_slot_class(), units=units, orders=orders),
+        {"cpu": orders.setting.cpus, "gpu": orders.setting.gpus},
     )
     with tempfile.TemporaryDirectory(prefix="mixsweep-") as scratch:
         results = tune.Tuner(
@@ -88,8 +82,8 @@ def _slot_class() -> type:
     class Slot(tune.Trainable):
         """An actor that works through the store's plan; one step is one trial."""
 
-        def setup(self, config: dict[str, Any], units: list[Unit], setting: Setting) -> None:
-            self._begin = lambda: work_from_store(units, setting)
+        def setup(self, config: dict[str, Any], units: list[Unit], orders: Orders) -> None:
+            self._begin = lambda: work_by(orders, units)
             self._work = self._begin()
 
         def reset_config(self, new_config: dict[str, Any]) -> bool:

@@ -5,14 +5,17 @@ import shlex
 import signal
 import sys
 import threading
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TypeVar
+
+import pyarrow as pa
 
 from cluster.places import Place, find_place
 from core import records
@@ -24,7 +27,7 @@ from core.sources import source_files
 from core.store import SweepStore, TrialInfo
 from sweep.plan import Plan, save_plan
 from sweep.spec import SweepSpec
-from sweep.worker import work_from_store
+from sweep.worker import Orders, give_orders, work_by
 
 T = TypeVar("T")
 OnRecord = Callable[[EpochRecord], None]
@@ -56,17 +59,17 @@ def make_setting(
     spec: SweepSpec, store: SweepStore, place: Place, data_dir: Path | None, retry_failed: bool = False
 ) -> Setting:
     """How the processes of this command train."""
-    gpus = spec.resources.gpus
     return Setting(
         store=store.path.absolute(),
         place=place.name,
         command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         data_dir=find_data(data_dir, place),
         cpus=spec.resources.cpus,
-        gpus=-1.0 if gpus is None else gpus,
+        gpus=spec.resources.gpus or 0.0,
         compile=spec.resources.compile,
         retention=Retention(spec.keep_checkpoints, spec.metric, spec.mode),
         started_at=records.now().isoformat(),
+        command_id=uuid.uuid4().hex,
         retry_failed=retry_failed,
         stopping=spec.stopping is not None,
     )
@@ -75,15 +78,15 @@ def make_setting(
 def find_data(data_dir: Path | None, place: Place) -> Path | None:
     """Where this machine's data lies: `--data`, SWEEP_DATA, or the place's own."""
     if data_dir is not None:
-        return data_dir.absolute()
+        return data_dir.expanduser().absolute()
     if os.environ.get("SWEEP_DATA"):
-        return Path(os.environ["SWEEP_DATA"]).absolute()
+        return Path(os.environ["SWEEP_DATA"]).expanduser().absolute()
     return place.data.absolute() if place.data else None
 
 
 def left_to_do(trials: Sequence[TrialConfig], store: SweepStore, setting: Setting) -> list[TrialConfig]:
     """The trials that are not done, in the plan's order."""
-    return [c for c in trials if not is_done(store.trial(c.trial_id).info(), c, setting)]
+    return [c for c in trials if not is_done(_info(store, c), c, setting)]
 
 
 def run_plan(
@@ -127,30 +130,32 @@ def run_plan(
         setting = replace(setting, raise_errors=True)
     trials = tuple(only) if only is not None else plan.trials
     try:
-        todo = left_to_do(trials, store, setting)[:limit]
+        todo = left_to_do(trials, store, setting)
+        if limit is not None:
+            todo = [config for config in todo if not _is_held(store, config)][:limit]
         check_data(todo, setting)
         save_plan(plan, store)
-        store.clear_stop()
     except OSError as error:
         raise LaunchError(f"{store.path}: the store cannot be written: {error.strerror or error}") from error
     unrecorded: list[TrialInfo] = []
 
     def ended(info: TrialInfo) -> None:
-        if info.state == "failed" and store.trial(info.trial_id).info() is None:
+        if info.state == "failed" and _info(store, info.config) is None:
             unrecorded.append(info)
         on_end(info)
 
     if todo:
+        orders = give_orders(plan, setting)
         with stop_on_signal(store, on_interrupt):
             if place.kind == "debug":
-                _run_here(todo, setting, on_record, ended)
+                _run_here(todo, orders, plan.spec, on_record, ended)
             else:
-                _run_on_local_ray(todo, setting, store, place, ended, on_tick)
+                _run_on_local_ray(todo, orders, plan.spec, place, ended, on_tick)
         store.compact()
     asked = trials if limit is None else todo
-    infos = [store.trial(config.trial_id).info() for config in asked]
+    infos = [_info(store, config) for config in asked]
     return Outcome(
-        interrupted=store.stop_requested() and bool(left_to_do(asked, store, setting)),
+        interrupted=store.stop_requested(setting.started_at) and bool(left_to_do(asked, store, setting)),
         counts=dict(Counter(info.state if info else "waiting" for info in infos)),
         unrecorded=tuple(unrecorded),
     )
@@ -168,7 +173,7 @@ def check_data(trials: Sequence[TrialConfig], setting: Setting) -> None:
 
 @contextmanager
 def stop_on_signal(store: SweepStore, on_interrupt: Callable[[], None]) -> Iterator[None]:
-    """A first Ctrl-C (or SIGTERM) asks for a stop at the next safe point, a second one stops at once."""
+    """A first Ctrl-C (or SIGTERM, or a lost terminal) asks for a stop at the next safe point, a second stops now."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -182,7 +187,9 @@ def stop_on_signal(store: SweepStore, on_interrupt: Callable[[], None]) -> Itera
         store.request_stop()
         on_interrupt()
 
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {
+        number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
     try:
         yield
     finally:
@@ -190,17 +197,18 @@ def stop_on_signal(store: SweepStore, on_interrupt: Callable[[], None]) -> Itera
             signal.signal(number, handler)
 
 
-def _run_here(todo: Sequence[TrialConfig], setting: Setting, on_record: OnRecord, on_end: OnEnd) -> None:
-    units: list[Unit] = [(config,) for config in todo]
-    here = replace(setting, gpus=_gpus(setting, _cuda_devices()))
-    for info in work_from_store(units, here, on_record):
+def _run_here(
+    todo: Sequence[TrialConfig], orders: Orders, spec: SweepSpec, on_record: OnRecord, on_end: OnEnd
+) -> None:
+    here = _with_gpus(orders, spec, _cuda_devices())
+    for info in work_by(here, [(config,) for config in todo], on_record):
         on_end(info)
 
 
 def _run_on_local_ray(
     todo: list[TrialConfig],
-    setting: Setting,
-    store: SweepStore,
+    orders: Orders,
+    spec: SweepSpec,
     place: Place,
     on_end: OnEnd,
     on_tick: Callable[[], None],
@@ -208,18 +216,28 @@ def _run_on_local_ray(
     from cluster.rays import local_ray
     from sweep.driver import run_on_ray
 
+    setting = orders.setting
+    store = SweepStore(setting.store)
     with local_ray(place.cpus, place.gpus) as has:
-        gpus = _gpus(setting, int(has.get("GPU", 0)))
-        slots = _slots(setting.cpus, gpus, has)
-        while todo and not store.stop_requested():
+        orders = _with_gpus(orders, spec, int(has.get("GPU", 0)))
+        slots = _slots(orders.setting.cpus, orders.setting.gpus, has)
+        while todo and not store.stop_requested(setting.started_at):
             units: list[Unit] = [(config,) for config in todo]
-            deaths = _in_background(partial(run_on_ray, units, setting, slots, on_end, gpus), on_tick)
-            before, todo = todo, left_to_do(todo, store, replace(setting, retry_failed=False))
-            if deaths and len(todo) == len(before):
+            before = _epochs_in_store(store, todo)
+            deaths = _in_background(partial(run_on_ray, units, orders, slots, on_end), on_tick)
+            progress = _epochs_in_store(store, todo) > before
+            todo = left_to_do(todo, store, replace(setting, retry_failed=False))
+            if deaths and not progress:
                 raise LaunchError(f"no worker process could work: {deaths[0]}")
             # What other live processes hold is theirs; what nobody could move on is told by its state.
-            if len(todo) == len(before) or all(_held(store, config) for config in todo):
+            if not progress or all(_is_held(store, config) for config in todo):
                 return
+
+
+def _with_gpus(orders: Orders, spec: SweepSpec, available: int) -> Orders:
+    """Orders with the GPUs of a trial: as the sweep file says, else one where there is any."""
+    gpus = spec.resources.gpus if spec.resources.gpus is not None else float(available > 0)
+    return replace(orders, setting=replace(orders.setting, gpus=gpus))
 
 
 def _slots(cpus: int, gpus: float, has: dict[str, float]) -> int:
@@ -239,20 +257,27 @@ def _slots(cpus: int, gpus: float, has: dict[str, float]) -> int:
     return int(fits)
 
 
-def _gpus(setting: Setting, available: int) -> float:
-    """GPUs of a trial: as the sweep file says, else one where there is any."""
-    return setting.gpus if setting.gpus >= 0 else float(available > 0)
-
-
 def _cuda_devices() -> int:
     import torch
 
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
-def _held(store: SweepStore, config: TrialConfig) -> bool:
-    info = store.trial(config.trial_id).info()
+def _info(store: SweepStore, config: TrialConfig) -> TrialInfo | None:
+    """What the store says of a trial; None too where it cannot be read, which its run then tells."""
+    try:
+        return store.trial(config.trial_id).info()
+    except UserError:
+        return None
+
+
+def _is_held(store: SweepStore, config: TrialConfig) -> bool:
+    info = _info(store, config)
     return info is not None and info.state == "running"
+
+
+def _epochs_in_store(store: SweepStore, trials: Sequence[TrialConfig]) -> int:
+    return sum(store.trial(config.trial_id).records().num_rows for config in trials)
 
 
 def _in_background(job: Callable[[], T], on_tick: Callable[[], None]) -> T:
@@ -270,7 +295,8 @@ def _in_background(job: Callable[[], T], on_tick: Callable[[], None]) -> T:
     thread.start()
     while thread.is_alive():
         thread.join(0.5)
-        on_tick()
+        with suppress(OSError, UserError, pa.ArrowInvalid):  # a view that fails must not end the trials
+            on_tick()
     if errors:
         raise errors[0]
     return results[0]

@@ -20,8 +20,8 @@ from sweep.view import STYLES
 def standing(config: TrialConfig, store: SweepStore, setting: Setting) -> tuple[str, int]:
     """What the next run does with a trial, and how many epochs that is.
 
-    One of: done, new, continues, runs elsewhere, is tried again, failed, `from the start` (it has been
-    trained, but its checkpoint is gone).
+    One of: done, failed, new, runs now, is tried again, continues, `from the start` (it has been trained,
+    but its checkpoint is gone).
     """
     folder = store.trial(config.trial_id)
     info = folder.info()
@@ -29,13 +29,11 @@ def standing(config: TrialConfig, store: SweepStore, setting: Setting) -> tuple[
         return "new", config.epochs
     if is_done(info, config, setting):
         return ("failed" if info.state == "failed" else "done"), 0
-    if info.state == "running":
-        return "runs now", config.epochs - info.epoch
-    if info.state == "failed":
-        return "is tried again", config.epochs - info.epoch
-    if info.epoch and not has_checkpoint(folder.path):
+    trained = min(folder.records().num_rows, config.epochs)
+    if trained and not has_checkpoint(folder.path):
         return "from the start", config.epochs
-    return "continues", config.epochs - info.epoch
+    what = {"running": "runs now", "failed": "is tried again"}.get(info.state, "continues")
+    return what, config.epochs - trained
 
 
 def plan_mapping(plan: Plan, root: Path, place: Place) -> dict[str, Any]:

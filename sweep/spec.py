@@ -14,6 +14,7 @@ import tomli_w
 
 from core import registry
 from core.config import ConfigError, TrialConfig, did_you_mean, field_names
+from core.records import default_mode
 from core.retention import POLICY_HELP, is_policy
 from sweep.space import SpaceError, check_axis
 from sweep.tables import Reader, SpecError
@@ -158,7 +159,7 @@ def parse_spec(source: Mapping[str, Any], path: Path | None = None) -> SweepSpec
         raise reader.error("name", f"{name!r} is no folder's name")
     imports = _imports(reader, source, path)
     metric = reader.choice(source, "metric", "valid_accuracy", METRICS)
-    mode = reader.choice(source, "mode", "min" if metric.endswith("loss") else "max", MODES)
+    mode = reader.choice(source, "mode", default_mode(metric), MODES)
     base = reader.table(source, "base")
     seeds = _seeds(reader, source, base)
     if "parts" in source:
@@ -169,6 +170,12 @@ def parse_spec(source: Mapping[str, Any], path: Path | None = None) -> SweepSpec
     else:
         question = reader.text(source, "question", "")
         parts = (_part(reader, source, "", name, question, base),)
+    stopping = _stopping(reader, source)
+    if stopping and "parts" in source:
+        raise reader.error(
+            "stopping", "not with [[parts]]: trials of several questions would compete; split the file"
+        )
+    named = {"name": name, "metric": metric, "mode": mode}
     return SweepSpec(
         name=name,
         parts=parts,
@@ -180,10 +187,10 @@ def parse_spec(source: Mapping[str, Any], path: Path | None = None) -> SweepSpec
         seeds=seeds,
         search_seed=reader.integer(source, "search_seed", 0, low=0),
         imports=imports,
-        stopping=_stopping(reader, source),
+        stopping=stopping,
         keep_checkpoints=_keep(reader, source),
         resources=_resources(reader, source),
-        source={**source, "name": name, **({"imports": list(imports)} if imports else {})},
+        source={**source, **named, **({"imports": list(imports)} if imports else {})},
         path=path,
     )
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from core.config import TrialConfig
+from core.records import default_mode
 from core.store import SweepStore, TrialInfo
 from sweep.forecast import forecast, rates_of
 from sweep.plan import labels_of, read_plan, trials_of
@@ -90,7 +91,7 @@ class StatusReader:
         """The standing now."""
         source = self._store.sweep_file()
         metric = source.get("metric", "valid_accuracy")
-        mode = source.get("mode", "min" if metric.endswith("loss") else "max")
+        mode = source.get("mode", default_mode(metric))
         rows = read_plan(self._store)
         labels = labels_of(rows)
         configs = {config.trial_id: config for config in trials_of(rows)}
@@ -99,7 +100,7 @@ class StatusReader:
         newest: dict[str, tuple[int, float]] = {}
         columns = (table[name].to_pylist() for name in ("trial_id", "epoch", metric))
         for trial_id, epoch, value in zip(*columns):
-            if epoch >= newest.get(trial_id, (0, 0.0))[0]:
+            if trial_id in configs and newest.get(trial_id, (0, 0.0))[0] <= epoch <= configs[trial_id].epochs:
                 newest[trial_id] = (epoch, value)
         trials = tuple(_standing(c, infos[i], newest.get(i), labels[i]) for i, c in configs.items())
         todo = [

@@ -1,13 +1,14 @@
 """Stopping rules: Ray Tune's own, fed from the store.
 
 A decision at a rung needs only the values recorded at that rung. Each value and decision is one empty file in
-`rungs/<epoch>/`, its name all that there is to know, so that one directory listing reads a rung and a
-process that dies loses nothing. Any process can decide, with no driver alive.
+`rungs/<metric>-<mode>/<epoch>/`, its name all that there is to know, so that one directory listing reads a
+rung and a process that dies loses nothing. Any process can decide, with no driver alive.
 """
 
 import math
 import os
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from core.store import SweepStore
 from sweep.spec import Stopping
 
 CONTINUE, STOP = "continue", "stop"
+_ENTRY = re.compile(rf"(?P<trial_id>[0-9a-f]{{12}})_(?P<value>[^_]+)_(?P<decision>{CONTINUE}|{STOP})")
 
 
 @dataclass(frozen=True)
@@ -66,17 +68,23 @@ def decide(rule: Stopping, mode: str, others: Sequence[RungEntry], trial_id: str
     return STOP if decision == TrialScheduler.STOP else CONTINUE
 
 
-def read_rung(store: SweepStore, epoch: int) -> list[RungEntry]:
-    """What is recorded at a rung."""
+def rung_path(store: SweepStore, metric: str, mode: str, epoch: int) -> Path:
+    """The folder of a rung: values of one metric only, for no other may be compared with them."""
+    return store.path / "rungs" / f"{metric}-{mode}" / str(epoch)
+
+
+def read_rung(rung: Path) -> list[RungEntry]:
+    """What is recorded at a rung; files that are no entries are passed over."""
     try:
-        names = os.listdir(_rung(store, epoch))
+        names = os.listdir(rung)
     except FileNotFoundError:
         return []
-    return [_parse(name) for name in names if not name.startswith(".")]
+    found = (_ENTRY.fullmatch(name) for name in names)
+    return [RungEntry(m["trial_id"], float(m["value"]), m["decision"]) for m in found if m]
 
 
 def make_decide(
-    rule: Stopping | None, store: SweepStore, metric: str, mode: str, epochs: Callable[[str], int]
+    rule: Stopping | None, store: SweepStore, metric: str, mode: str, epochs: Mapping[str, int]
 ) -> Callable[[EpochRecord], bool]:
     """The decision that core.execute asks for after each epoch.
 
@@ -85,32 +93,23 @@ def make_decide(
         store: where the rungs are.
         metric: the column that is compared.
         mode: `max` or `min`.
-        epochs: the epoch budget of a trial, by its id.
+        epochs: the epoch budgets of the plan's trials, by id; no others compete.
     """
     if rule is None:
         return lambda record: False
 
     def decide_at(record: EpochRecord) -> bool:
-        if record.epoch not in milestones(rule, epochs(record.trial_id)):
+        if record.epoch not in milestones(rule, epochs[record.trial_id]):
             return False
-        entries = read_rung(store, record.epoch)
+        rung = rung_path(store, metric, mode, record.epoch)
+        entries = [entry for entry in read_rung(rung) if entry.trial_id in epochs]
         for entry in entries:
             if entry.trial_id == record.trial_id:
                 return entry.decision == STOP  # decided before a kill: a resumed sweep decides alike
         value = float(getattr(record, metric))
         decision = decide(rule, mode, entries, record.trial_id, value)
-        rung = _rung(store, record.epoch)
         rung.mkdir(parents=True, exist_ok=True)
         (rung / f"{record.trial_id}_{value!r}_{decision}").touch()
         return decision == STOP
 
     return decide_at
-
-
-def _rung(store: SweepStore, epoch: int) -> Path:
-    return store.path / "rungs" / str(epoch)
-
-
-def _parse(name: str) -> RungEntry:
-    trial_id, value, decision = name.split("_")
-    return RungEntry(trial_id, float(value), decision)

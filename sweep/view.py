@@ -1,6 +1,7 @@
 """How a sweep looks in a terminal: the live view of `run` and `status`, plain when piped."""
 
 import math
+import time
 from collections.abc import Iterable
 
 from rich.console import Console, Group, RenderableType
@@ -97,23 +98,28 @@ class RunView:
         self._reader = StatusReader(store)
         self._console = console
         self._live: Live | None = None
+        self._next_at = 0.0
 
     def __enter__(self) -> "RunView":
         return self
 
     def __exit__(self, *error: object) -> None:
         if self._live:
+            self._next_at = 0.0
             self.tick()
             self._live.stop()
 
     def tick(self) -> None:
         """Draw the present, where there is a terminal."""
-        if not self._console.is_terminal:
+        if not self._console.is_terminal or time.monotonic() < self._next_at:
             return
         if self._live is None:
             self._live = Live(console=self._console, auto_refresh=False)
             self._live.start()
+        start = time.monotonic()
         self._live.update(live_picture(self._reader.read()), refresh=True)
+        end = time.monotonic()
+        self._next_at = end + max(1.0, 10 * (end - start))  # a large store is not read all the time
 
     def record(self, record: EpochRecord) -> None:
         """Tell of one epoch."""

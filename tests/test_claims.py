@@ -1,10 +1,15 @@
 """Verdicts and answers on stores that were made to have them."""
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from analysis.claims import Verdict, answer, test_claims
+from analysis.comparisons import Outcome, compare_with_best
 from analysis.frames import load, load_trials, parts
+from analysis.tables import ablation_table, ablation_text
+from core import records, registry
 from core.store import SweepStore
 from tests.synthetic import SyntheticPart, learning_rates, patch_sizes, write_sweep
 
@@ -211,3 +216,94 @@ def test_trial_figures_are_those_of_the_records(tmp_path):
     assert row["train_seconds"] == epochs.loc[epochs["epoch"] > 1, "train_seconds"].median()
     assert row["parameters"] == 3_709_194
     assert row["device_seconds"] == 5 + 12 * 12
+
+
+def two_lengths(path, epochs=5, long_states=("completed",) * 3):
+    """Parts of few and of 20 epochs that share the trials with lr 1e-3, which the longer one trains on."""
+    short = SyntheticPart(
+        name="short",
+        base={"epochs": epochs},
+        space={"lr": [1e-3, 1e-2]},
+        final={1e-3: 0.5, 1e-2: 0.5},
+        claims=[{"text": "1e-3", "compare": "lr", "better": 1e-3, "than": "rest"}],
+    )
+    long = SyntheticPart(
+        name="long",
+        base={"epochs": 20, "lr": 1e-3},
+        space={"activation": ["relu", "tanh"]},
+        final={"relu": 0.8, "tanh": 0.8},
+        states={"relu": long_states},
+    )
+    return write_sweep(path / "two", [short, long])
+
+
+def test_a_trial_that_another_part_trains_on_is_compared_at_its_own_parts_end(tmp_path):
+    store = two_lengths(tmp_path)
+    frame, trials = load(store), load_trials(store)
+    short, _ = parts(store)
+    shared = trials[(trials["part"] == "short") & (trials["lr"] == 1e-3)]
+    assert shared["trial_id"].isin(trials.loc[trials["part"] == "long", "trial_id"]).all()
+    assert frame.groupby("part")["epoch"].max().to_dict() == {"short": 5, "long": 20}
+    at_5 = frame[(frame["part"] == "long") & (frame["epoch"] == 5) & (frame["activation"] == "relu")]
+    assert sorted(shared["final_valid_accuracy"]) == sorted(at_5["valid_accuracy"])
+    assert shared["best_epoch"].max() <= 5
+    (verdict,) = test_claims(short, frame, trials)
+    (compared,) = verdict.comparisons
+    rest = trials[(trials["part"] == "short") & (trials["lr"] == 1e-2)]
+    apart = shared["final_valid_accuracy"].mean() - rest["final_valid_accuracy"].mean()
+    assert compared.difference is not None
+    assert compared.difference.interval.mean == pytest.approx(apart)
+
+
+def test_the_test_figure_of_a_longer_run_is_not_a_shorter_parts(tmp_path):
+    store = two_lengths(tmp_path)
+    frame, trials = load(store), load_trials(store)
+    for part, cells in zip(parts(store), (["– (trained on to 20)", "test"], ["test", "test"])):
+        text = ablation_text(part, ablation_table(part, frame, trials))
+        column = text.header.index("test accuracy")
+        shown = [row[column] for row in text.rows]
+        assert ["test" if "±" in cell else cell for cell in shown] == cells
+
+
+def test_an_extension_under_way_is_complete_for_the_shorter_part(tmp_path):
+    store = two_lengths(tmp_path, epochs=3, long_states=("interrupted", "stopped", "diverged"))
+    trials, frame = load_trials(store), load(store)
+    shared = trials[(trials["lr"] == 1e-3) & (trials["activation"] == "relu")].sort_values("replica")
+    states = {part: rows["state"].tolist() for part, rows in shared.groupby("part")}
+    assert states["short"] == ["completed", "completed", "diverged"]
+    assert states["long"] == ["interrupted", "stopped", "diverged"]
+    by_part = frame.drop_duplicates(["part", "trial_id"]).set_index(["part", "trial_id"])["state"]
+    for row in shared.to_dict("records"):
+        assert by_part[row["part"], row["trial_id"]] == row["state"]
+
+
+def test_a_completed_trial_whose_part_was_given_more_epochs_waits(tmp_path):
+    store = activations(tmp_path, epochs=5)
+    plan = store.plan().to_pandas().assign(epochs=9)
+    records.write_table(pa.Table.from_pandas(plan, preserve_index=False), store.path / "plan.parquet")
+    assert set(load_trials(store)["state"]) == set(load(store)["state"]) == {"waiting"}
+
+
+def test_no_value_is_called_worse_more_often_than_alpha_where_all_are_alike():
+    rng = np.random.default_rng(0)
+    names, said = dict(enumerate("abcde")), 0
+    for _ in range(1000):
+        drawn = rng.normal(size=(5, 3))  # five values, three seeds, no difference
+        points = {
+            point: {(): {r: Outcome("completed", 1, {1: float(x)}) for r, x in enumerate(row)}}
+            for point, row in enumerate(drawn)
+        }
+        best = int(drawn.mean(axis=1).argmax())
+        said += any(c.outcome == 1 for c in compare_with_best(best, points, names, "max").values())
+    assert 0 < said <= 65
+
+
+def test_a_users_builder_that_raises_costs_the_parameter_count_alone(tmp_path, monkeypatch):
+    def broken(config, classes):
+        raise RuntimeError("no such layer")
+
+    monkeypatch.setitem(registry._models, "broken", broken)
+    part = SyntheticPart(name="b", base={"model": "broken"}, space={"lr": [1e-3]}, final={1e-3: 0.5})
+    trials = load_trials(write_sweep(tmp_path / "b", [part]))
+    assert trials["parameters"].isna().all()
+    assert trials["final_valid_accuracy"].notna().all()

@@ -238,7 +238,7 @@ def test_what_is_done_is_not_run_again_and_a_stop_is_only_asked_for(ran: SweepSt
     assert "epoch" not in done.stdout.split("Next:")[0]
     stop = sweep("stop", "tiny", "--store", ran.path.parent)
     assert (stop.returncode, stop.stdout) == (0, "tiny: asked 0 running trials to stop after their epoch.\n")
-    assert ran.stop_requested()
+    assert ran.stop_requested(since="")
 
 
 def test_overfit_and_profile_look_at_one_trial_beside_the_sweep(tmp_path: Path) -> None:

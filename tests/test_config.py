@@ -164,6 +164,15 @@ def test_a_field_without_effect_is_reset_so_that_it_makes_no_second_trial(
     assert TrialConfig(**owner, **values) == TrialConfig(**owner)
 
 
+def test_one_initialisation_under_two_names_is_one_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert TrialConfig(model="mlp", init="glorot_normal") == TrialConfig(model="mlp")
+    assert TrialConfig(model="mixer", init="glorot_normal") != TrialConfig(model="mixer")
+    assert TrialConfig(model="resnet18", init="torch") != TrialConfig(model="resnet18")
+    monkeypatch.setitem(registry._models, "own", lambda config, classes: None)
+    assert TrialConfig(model="own", init="torch") == TrialConfig(model="own")
+    assert TrialConfig(model="own", init="glorot_normal") != TrialConfig(model="own")
+
+
 def test_a_registered_model_may_use_every_field(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(registry._models, "own", lambda config, classes: None)
     config = TrialConfig(model="own", hidden=(8,), patch_size=8, dropout=0.5)

@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -256,6 +257,35 @@ def test_a_cache_folder_that_cannot_be_written_is_no_hindrance(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "file"))
     with pytest.raises(DataError, match="set SWEEP_CACHE to a folder"):
         load_images("cifar10", tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["open to others", "a link"])
+def test_a_temporary_cache_that_others_can_write_is_not_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("SWEEP_CACHE", str(tmp_path / "file" / "cache"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    folder = tmp_path / "temporary" / f"mixsweep-{os.getuid()}"
+    (tmp_path / "temporary").mkdir()
+    if kind == "a link":
+        (tmp_path / "elsewhere").mkdir(mode=0o700)
+        folder.symlink_to(tmp_path / "elsewhere")
+    else:
+        folder.mkdir()
+        folder.chmod(0o777)
+    write_shards(tmp_path / "data")
+    with pytest.raises(DataError, match="set SWEEP_CACHE"):
+        load_images("cifar10", tmp_path / "data")
+
+
+def test_files_of_like_names_are_both_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_models", {})
+    for name in ("a-b", "a_b"):
+        path = tmp_path / f"{name}.py"
+        path.write_text(f"from core.registry import register_model\nregister_model({name!r}, print)\n")
+        registry.import_file(path)
+    assert set(registry._models) == {"a-b", "a_b"}
 
 
 def test_processes_that_start_together_share_one_cache(tmp_path: Path, cache: Path) -> None:

@@ -3,9 +3,11 @@
 import itertools
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from multiprocessing.context import ForkServerContext
@@ -16,11 +18,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from core import records, registry
+from core import provenance, records, registry
 from core.checkpoint import load_checkpoint
 from core.config import TrialConfig
 from core.data import load_images
-from core.execute import run_trial, work
+from core.execute import _with_its_death, run_trial, work
 from core.failures import DEATHS_WITHOUT_PROGRESS, DataError
 from core.lease import lease_is_live
 from core.records import TRAJECTORY_COLUMNS, EpochRecord
@@ -33,9 +35,7 @@ Tiny = Callable[..., TrialConfig]
 
 def new_command(store: Path, **values: Any) -> Setting:
     """The setting of a command that is given now."""
-    started_at = records.now().isoformat()
-    time.sleep(0.002)  # what it does has a later time stamp
-    return Setting(store=store, started_at=started_at, retention=Retention("all"), **values)
+    return Setting(store=store, command_id=uuid.uuid4().hex, retention=Retention("all"), **values)
 
 
 def run(configs: list[TrialConfig], setting: Setting, **hooks: Any) -> list[TrialInfo]:
@@ -89,7 +89,10 @@ def test_work_completes_every_trial_and_yields_each_ones_end(tmp_path: Path, tin
         (attempt,) = info.attempts
         assert (attempt.number, attempt.place, attempt.job, attempt.end) == (1, "here", "7", "completed")
         assert attempt.pid == os.getpid()
-        assert setting.started_at < attempt.started_at <= attempt.ended_at
+        assert attempt.command_id == setting.command_id
+        assert attempt.started_at <= attempt.ended_at
+        assert attempt.revision == info.provenance["revision"]
+        assert info.provenance["images"] == [1437, 360]
         assert info.provenance["versions"]["torch"] == torch.__version__.partition("+")[0]
         rows = records.from_table(folder.records())
         assert [row.epoch for row in rows] == [1, 2, 3]
@@ -181,6 +184,70 @@ def test_a_checkpoint_without_its_records_is_not_trusted(tmp_path: Path, tiny: T
     assert trajectory(tmp_path, tiny()) == expected[tiny().trial_id]
 
 
+def test_a_trial_trained_again_from_the_start_keeps_its_rows_until_they_are_trained_over(
+    tmp_path: Path, tiny: Tiny
+) -> None:
+    run([tiny(epochs=3)], replace(new_command(tmp_path), retention=Retention("none")))
+    before = trajectory(tmp_path, tiny())
+    answers = iter(["", "", "interrupted", "interrupted"])
+    seen: list[int] = []
+    run(
+        [tiny(epochs=6)],
+        new_command(tmp_path),
+        pause=lambda: next(answers),
+        report=lambda record: seen.append(folder_of(tmp_path, tiny()).records().num_rows),
+    )
+    assert seen == [3, 3]
+    assert trajectory(tmp_path, tiny()) == before  # test figures included
+    assert info_of(tmp_path, tiny()).epoch == 2
+    (end,) = run([tiny(epochs=6)], new_command(tmp_path))
+    assert end.attempts[-1].from_epoch == 2
+    expected = undisturbed(tmp_path / "straight", [tiny(epochs=6)])
+    assert trajectory(tmp_path, tiny()) == expected[tiny().trial_id]
+
+
+def test_an_extended_trial_reports_at_the_epochs_that_it_has_passed(tmp_path: Path, tiny: Tiny) -> None:
+    run([tiny(epochs=3)], new_command(tmp_path))
+    asked: list[int] = []
+
+    def decide(record: EpochRecord) -> bool:
+        asked.append(record.epoch)
+        return record.epoch == 2
+
+    (end,) = run([tiny(epochs=6)], new_command(tmp_path, stopping=True), decide=decide)
+    assert asked == [1, 2]
+    assert (end.state, end.epoch) == ("stopped", 3)
+    assert folder_of(tmp_path, tiny()).records().num_rows == 3
+
+
+def test_retries_begin_anew_where_an_ended_trial_is_extended(
+    tmp_path: Path, tiny: Tiny, register: Callable[..., None]
+) -> None:
+    failing = iter([True, False, True, False])
+
+    def build(config: TrialConfig, classes: int) -> nn.Module:
+        if next(failing):
+            raise KeyError("layer")
+        return nn.Sequential(nn.Flatten(), nn.Linear(3072, classes))
+
+    register("moody", build)
+    short = tiny(model="moody", epochs=1)
+    run([short], new_command(tmp_path))
+    run([short.with_values(epochs=2)], new_command(tmp_path))
+    assert ends_of(info_of(tmp_path, short)) == ["bug", "completed", "bug", "completed"]
+
+
+@pytest.mark.parametrize(("place", "is_checkout"), [("core", True), ("site-packages/core", False)])
+def test_a_revision_is_the_packages_own_and_not_that_of_a_checkout_it_is_installed_into(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, is_checkout: bool
+) -> None:
+    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / place / "provenance.py"))
+    (tmp_path / place).mkdir(parents=True)
+    found = provenance._git("rev-parse", "--is-inside-work-tree")
+    assert found == ("true" if is_checkout else "")
+
+
 # --- Several processes, and processes that die ---------------------------------------------------------
 
 
@@ -248,6 +315,22 @@ def test_kills_at_any_time_lose_nothing_and_change_no_bit(
         assert set(ends_of(info)) <= {"killed", "completed"}
         assert ends_of(info)[-1] == info.state == "completed"
         assert [attempt.number for attempt in info.attempts] == list(range(1, len(info.attempts) + 1))
+
+
+def test_a_killed_attempt_ends_with_its_last_sign_of_life_at_its_last_record(
+    tmp_path: Path, tiny: Tiny
+) -> None:
+    (end,) = run([tiny()], new_command(tmp_path))
+    folder = folder_of(tmp_path, tiny())
+    folder.write_info(replace(
+        end, state="running", epoch=0, attempts=(replace(end.attempts[0], end="", ended_at=""),)
+    ))  # fmt: skip
+    os.utime(folder.metrics_path, (1e9, 1e9))
+    os.utime(folder.log_path, (1e9 + 60, 1e9 + 60))
+    dead = _with_its_death(folder, folder.info())
+    assert dead is not None
+    assert (dead.attempts[-1].end, dead.attempts[-1].ended_at) == ("killed", "2001-09-09T01:47:40+00:00")
+    assert dead.epoch == 3
 
 
 def kill_itself(config: TrialConfig, classes: int) -> nn.Module:
@@ -422,6 +505,65 @@ def test_a_debugger_gets_the_error_once_it_is_recorded(
     with pytest.raises(KeyError):
         run([config], new_command(tmp_path, raise_errors=True))
     assert info_of(tmp_path, config).failure == "bug"
+
+
+def test_a_debugger_is_not_called_for_what_has_an_action(
+    tmp_path: Path, tiny: Tiny, register: Callable[..., None]
+) -> None:
+    rooms = iter([MemoryError(), None])
+
+    def build(config: TrialConfig, classes: int) -> nn.Module:
+        if error := next(rooms):
+            raise error
+        return nn.Sequential(nn.Flatten(), nn.Linear(3072, classes))
+
+    register("tight", build)
+    config = tiny(model="tight")
+    run([config], new_command(tmp_path, raise_errors=True))
+    assert ends_of(info_of(tmp_path, config)) == ["oom", "completed"]
+
+
+def test_a_broken_device_is_recorded_and_ends_the_process(
+    tmp_path: Path, tiny: Tiny, register: Callable[..., None]
+) -> None:
+    def build(config: TrialConfig, classes: int) -> nn.Module:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    register("breaking", build)
+    config = tiny(model="breaking")
+    for tries in range(1, 5):
+        with pytest.raises(RuntimeError, match="illegal memory access"):
+            run([config], replace(new_command(tmp_path), command_id="one"))
+        assert ends_of(info_of(tmp_path, config)) == ["node"] * tries
+    assert run([config], replace(new_command(tmp_path), command_id="one")) == []  # its retries are used up
+
+
+def test_a_damaged_trial_json_fails_its_trial_and_no_other(tmp_path: Path, tiny: Tiny) -> None:
+    bad, good = tiny(seed=1), tiny(seed=2)
+    folder_of(tmp_path, bad).path.mkdir(parents=True)
+    (folder_of(tmp_path, bad).path / "trial.json").write_text("{")
+    ends = run([bad, good], new_command(tmp_path))
+    assert [(end.trial_id, end.state) for end in ends] == [
+        (bad.trial_id, "failed"),
+        (good.trial_id, "completed"),
+    ]
+    assert "move it away" in ends[0].attempts[-1].message
+    assert (folder_of(tmp_path, bad).path / "trial.json").read_text() == "{"
+
+
+def test_an_end_that_cannot_be_written_down_is_tried_once_a_command(
+    tmp_path: Path, tiny: Tiny, register: Callable[..., None]
+) -> None:
+    tries = itertools.count()
+
+    def build(config: TrialConfig, classes: int) -> nn.Module:
+        assert next(tries) < 5
+        shutil.rmtree(folder_of(tmp_path, config).path)  # the lease too
+        raise ConnectionResetError("the store went away")
+
+    register("vanishing", build)
+    assert [end.failure for end in run([tiny(model="vanishing")], new_command(tmp_path))] == ["bug"]
+    assert next(tries) == 1
 
 
 def test_an_interrupt_from_the_keyboard_is_recorded_and_goes_through(tmp_path: Path, tiny: Tiny) -> None:

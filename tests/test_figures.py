@@ -104,6 +104,8 @@ def test_the_best_trial_shows_its_test_accuracy(rates):
     figure = draw_best(rates, trial_id, "Best")
     assert figure.get_suptitle() == f"Best: test accuracy {100 * tested:.1f} %"
     assert [line.get_label() for line in labelled(figure.axes[0])] == ["train", "valid"]
+    cut = draw_best(rates[rates["epoch"] <= 5], trial_id, "Best")
+    assert cut.get_suptitle() == "Best: not tested at epoch 5"
     with pytest.raises(ValueError, match="no records"):
         draw_best(rates, "0" * 12)
 

@@ -1,5 +1,6 @@
 """core.lease: one writer at a time, whoever dies, sleeps or races."""
 
+import errno
 import json
 import os
 import socket
@@ -52,7 +53,7 @@ def test_of_eight_processes_that_race_for_a_lease_exactly_one_wins(
     folders = [tmp_path / str(number) for number in range(25)]
     for folder in folders:
         folder.mkdir()
-        host, born = ("elsewhere", "1") if before == "stale" else (socket.gethostname(), "no such birth")
+        host, born = ("elsewhere", "1") if before == "stale" else (lease_module._this_host(), "no such birth")
         if before != "fresh":
             held = {"token": "0" * 32, "host": host, "pid": os.getpid(), "born": born}
             (folder / "lease").write_text(json.dumps(held))
@@ -106,7 +107,7 @@ def test_a_lease_is_kept_from_others_while_its_process_lives_and_free_at_once_wh
 
 
 def test_a_process_id_used_again_is_not_mistaken_for_the_holder(tmp_path: Path) -> None:
-    held = {"token": "a", "host": socket.gethostname(), "pid": os.getpid(), "born": "long ago"}
+    held = {"token": "a", "host": lease_module._this_host(), "pid": os.getpid(), "born": "long ago"}
     (tmp_path / "lease").write_text(json.dumps(held))
     take_or_fail(tmp_path).release()
 
@@ -164,6 +165,44 @@ def test_the_marker_of_a_taker_that_died_does_not_block_for_ever(tmp_path: Path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_readers_of_a_damaged_lease_do_not_fail(tmp_path: Path) -> None:
-    (tmp_path / "lease").write_text('{"token": ')
+@pytest.mark.parametrize("content", [b"", b'{"token": ', b"\xff\xfe", b"[1]", b"{}"])
+def test_a_damaged_lease_is_held_while_it_is_fresh_and_then_taken(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "lease").write_bytes(content)
+    assert lease_is_live(tmp_path)
+    assert take_lease(tmp_path) is None
+    age(tmp_path, lease_module.STALE_SECONDS + 1)
     assert not lease_is_live(tmp_path)
+    with take_or_fail(tmp_path) as lease:
+        lease.check()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_holder_that_overslept_does_not_keep_the_new_holders_lease_fresh(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease_module, "HEARTBEAT_SECONDS", 0.05)
+    with take_or_fail(tmp_path):
+        content = (tmp_path / "lease").read_text()
+        (tmp_path / "lease").write_text(json.dumps(json.loads(content) | {"token": "another's"}))
+        age(tmp_path, 100)
+        before = (tmp_path / "lease").stat().st_mtime
+        time.sleep(0.3)
+        assert (tmp_path / "lease").stat().st_mtime == before
+
+
+def test_a_process_of_the_same_id_in_another_container_or_boot_is_not_taken_for_dead(tmp_path: Path) -> None:
+    held = {"token": "a", "host": f"{socket.gethostname()} another boot", "pid": os.getpid(), "born": "then"}
+    (tmp_path / "lease").write_text(json.dumps(held))
+    assert lease_is_live(tmp_path)
+    assert take_lease(tmp_path) is None
+
+
+def test_a_file_system_without_links_has_leases_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    with take_or_fail(tmp_path) as lease:
+        lease.check()
+        assert take_lease(tmp_path) is None
+    assert list(tmp_path.iterdir()) == []

@@ -127,7 +127,7 @@ def test_a_stopping_rule_decides_in_ray_workers_and_its_decisions_are_recorded(t
     states = [info.state for folder in store.trials() if (info := folder.info())]
     assert "stopped" in states
     assert "completed" in states
-    recorded = [path.name for path in (store.path / "rungs").glob("*/*")]
+    recorded = [path.name for path in (store.path / "rungs").glob("*/*/*")]
     stops = {name.split("_")[0] for name in recorded if name.endswith("_stop")}
     stopped = {f.trial_id for f in store.trials() if (info := f.info()) and info.state == "stopped"}
     assert stops == stopped

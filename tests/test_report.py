@@ -1,7 +1,9 @@
 """The report: whole, self-contained, honest about what is unfinished, and safe with hostile names."""
 
 import csv
+import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -177,6 +179,67 @@ def test_trials_outside_the_plan_are_counted_in_a_note(tmp_path):
     text = Page(write_report([store])).text
     assert "learning-rates: 1 trial in the folder is not in the plan" in text
     assert "abcdefabcdef" not in text
+
+
+def test_figures_of_a_renamed_part_go_and_other_files_stay(tmp_path):
+    out = tmp_path / "out"
+    for name in ("before", "after"):
+        part = SyntheticPart(name=name, space={"lr": [1e-3]}, final={1e-3: 0.5})
+        write_report([write_sweep(tmp_path / name, [part])], out)
+        (out / "before-mine.png").write_bytes(b"a user's own")
+        (out / "after-notes.csv").write_bytes(b"a user's own")
+        if name == "before":
+            listed = json.loads((out / "files.json").read_text())
+            assert set(listed) < {path.name for path in out.iterdir()}
+            listed += ["before-mine.png", "../before/sweep.toml", "../before-best.png", 3]
+            (tmp_path / "before-best.png").write_bytes(b"a user's own")
+            (out / "files.json").write_text(json.dumps(listed))
+    names = {path.name for path in out.iterdir()}
+    own = set(json.loads((out / "files.json").read_text()))
+    assert names == own | {"index.html", "files.json", "before-mine.png", "after-notes.csv"}
+    assert {"after-best.svg", "after-results.csv"} <= own
+    assert (tmp_path / "before-best.png").exists()
+    assert (tmp_path / "before" / "sweep.toml").exists()
+
+
+@pytest.mark.parametrize(("model", "noted"), [("resnet18", True), ("mixer", False)])
+def test_smaller_micro_batches_are_noted_where_batchnorm_saw_them(tmp_path, model, noted):
+    part = SyntheticPart(name="s", base={"model": model}, space={"lr": [1e-3, 1e-2]}, final={1e-3: 0.5})
+    store = write_sweep(tmp_path / "s", [part])
+    folder = next(store.trials())
+    info = folder.info()
+    again = replace(info.attempts[0], number=2, accumulate=4)
+    folder.write_info(replace(info, attempts=(replace(info.attempts[0], end="oom"), again)))
+    text = Page(write_report([store])).text
+    note = "Trained with 4 micro-batches after running out of memory: BatchNorm saw smaller batches"
+    assert (note in text) == noted
+    assert (f"Trial {folder.trial_id}." in text) == noted
+
+
+def test_trials_of_several_revisions_are_noted(tmp_path):
+    part = SyntheticPart(name="s", space={"lr": [1e-3, 1e-2]}, final={1e-3: 0.5})
+    store = write_sweep(tmp_path / "s", [part])
+    folder = next(store.trials())
+    info = folder.info()
+    attempts = [replace(info.attempts[0], number=n, revision=r) for n, r in ((1, "a" * 40), (2, "b" * 40))]
+    folder.write_info(replace(info, attempts=tuple(attempts)))
+    text = Page(write_report([store])).text
+    assert f"Trained by more than one revision of the code: trial {folder.trial_id}." in text
+    assert "a" * 40 in text
+    assert "b" * 40 in text
+
+
+def test_a_long_command_is_cut_in_its_middle_and_counted_once(tmp_path):
+    part = SyntheticPart(name="s", space={"lr": [1e-3, 1e-2]}, final={1e-3: 0.5})
+    store = write_sweep(tmp_path / "s", [part])
+    for number, folder in enumerate(store.trials()):
+        info = folder.info()
+        command = f"sweep run {'x' * 400} {number} {'y' * 400} --place local"
+        folder.write_info(replace(info, provenance={**info.provenance, "command": command}))
+    page = Page(write_report([store]))
+    (cell,) = re.findall(r"command ?(sweep run x+ … y+ --place local) ?(\d+)", page.text)
+    assert len(cell[0]) <= 210
+    assert cell[1] == "6"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """core.retention: the best few checkpoints are kept, every record and log is."""
 
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from core import records
 from core.checkpoint import has_checkpoint, save_checkpoint
 from core.config import TrialConfig
 from core.execute import work
+from core.lease import take_lease
 from core.records import EpochRecord
 from core.retention import Retention, is_policy
 from core.setting import Setting
@@ -95,8 +97,7 @@ def test_forgetting_what_is_kept_only_keeps_checkpoints_longer(tmp_path: Path, t
     best = Retention("best:1", "valid_loss", "min")
     configs = [tiny(lr=lr, epochs=2) for lr in (1e-2, 1e-5)]
     run(tmp_path, configs[:1], best)
-    for path in (tmp_path / "kept").iterdir():
-        path.unlink()
+    shutil.rmtree(tmp_path / "kept")
     run(tmp_path, configs, best)
     assert kept(tmp_path, configs) == [True, True]
 
@@ -125,3 +126,23 @@ def test_an_unknown_policy_is_refused(policy: str) -> None:
     assert not is_policy(policy)
     with pytest.raises(ValueError, match="allowed: all, none, best:N"):
         Retention(policy)
+
+
+def test_another_trials_checkpoint_is_left_alone_while_a_process_holds_it(tmp_path: Path, tiny: Tiny) -> None:
+    poor, good = tiny(lr=1e-6, epochs=2), tiny(lr=1e-2, epochs=2)
+    best = Retention("best:1", "valid_loss", "min")
+    run(tmp_path, [poor], best)
+    lease = take_lease(SweepStore(tmp_path).trial(poor.trial_id).path)
+    assert lease is not None
+    with lease:
+        run(tmp_path, [good], best)
+        assert kept(tmp_path, [poor, good]) == [True, True]
+    run(tmp_path, [tiny(lr=1e-7, epochs=2)], best)  # the next one clears up
+    assert kept(tmp_path, [poor, good]) == [False, True]
+
+
+def test_metrics_are_ranked_apart(tmp_path: Path, tiny: Tiny) -> None:
+    configs = [tiny(seed=seed, epochs=2) for seed in range(2)]
+    run(tmp_path, configs[:1], Retention("best:1", "valid_loss", "min"))
+    run(tmp_path, configs[1:], Retention("best:1", "valid_accuracy", "max"))
+    assert kept(tmp_path, configs) == [True, True]

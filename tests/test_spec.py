@@ -229,6 +229,10 @@ def test_a_base_seed_beside_a_list_of_seeds_is_refused_since_it_would_do_nothing
     assert "base.seed: 7 is not used, since `seeds` lists the seeds" in complaint(tables, tmp_path)
 
 
+def test_a_rule_over_several_questions_is_refused_since_their_trials_would_compete(tmp_path: Path) -> None:
+    assert "stopping: not with [[parts]]" in complaint({**PARTS, "stopping": {"rule": "asha"}}, tmp_path)
+
+
 def test_a_field_that_is_fixed_and_varied_at_once_is_refused(tmp_path: Path) -> None:
     tables = changed("space.patch_size", {"grid_search": [4, 8]})
     assert "space.patch_size: stands in [base] too" in complaint(tables, tmp_path)
@@ -322,10 +326,10 @@ def test_settings_reach_lists_parts_and_tables_that_the_file_lacks(tmp_path: Pat
     path.write_text(tomli_w.dumps(PARTS))
     spec = load_spec(
         path,
-        ["seeds=[3, 4]", "parts.1.base.epochs=2", "stopping.grace_epochs=2", "name=zwei",
+        ["seeds=[3, 4]", "parts.1.base.epochs=2", "keep.checkpoints='all'", "name=zwei",
          "parts.0.space.lr={grid_search=[0.5]}", "base.epochs=9", "base.epochs=8"],
     )  # fmt: skip
-    assert (spec.name, spec.seeds, spec.stopping and spec.stopping.grace_epochs) == ("zwei", (3, 4), 2)
+    assert (spec.name, spec.seeds, spec.keep_checkpoints) == ("zwei", (3, 4), "all")
     assert [part.base["epochs"] for part in spec.parts] == [8, 2]
     assert spec.parts[0].space == {"lr": {"grid_search": [0.5]}}
 

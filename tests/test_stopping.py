@@ -17,9 +17,8 @@ from core.execute import work
 from core.records import EpochRecord
 from core.setting import Setting
 from core.store import SweepStore
-from sweep import stopping
 from sweep.spec import Stopping
-from sweep.stopping import CONTINUE, STOP, RungEntry, decide, make_decide, milestones, read_rung
+from sweep.stopping import CONTINUE, STOP, RungEntry, decide, make_decide, milestones, read_rung, rung_path
 
 FACTORS = [1.5, 2.0, 2.5, 3.0, 4.0, 10.0]
 
@@ -39,6 +38,19 @@ def record(trial_id: str, epoch: int, value: float) -> EpochRecord:
     )  # fmt: skip
 
 
+class Everyone(dict[str, int]):
+    """Every trial is in the plan, with so many epochs."""
+
+    def __init__(self, epochs: int):
+        self._epochs = epochs
+
+    def __contains__(self, trial_id: object) -> bool:
+        return True
+
+    def __getitem__(self, trial_id: str) -> int:
+        return self._epochs
+
+
 def name(number: int) -> str:
     return f"{number:012x}"
 
@@ -56,7 +68,7 @@ def test_decisions_are_those_of_rays_scheduler_driven_live(
 ) -> None:
     rule = Stopping(grace_epochs=grace, reduction_factor=factor)
     store = SweepStore(tmp_path_factory.mktemp("sweep"))
-    ours = make_decide(rule, store, "valid_loss", mode, lambda trial_id: epochs)
+    ours = make_decide(rule, store, "valid_loss", mode, Everyone(epochs))
     live = ASHAScheduler(
         "epoch", "value", mode, max_t=max(epochs, grace), grace_period=grace, reduction_factor=factor
     )
@@ -139,9 +151,22 @@ def test_the_first_at_a_rung_goes_on_and_the_worst_of_many_is_stopped() -> None:
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
-def test_a_rungs_files_hold_every_value_to_the_last_bit(value: float) -> None:
-    text = f"{name(1)}_{value!r}_{CONTINUE}"
-    assert stopping._parse(text) == RungEntry(name(1), value, CONTINUE)
+def test_a_rungs_files_hold_every_value_to_the_last_bit(
+    tmp_path_factory: pytest.TempPathFactory, value: float
+) -> None:
+    rung = tmp_path_factory.mktemp("rung")
+    (rung / f"{name(1)}_{value!r}_{CONTINUE}").touch()
+    (rung / "a stray file").touch()
+    assert read_rung(rung) == [RungEntry(name(1), value, CONTINUE)]
+
+
+def test_trials_that_left_the_plan_and_values_of_another_metric_do_not_compete(tmp_path: Path) -> None:
+    rule, store = Stopping(), SweepStore(tmp_path)
+    for number in range(1, 10):
+        make_decide(rule, store, "valid_loss", "min", Everyone(9))(record(name(number), 1, 0.01))
+    assert make_decide(rule, store, "valid_loss", "min", Everyone(9))(record(name(11), 1, 0.5))
+    assert not make_decide(rule, store, "valid_loss", "min", {name(12): 9})(record(name(12), 1, 0.5))
+    assert not make_decide(rule, store, "train_loss", "min", Everyone(9))(record(name(13), 1, 0.5))
 
 
 def test_a_decision_is_recorded_and_holds_after_a_kill_whatever_came_since(tmp_path: Path) -> None:
@@ -149,13 +174,14 @@ def test_a_decision_is_recorded_and_holds_after_a_kill_whatever_came_since(tmp_p
 
     def decider() -> Callable[[EpochRecord], bool]:
         """As a process started anew has it."""
-        return make_decide(rule, SweepStore(tmp_path), "valid_accuracy", "max", lambda trial_id: 10)
+        return make_decide(rule, SweepStore(tmp_path), "valid_accuracy", "max", Everyone(10))
 
     assert not decider()(record(name(1), 1, 0.2))
     assert not decider()(record(name(2), 1, 0.9))
     assert not decider()(record(name(4), 1, 0.8))
     assert decider()(record(name(3), 1, 0.1))
-    entries = {entry.trial_id: (entry.value, entry.decision) for entry in read_rung(store, 1)}
+    rung = rung_path(store, "valid_accuracy", "max", 1)
+    entries = {entry.trial_id: (entry.value, entry.decision) for entry in read_rung(rung)}
     assert entries == {
         name(1): (0.2, CONTINUE),
         name(2): (0.9, CONTINUE),
@@ -163,22 +189,22 @@ def test_a_decision_is_recorded_and_holds_after_a_kill_whatever_came_since(tmp_p
         name(4): (0.8, CONTINUE),
     }
     # Today the first would be stopped; it was told to go on, and its resumed process hears the same.
-    assert decide(rule, "max", read_rung(store, 1), name(5), 0.2) == STOP
+    assert decide(rule, "max", read_rung(rung), name(5), 0.2) == STOP
     assert not decider()(record(name(1), 1, 0.2))
     assert decider()(record(name(3), 1, 0.1))
-    assert len(read_rung(store, 1)) == 4
+    assert len(read_rung(rung)) == 4
 
 
 def test_two_stores_whose_files_were_made_in_another_order_decide_alike(tmp_path: Path) -> None:
     values = {name(number): random.Random(number).random() for number in range(9)}
     decisions = []
     for label, order in (("one", sorted(values)), ("other", sorted(values, reverse=True))):
-        rung = tmp_path / label / "rungs" / "1"
+        rung = tmp_path / label / "rungs" / "valid_loss-min" / "1"
         rung.mkdir(parents=True)
         for trial_id in order:
             (rung / f"{trial_id}_{values[trial_id]!r}_{CONTINUE}").touch()
         (rung / ".nfs0001").touch()
-        ours = make_decide(Stopping(), SweepStore(tmp_path / label), "valid_loss", "min", lambda trial_id: 9)
+        ours = make_decide(Stopping(), SweepStore(tmp_path / label), "valid_loss", "min", Everyone(9))
         decisions.append([ours(record(f"f{number:011x}", 1, number / 20)) for number in range(20)])
     assert decisions[0] == decisions[1]
     assert set(decisions[0]) == {True, False}
@@ -191,18 +217,20 @@ def test_deleting_the_rungs_loses_decisions_and_no_result(
     configs = [tiny(lr=lr, epochs=4) for lr in (1e-3, 1e-5, 1e-7)]
     setting = Setting(store=tmp_path, stopping=True)
     store = SweepStore(tmp_path)
-    ours = make_decide(rule, store, "valid_loss", "min", lambda trial_id: 4)
+    ours = make_decide(rule, store, "valid_loss", "min", Everyone(4))
     ends = list(work([tuple(configs)], setting, ours))
     assert [end.state for end in ends] == ["completed", "stopped", "stopped"]
     before = store.records()
-    for path in (tmp_path / "rungs").glob("*/*"):
+    for path in (tmp_path / "rungs").glob("*/*/*"):
         path.unlink()
     assert list(work([tuple(configs)], setting, ours)) == []  # what has ended has ended
     assert store.records().equals(before)
     better = tiny(lr=3e-3, epochs=4)
     (end,) = work([(better,)], setting, ours)  # and who comes next is the first at its rungs
     assert end.state == "completed"
-    assert {entry.trial_id for entry in read_rung(store, 1)} == {better.trial_id}
+    assert {entry.trial_id for entry in read_rung(rung_path(store, "valid_loss", "min", 1))} == {
+        better.trial_id
+    }
 
 
 def test_a_sweep_killed_at_a_rung_and_resumed_decides_as_one_that_was_not(
@@ -213,29 +241,28 @@ def test_a_sweep_killed_at_a_rung_and_resumed_decides_as_one_that_was_not(
     states = {}
     for label, pauses in (("straight", 0), ("paused", 1)):
         store = SweepStore(tmp_path / label)
-        ours = make_decide(rule, store, "valid_loss", "min", lambda trial_id: 5)
+        ours = make_decide(rule, store, "valid_loss", "min", Everyone(5))
         setting = Setting(store=store.path, stopping=True)
         for config in configs:  # one after the other, so that the order of arrivals is the same
             for _ in range(8 * pauses + 1):
                 asked = iter(["", "interrupted", "interrupted"] if pauses else [""] * 9)
                 list(work([(config,)], setting, ours, asked.__next__))
-        states[label] = [
-            (config.trial_id, getattr(store.trial(config.trial_id).info(), "state", ""),
-             [entry for epoch in (1, 2, 4) for entry in sorted(read_rung(store, epoch), key=str)])
-            for config in configs
-        ]  # fmt: skip
+        rungs = [rung_path(store, "valid_loss", "min", epoch) for epoch in (1, 2, 4)]
+        entries = [sorted(read_rung(rung), key=str) for rung in rungs]
+        ends = [getattr(store.trial(config.trial_id).info(), "state", "") for config in configs]
+        states[label] = (ends, entries)
     assert states["paused"] == states["straight"]
-    assert {state for _, state, _ in states["straight"]} == {"completed", "stopped"}
+    assert set(states["straight"][0]) == {"completed", "stopped"}
 
 
 def test_without_a_rule_nothing_is_stopped_or_written(tmp_path: Path) -> None:
-    ours = make_decide(None, SweepStore(tmp_path), "valid_loss", "min", lambda trial_id: 9)
+    ours = make_decide(None, SweepStore(tmp_path), "valid_loss", "min", Everyone(9))
     assert not any(ours(record(name(1), epoch, 1e9)) for epoch in range(1, 9))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_between_milestones_nothing_is_decided(tmp_path: Path) -> None:
     rule = replace(Stopping(), grace_epochs=3)
-    ours = make_decide(rule, SweepStore(tmp_path), "valid_loss", "min", lambda trial_id: 9)
+    ours = make_decide(rule, SweepStore(tmp_path), "valid_loss", "min", Everyone(9))
     assert not any(ours(record(name(1), epoch, 0.1)) for epoch in (1, 2, 4, 5, 8, 9))
     assert not (tmp_path / "rungs").exists()

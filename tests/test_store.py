@@ -3,7 +3,9 @@
 import json
 import math
 import os
+import shutil
 import threading
+import time
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -15,10 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core import records
-from core.config import TrialConfig
+from core.checkpoint import save_checkpoint
+from core.config import TrialConfig, UserError
+from core.failures import LeaseLostError
 from core.lease import take_lease
 from core.records import EpochRecord
-from core.store import Attempt, SweepStore, TrialInfo, since
+from core.store import Attempt, SweepStore, TrialFolder, TrialInfo, since
 
 MOMENT = records.now()
 
@@ -197,14 +201,15 @@ def test_a_write_that_fails_leaves_the_file_before_and_nothing_beside(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_stop_is_asked_for_and_cleared(tmp_path: Path) -> None:
+def test_a_stop_is_meant_for_commands_given_before_it(tmp_path: Path) -> None:
     store = SweepStore(tmp_path)
-    assert not store.stop_requested()
+    before = records.now().isoformat()
+    assert not store.stop_requested(before)
+    time.sleep(0.002)
     store.request_stop()
-    assert store.stop_requested()
-    store.clear_stop()
-    store.clear_stop()
-    assert not store.stop_requested()
+    assert store.stop_requested(before)
+    time.sleep(0.002)
+    assert not store.stop_requested(records.now().isoformat())
 
 
 def test_trials_are_the_folders_in_order_of_their_ids(tmp_path: Path) -> None:
@@ -219,3 +224,70 @@ def test_the_present_is_kept_to_the_millisecond_that_the_store_keeps() -> None:
     moment = records.now()
     assert moment.microsecond % 1000 == 0
     assert moment.utcoffset() == timedelta(0)
+
+
+def test_compaction_hides_no_newer_record_whatever_the_files_times_say(tmp_path: Path) -> None:
+    store = SweepStore(tmp_path)
+    write_trial(store, "a", 1)
+    store.compact()
+    write_trial(store, "a", 2)
+    os.utime(store.trial("a").metrics_path, (1, 1))  # as a copy that keeps times leaves it
+    assert pairs(store) == [("a", 1), ("a", 2)]
+    store.compact()
+    write_trial(store, "b", 1)
+    os.utime(store.trial("b").metrics_path, (1, 1))
+    assert pairs(store) == [("a", 1), ("a", 2), ("b", 1)]
+
+
+def test_unchanged_trials_are_read_from_the_compacted_table_and_removed_ones_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = SweepStore(tmp_path)
+    write_trial(store, "a", 1)
+    write_trial(store, "b", 1)
+    store.compact()
+    shutil.rmtree(store.trial("b").path)
+    monkeypatch.setattr(TrialFolder, "records", None)  # nothing is left to be read anew
+    assert pairs(store) == [("a", 1)]
+
+
+def test_a_damaged_compacted_table_is_read_anew_from_the_trials(tmp_path: Path) -> None:
+    store = SweepStore(tmp_path)
+    write_trial(store, "a", 2)
+    (tmp_path / "metrics.parquet").write_bytes(b"PAR1 and no more")
+    assert pairs(store) == [("a", 1), ("a", 2)]
+    store.compact()
+    assert records.read_records(tmp_path / "metrics.parquet").num_rows == 2
+
+
+def test_a_fence_that_raises_keeps_a_write_from_being_seen(tmp_path: Path) -> None:
+    folder = SweepStore(tmp_path).trial("a")
+    write_trial(SweepStore(tmp_path), "a", 1)
+    folder.write_info(info("running", ""))
+    before = {path.name: path.read_bytes() for path in folder.path.iterdir()}
+
+    def lost() -> None:
+        raise LeaseLostError("taken over")
+
+    for write in (
+        lambda: folder.write_records([], lost),
+        lambda: folder.write_info(info("completed", "completed"), lost),
+        lambda: save_checkpoint(folder.path, {"epoch": 1}, lost),
+    ):
+        with pytest.raises(LeaseLostError):
+            write()
+    assert {path.name: path.read_bytes() for path in folder.path.iterdir()} == before
+
+
+def test_a_trial_json_of_a_newer_version_is_read_and_a_damaged_one_says_what_to_do(tmp_path: Path) -> None:
+    folder = SweepStore(tmp_path).trial("a")
+    folder.path.mkdir(parents=True)
+    folder.write_info(info("completed", "completed"))
+    path = folder.path / "trial.json"
+    values = json.loads(path.read_text())
+    values["mood"] = values["attempts"][0]["weather"] = "fine"
+    path.write_text(json.dumps(values))
+    assert getattr(folder.info(), "state", "") == "completed"
+    path.write_text("{")
+    with pytest.raises(UserError, match=r"damaged .* move it away, the trial's records stay"):
+        folder.info()

@@ -1,16 +1,20 @@
 """core.trainer: the same bits after any resume, means over samples, and losses that stay what they were."""
 
 import math
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 from torch.nn import functional
 
+from core import registry
 from core.augment import prepare
 from core.checkpoint import load_checkpoint, save_checkpoint
 from core.config import ConfigError, TrialConfig
@@ -121,6 +125,26 @@ def test_trials_in_one_process_neither_see_each_other_nor_their_order(tiny: Tiny
     both = zip(Trial(one, digits, CPU).train(), Trial(other, digits, CPU).train())
     first, second = (trajectory(list(rows)) for rows in zip(*both))
     assert (first, second) == alone
+
+
+def test_a_registered_model_may_draw_from_pythons_and_numpys_random_numbers(
+    tiny: Tiny, digits: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Noisy(nn.Module):
+        def __init__(self, classes: int) -> None:
+            super().__init__()
+            self.linear = nn.Linear(3072, classes)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            noise = random.random() + np.random.random() if self.training else 0.0
+            return self.linear(x.flatten(1) + noise)
+
+    monkeypatch.setitem(registry._models, "noisy", lambda config, classes: Noisy(classes))
+    config = tiny(model="noisy", epochs=2)
+    first = trajectory(run(config, digits))
+    random.seed(1)
+    np.random.seed(1)
+    assert trajectory(run(config, digits)) == first
 
 
 def test_seeds_and_augmentation_make_a_difference(tiny: Tiny, digits: Images) -> None:
