@@ -100,6 +100,7 @@ def test_a_failing_trial_does_not_end_the_sweep(tmp_path: Path) -> None:
     )
     file = write_sweep(tmp_path, epochs=1)
     text = file.read_text().replace('activation = { grid_search = ["relu", "tanh", "sigmoid"] }', "")
+    text = text.replace('model = "mlp"\n', "")
     file.write_text(f'imports = ["breaks.py"]\n{text}model = {{ grid_search = ["mlp", "breaks"] }}\n')
     done = finish(sweep_command(file, tmp_path / "runs", "local"))
     assert done.returncode == 1, done.stdout

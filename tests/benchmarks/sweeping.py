@@ -148,14 +148,15 @@ def _started(trials: int, cpus: int, folder: Path) -> dict[str, Any]:
     from sweep.driver import run_on_ray
     from sweep.launch import make_setting
     from sweep.plan import make_plan, save_plan
+    from sweep.worker import give_orders
 
     plan = make_plan(_spec(trials))
     store = SweepStore(folder / plan.spec.name)
     with local_ray(cpus, 0):
         begin = time.perf_counter()
-        setting = make_setting(plan.spec, store, Place(name="local", kind="local"), None)
+        orders = give_orders(plan, make_setting(plan.spec, store, Place(name="local", kind="local"), None))
         save_plan(plan, store)
-        run_on_ray([(config,) for config in plan.trials], setting, cpus, lambda info: None, 0.0)
+        run_on_ray([(config,) for config in plan.trials], orders, cpus, lambda info: None)
         store.compact()
         seconds = time.perf_counter() - begin
     return {"seconds": seconds, **_losses(store)}
