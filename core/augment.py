@@ -7,7 +7,7 @@ Shapes: B batch, C channels, H height, W width, S side of an image.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -19,6 +19,7 @@ PADDING = 4  # flip_crop, pixels
 SCALE = (0.8, 1.0)  # flip_resized_crop: area of the crop, as a fraction of the image's
 RATIO = (0.9, 1.1)  # flip_resized_crop: width over height of the crop
 _TRIES = 10
+_BATCHES_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -35,68 +36,94 @@ class Boxes:
     flip: Tensor
 
 
+@dataclass(frozen=True)
+class Crops:
+    """For each image its two matrices in the table of crops, along the rows and the columns: int64 [B]."""
+
+    rows: Tensor
+    columns: Tensor
+
+
+def draw_crops(
+    kind: str, batches: int, count: int, generator: torch.Generator, device: torch.device
+) -> Iterator[Crops | None]:
+    """Crops for so many batches of `count` images, on the device; None for kind `none`.
+
+    All are drawn on the CPU, so that they are the same everywhere, and for several batches at once: a draw and
+    a copy for each would cost a small model a tenth of its time.
+
+    Raises:
+        ValueError: the kind is unknown.
+    """
+    if kind == "none":
+        yield from [None] * batches
+        return
+    for first in range(0, batches, _BATCHES_AT_ONCE):
+        boxes = sample(kind, min(_BATCHES_AT_ONCE, batches - first), count, generator)
+        crops = to_crops(boxes, device)
+        yield from map(Crops, crops.rows.split(count), crops.columns.split(count))
+
+
 def prepare(
-    images_BCHW: Tensor,
-    mean: Sequence[float],
-    std: Sequence[float],
-    kind: str,
-    generator: torch.Generator | None,
+    images_BCHW: Tensor, mean: Sequence[float], std: Sequence[float], crops: Crops | None = None
 ) -> Tensor:
-    """Augment and normalise uint8 images [B, 3, 32, 32] into float32 of the same shape.
+    """Augment (where there are crops) and normalise uint8 images [B, 3, 32, 32] into float32 of that shape.
 
     Args:
         mean, std: of the pixels of each channel, as fractions of 255.
-        kind: `none`, `flip_crop` or `flip_resized_crop`.
-        generator: on the CPU, whatever the images' device, so that the same boxes are drawn everywhere.
-            None for kind `none`.
-
-    Raises:
-        ValueError: the kind is unknown, or it needs a generator and there is none.
     """
     scale_C11, shift_C11 = _normalisation(tuple(mean), tuple(std), images_BCHW.device)
-    if kind == "none":
+    if crops is None:
         return images_BCHW.mul(scale_C11).add_(shift_C11)
-    if generator is None:
-        raise ValueError(f"augment = {kind!r} needs a random generator")
-    x_BCHW = apply(images_BCHW, sample(kind, len(images_BCHW), generator))
-    return x_BCHW.mul_(scale_C11).add_(shift_C11)
+    return apply(images_BCHW, crops).mul_(scale_C11).add_(shift_C11)
 
 
-def sample(kind: str, count: int, generator: torch.Generator) -> Boxes:
-    """Draw the boxes of `count` images, on the CPU.
+def sample(kind: str, batches: int, count: int, generator: torch.Generator) -> Boxes:
+    """Draw the boxes of `batches` batches of `count` images, one after the other, on the CPU.
+
+    They are those that as many draws of one batch would give.
 
     Raises:
         ValueError: the kind is unknown.
     """
     if kind == "flip_crop":
-        uniform_3B = torch.rand(3, count, generator=generator, dtype=torch.float64)
+        uniform_3B = _uniform(3, batches, count, generator)
         top, left = (uniform_3B[:2] * (2 * PADDING + 1)).long() - PADDING
         side = torch.full_like(top, SIDE)
         return Boxes(top, left, side, side, uniform_3B[2] < 0.5)
     if kind == "flip_resized_crop":
-        return _sample_resized(count, generator)
+        return _resized(_uniform(2 * _TRIES + 3, batches, count, generator))
     raise ValueError(f"augment = {kind!r} is not known; allowed: none, flip_crop, flip_resized_crop")
 
 
-def apply(images_BCHW: Tensor, boxes: Boxes) -> Tensor:
+def to_crops(boxes: Boxes, device: torch.device) -> Crops:
+    """The matrices of these boxes."""
+    rows = _row_of_table(boxes.top, boxes.height, 0)
+    columns = _row_of_table(boxes.left, boxes.width, boxes.flip)
+    return Crops(rows.to(device), columns.to(device))
+
+
+def apply(images_BCHW: Tensor, crops: Crops) -> Tensor:
     """Cut out the boxes, resize them bilinearly to the full side and mirror those to be mirrored.
 
     Takes uint8 or float images [B, C, 32, 32], grey levels; returns float32 of the same shape and range.
     """
     B, C, H, W = images_BCHW.shape
     table = _table(images_BCHW.device)
-    columns_B = _row_of_table(boxes.left, boxes.width, boxes.flip).to(images_BCHW.device, non_blocking=True)
-    rows_B = _row_of_table(boxes.top, boxes.height, 0).to(images_BCHW.device, non_blocking=True)
-    Wx_BWS = table.index_select(0, columns_B).mT
-    Wy_BSH = table.index_select(0, rows_B)
+    Wx_BWS = table.index_select(0, crops.columns).mT
+    Wy_BSH = table.index_select(0, crops.rows)
     x_BCHS = torch.bmm(images_BCHW.float().reshape(B, C * H, W), Wx_BWS).view(B, C, H, W)
     return torch.matmul(Wy_BSH[:, None], x_BCHS)
 
 
-def _sample_resized(count: int, generator: torch.Generator) -> Boxes:
+def _uniform(draws: int, batches: int, count: int, generator: torch.Generator) -> Tensor:
+    """Numbers in [0, 1), float64 [draws, batches · count]: a fixed number of draws an image."""
+    uniform = torch.rand(batches, draws, count, generator=generator, dtype=torch.float64)
+    return uniform.transpose(0, 1).reshape(draws, batches * count)
+
+
+def _resized(uniform: Tensor) -> Boxes:
     """As torchvision's RandomResizedCrop.get_params: up to ten tries, else the whole (square) image."""
-    # A fixed number of draws an image, so that a box depends on its place in the stream alone.
-    uniform = torch.rand(2 * _TRIES + 3, count, generator=generator, dtype=torch.float64)
     area_TB = SIDE**2 * (SCALE[0] + (SCALE[1] - SCALE[0]) * uniform[:_TRIES])
     low, high = (math.log(r) for r in RATIO)
     ratio_TB = torch.exp(low + (high - low) * uniform[_TRIES : 2 * _TRIES])

@@ -8,7 +8,7 @@ from scipy import stats
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as reference
 
-from core.augment import Boxes, apply, prepare, sample
+from core.augment import Boxes, Crops, apply, draw_crops, prepare, sample, to_crops
 
 MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
 KINDS = ("none", "flip_crop", "flip_resized_crop")
@@ -22,6 +22,10 @@ def generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def crops(kind: str, count: int, seed: int) -> Crops | None:
+    return next(draw_crops(kind, 1, count, generator(seed), torch.device("cpu")))
+
+
 def each_box() -> list[tuple[int, int, int, int]]:
     """Every size along each axis, at both ends of where it may begin."""
     sizes = range(27, 33)
@@ -33,16 +37,17 @@ def each_box() -> list[tuple[int, int, int, int]]:
     ]
 
 
-def boxes_of(rows: list[tuple[int, int, int, int]], flip: bool) -> Boxes:
+def crops_of(rows: list[tuple[int, int, int, int]], flip: bool) -> Crops:
     top, left, height, width = torch.tensor(rows).T
-    return Boxes(top, left, height, width, torch.full((len(rows),), flip))
+    boxes = Boxes(top, left, height, width, torch.full((len(rows),), flip))
+    return to_crops(boxes, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("flip", [False, True])
 def test_a_resized_crop_equals_torchvisions_for_every_size_of_box(flip: bool) -> None:
     rows = each_box()
     images = random_images(len(rows))
-    ours = apply(images, boxes_of(rows, flip))
+    ours = apply(images, crops_of(rows, flip))
     for image, box, made in zip(images.float(), rows, ours):
         expected = reference.resized_crop(image, *box, size=[32, 32], antialias=True)
         expected = reference.horizontal_flip(expected) if flip else expected
@@ -52,7 +57,7 @@ def test_a_resized_crop_equals_torchvisions_for_every_size_of_box(flip: bool) ->
 def test_a_resized_crop_is_within_rounding_of_pils() -> None:
     rows = each_box()
     images = random_images(len(rows))
-    ours = apply(images, boxes_of(rows, flip=False))
+    ours = apply(images, crops_of(rows, flip=False))
     for image, (top, left, height, width), made in zip(images, rows, ours):
         picture = Image.fromarray(image.permute(1, 2, 0).numpy())
         crop = picture.crop((left, top, left + width, top + height))
@@ -64,7 +69,7 @@ def test_a_padded_crop_equals_torchvisions_for_every_position() -> None:
     rows = [(top, left, 32, 32) for top in range(-4, 5) for left in range(-4, 5)]
     images = random_images(len(rows))
     for flip in (False, True):
-        ours = apply(images, boxes_of(rows, flip))
+        ours = apply(images, crops_of(rows, flip))
         for image, (top, left, _, _), made in zip(images, rows, ours):
             expected = reference.crop(reference.pad(image, [4, 4, 4, 4]), top + 4, left + 4, 32, 32)
             expected = reference.horizontal_flip(expected) if flip else expected
@@ -73,7 +78,7 @@ def test_a_padded_crop_equals_torchvisions_for_every_position() -> None:
 
 def test_resized_boxes_are_distributed_as_torchvisions() -> None:
     count = 20_000
-    ours = sample("flip_resized_crop", count, generator(1))
+    ours = sample("flip_resized_crop", 1, count, generator(1))
     torch.manual_seed(2)
     image = torch.zeros(3, 32, 32)
     theirs = torch.tensor([RandomResizedCrop.get_params(image, [0.8, 1], [0.9, 1.1]) for _ in range(count)])
@@ -96,7 +101,7 @@ def test_resized_boxes_are_distributed_as_torchvisions() -> None:
 
 
 def test_padded_boxes_are_uniform_over_all_81_positions() -> None:
-    boxes = sample("flip_crop", 81 * 200, generator(1))
+    boxes = sample("flip_crop", 1, 81 * 200, generator(1))
     counts = ((boxes.top + 4) * 9 + boxes.left + 4).bincount(minlength=81)
     assert len(counts) == 81
     assert stats.chisquare(counts.numpy()).pvalue > 0.01
@@ -104,7 +109,7 @@ def test_padded_boxes_are_uniform_over_all_81_positions() -> None:
 
 @pytest.mark.parametrize("kind", KINDS[1:])
 def test_half_of_the_images_are_flipped_whatever_their_box(kind: str) -> None:
-    boxes = sample(kind, 20_000, generator(3))
+    boxes = sample(kind, 1, 20_000, generator(3))
     assert stats.binomtest(int(boxes.flip.sum()), 20_000).pvalue > 0.01
     left_half = boxes.flip[boxes.left <= 0]
     assert stats.binomtest(int(left_half.sum()), len(left_half)).pvalue > 0.01
@@ -114,34 +119,37 @@ def test_half_of_the_images_are_flipped_whatever_their_box(kind: str) -> None:
 def test_the_generator_alone_decides_the_augmentation(kind: str) -> None:
     images = random_images(64)
     torch.manual_seed(0)
-    first = prepare(images, MEAN, STD, kind, generator(7))
+    first = prepare(images, MEAN, STD, crops(kind, 64, 7))
     torch.manual_seed(1)
-    assert torch.equal(first, prepare(images, MEAN, STD, kind, generator(7)))
-    assert not torch.equal(first, prepare(images, MEAN, STD, kind, generator(8)))
+    assert torch.equal(first, prepare(images, MEAN, STD, crops(kind, 64, 7)))
+    assert not torch.equal(first, prepare(images, MEAN, STD, crops(kind, 64, 8)))
 
 
-def test_a_generator_moves_on_from_batch_to_batch() -> None:
-    images, stream = random_images(8).repeat(8, 1, 1, 1), generator(7)
-    batches = [prepare(images, MEAN, STD, "flip_resized_crop", stream) for _ in range(2)]
-    assert not torch.equal(*batches)
-    assert len({tuple(image.flatten()[:100].tolist()) for image in batches[0][::8]}) > 1
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_batches_drawn_at_once_are_those_drawn_one_by_one(kind: str) -> None:
+    stream = generator(7)
+    one_by_one = [sample(kind, 1, 48, stream) for _ in range(5)]
+    at_once = sample(kind, 5, 48, generator(7))
+    for name in vars(at_once):
+        assert torch.equal(getattr(at_once, name), torch.cat([getattr(batch, name) for batch in one_by_one]))
+    assert not torch.equal(one_by_one[0].top, one_by_one[1].top)
 
 
 @pytest.mark.parametrize("level", [0, 77, 255])
 def test_a_constant_image_stays_constant_under_resized_crops(level: int) -> None:
     images = torch.full((256, 3, 32, 32), level, dtype=torch.uint8)
-    made = prepare(images, MEAN, STD, "flip_resized_crop", generator(5))
-    expected = prepare(images, MEAN, STD, "none", None)
+    made = prepare(images, MEAN, STD, crops("flip_resized_crop", 256, 5))
+    expected = prepare(images, MEAN, STD)
     torch.testing.assert_close(made, expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_prepared_images_are_normalised_float32(kind: str) -> None:
     images = random_images(16)
-    made = prepare(images, MEAN, STD, kind, generator(9))
+    drawn = crops(kind, 16, 9)
+    made = prepare(images, MEAN, STD, drawn)
     assert (made.dtype, made.shape) == (torch.float32, images.shape)
-    boxes = None if kind == "none" else sample(kind, 16, generator(9))
-    levels = images.float() if boxes is None else apply(images, boxes)
+    levels = images.float() if drawn is None else apply(images, drawn)
     torch.testing.assert_close(made, reference.normalize(levels / 255, list(MEAN), list(STD)))
 
 
@@ -149,15 +157,13 @@ def test_images_are_left_as_they_were() -> None:
     images = random_images(16)
     before = images.clone()
     for kind in KINDS:
-        prepare(images, MEAN, STD, kind, generator(9))
+        prepare(images, MEAN, STD, crops(kind, 16, 9))
     assert torch.equal(images, before)
 
 
-def test_an_augmentation_without_a_generator_or_of_unknown_kind_is_refused() -> None:
-    with pytest.raises(ValueError, match="needs a random generator"):
-        prepare(random_images(2), MEAN, STD, "flip_crop", None)
+def test_an_augmentation_of_unknown_kind_is_refused() -> None:
     with pytest.raises(ValueError, match="'flip' is not known"):
-        prepare(random_images(2), MEAN, STD, "flip", generator(0))
+        crops("flip", 2, 0)
 
 
 @pytest.mark.gpu
@@ -166,10 +172,11 @@ def test_an_augmentation_without_a_generator_or_of_unknown_kind_is_refused() -> 
 def test_a_gpu_sees_the_same_augmentation_and_the_host_never_waits(kind: str) -> None:
     images = random_images(64)
     on_gpu = images.cuda()
-    prepare(on_gpu, MEAN, STD, kind, generator(7))  # the tables are moved once
+    (drawn,) = draw_crops(kind, 1, 64, generator(7), on_gpu.device)
+    prepare(on_gpu, MEAN, STD, drawn)  # the tables are moved once
     torch.cuda.set_sync_debug_mode("error")
     try:
-        made = prepare(on_gpu, MEAN, STD, kind, generator(7))
+        made = prepare(on_gpu, MEAN, STD, drawn)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    torch.testing.assert_close(made.cpu(), prepare(images, MEAN, STD, kind, generator(7)))
+    torch.testing.assert_close(made.cpu(), prepare(images, MEAN, STD, crops(kind, 64, 7)))
