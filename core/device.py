@@ -11,9 +11,14 @@ from pathlib import Path
 import torch
 
 
-def choose_device(gpus: float) -> torch.device:
-    """The visible CUDA device if the trial may use one, else the CPU."""
-    return torch.device("cuda") if gpus > 0 and torch.cuda.is_available() else torch.device("cpu")
+def choose_device(gpus: float, local_rank: int = 0) -> torch.device:
+    """The visible CUDA device if the trial may use one, else the CPU.
+
+    Where a host's ranks all see its devices, each has its own by `local_rank`.
+    """
+    if gpus <= 0 or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", local_rank % torch.cuda.device_count())
 
 
 def device_name(device: torch.device) -> str:

@@ -10,28 +10,28 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
-from datetime import UTC, datetime
-from functools import lru_cache
-from pathlib import Path
-from typing import IO
+from dataclasses import dataclass, replace
+from typing import IO, Any
 
-import pyarrow as pa
 import torch
 
-from core import checkpoint, data, records
+from core import checkpoint, records
 from core import device as devices
-from core.config import TrialConfig, UserError
+from core.config import ConfigError, TrialConfig, UserError
+from core.deaths import with_its_death
 from core.failures import (
     DEATHS_WITHOUT_PROGRESS,
     INTERRUPTIONS,
     POLICIES,
+    TIMEOUTS_WITHOUT_PROGRESS,
     DiedError,
     LeaseLostError,
     kind_of,
 )
+from core.follow import GO_ON, build_trial, follow, order_to_follow
 from core.lease import Lease, take_lease
 from core.provenance import provenance
+from core.ranks import ALONE, Team, end_of, ends_process, ranks_of_environment
 from core.records import EpochRecord
 from core.setting import Setting, Unit, is_done
 from core.store import ENDED, Attempt, SweepStore, TrialFolder, TrialInfo
@@ -43,20 +43,73 @@ Decide = Callable[[EpochRecord], bool]
 # Asked after each epoch; one of INTERRUPTIONS stops the process there, '' lets it go on.
 Pause = Callable[[], str]
 
+# Told each record once it is in the store.
+Report = Callable[[EpochRecord], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Attempt:
+    """An attempt that runs: where and by which right it writes, how it trains, and whom it asks."""
+
+    number: int
+    folder: TrialFolder
+    lease: Lease
+    log: IO[str]
+    setting: Setting
+    device: torch.device
+    team: Team
+    decide: Decide
+    pause: Pause
+    report: Report
+
+    def write_info(self, info: TrialInfo) -> None:
+        self.folder.write_info(info, self.lease.check)
+
+    def write_records(self, rows: list[EpochRecord]) -> None:
+        self.folder.write_records(rows, self.lease.check)
+
+    def save_checkpoint(self, trial: Trial) -> None:
+        checkpoint.save_checkpoint(self.folder.path, trial.state(), self.lease.check)
+
+    def say(self, line: str) -> None:
+        _say(self.log, line)
+
 
 def work(
     units: Sequence[Unit],
     setting: Setting,
     decide: Decide = lambda record: False,
     pause: Pause = lambda: "",
-    report: Callable[[EpochRecord], None] = lambda record: None,
+    report: Report = lambda record: None,
 ) -> Iterator[TrialInfo]:
     """Run what is free of these units until nothing is left for this process, and yield each trial's end.
 
     Trials that another live process holds are left to it. One failed trial never ends the work, but a broken
     device does: what raised it goes through once it is recorded, so that a new process begins. `report` is
     called after each record is in the store.
+
+    With `setting.ranks` above 1, so many processes make this call with the same units and setting, and train
+    each trial together (see core.ranks). Rank 0 alone asks, writes and yields; the others end when it does.
+
+    Raises:
+        ConfigError: RANK and WORLD_SIZE do not fit `setting.ranks`.
+        Exception: the ranks do not meet, or one of them is gone: all have to be started again.
     """
+    ranks = ranks_of_environment() if setting.ranks > 1 else ALONE
+    if ranks.world != setting.ranks:
+        raise ConfigError(
+            f"ranks = {setting.ranks}, but WORLD_SIZE = {ranks.world}: the place starts them all"
+        )
+    with Team(ranks, setting.rank_timeout_seconds) as team:
+        if ranks.leads:
+            yield from _lead(units, setting, decide, pause, report, team)
+        else:
+            follow({config.trial_id: config for unit in units for config in unit}, setting, team)
+
+
+def _lead(
+    units: Sequence[Unit], setting: Setting, decide: Decide, pause: Pause, report: Report, team: Team
+) -> Iterator[TrialInfo]:
     store = SweepStore(setting.store)
     pending = [config for unit in units for config in unit]
     progress = True
@@ -70,7 +123,7 @@ def work(
             with suppress(OSError, UserError):  # run_trial meets it again, and says so
                 if is_done(folder.info(), config, setting):
                     continue
-            info = run_trial(config, folder, setting, decide, pause, report)
+            info = run_trial(config, folder, setting, decide, pause, report, team)
             if info is None:
                 again.append(config)
                 continue
@@ -96,7 +149,8 @@ def run_trial(
     setting: Setting,
     decide: Decide,
     pause: Pause,
-    report: Callable[[EpochRecord], None],
+    report: Report,
+    team: Team | None = None,
 ) -> TrialInfo | None:
     """Take one trial on from where its folder says it stands, to its end or to where it has to stop.
 
@@ -104,8 +158,10 @@ def run_trial(
         how it stands then, or None where another live process holds the trial.
 
     Raises:
-        Exception: what broke this process's device; with `setting.raise_errors` also a bug. It is recorded.
+        Exception: what broke this process's device, or that another rank is gone; with `setting.raise_errors`
+            also a bug. It is recorded.
     """
+    team = team or Team()
     try:
         lease = take_lease(folder.path)
     except OSError as error:  # a full disk or a lost mount: nothing can be written down, so it is only told
@@ -119,53 +175,51 @@ def run_trial(
             return _ended(_begin(config, None, setting), "disk", _one_line(error))
         if is_done(info, config, setting):
             return info
-        info = _begin(config, _with_its_death(folder, info), setting)
+        info = _begin(config, with_its_death(folder, info), setting)
+        device = devices.choose_device(setting.gpus, team.ranks.local_rank)
         try:
             folder.write_info(info, lease.check)
             with open(folder.log_path, "a", encoding="utf-8", buffering=1) as log:
-                if _deaths_without_progress(info) >= DEATHS_WITHOUT_PROGRESS:
+                if _ends_without_progress(info, "killed") >= DEATHS_WITHOUT_PROGRESS:
                     raise DiedError(f"killed {DEATHS_WITHOUT_PROGRESS} times at epoch {info.epoch}")
-                return _attempt(info, folder, lease, setting, decide, pause, report, log)
+                if _ends_without_progress(info, "timeout") >= TIMEOUTS_WITHOUT_PROGRESS:
+                    raise DiedError(f"epoch {info.epoch + 1} does not fit into the job's time limit")
+                attempt = _Attempt(
+                    number=len(info.attempts),
+                    folder=folder,
+                    lease=lease,
+                    log=log,
+                    setting=setting,
+                    device=device,
+                    team=team,
+                    decide=decide,
+                    pause=pause,
+                    report=report,
+                )
+                team.tell(order_to_follow(info.trial_id, info.attempts[-1].accumulate))
+                with team.attempt(device):
+                    return _run(attempt, info)
         except LeaseLostError:
             return None
         except BaseException as error:
-            kind = "interrupted" if isinstance(error, KeyboardInterrupt) else kind_of(error)
+            kind = end_of(error)
             info = _record_failure(folder, info, lease, kind, error)
-            # After an error of the device, every further call of this process would fail too.
-            if not isinstance(error, Exception) or kind == "node" or (kind == "bug" and setting.raise_errors):
+            if ends_process(error) or (kind == "bug" and setting.raise_errors):
                 raise
             return info
         finally:
-            devices.release_memory(devices.choose_device(setting.gpus))
+            devices.release_memory(device)
 
 
-def _deaths_without_progress(info: TrialInfo) -> int:
-    """How many attempts just before this one were killed at the same epoch."""
-    deaths = 0
+def _ends_without_progress(info: TrialInfo, end: str) -> int:
+    """How many attempts just before this one ended so, all of them begun at the same epoch."""
+    count = 0
     before = info.attempts[info.retries_from : -1]
     for attempt in reversed(before):
-        if attempt.end != "killed" or attempt.from_epoch != before[-1].from_epoch:
+        if attempt.end != end or attempt.from_epoch != before[-1].from_epoch:
             break
-        deaths += 1
-    return deaths
-
-
-def _with_its_death(folder: TrialFolder, info: TrialInfo | None) -> TrialInfo | None:
-    """The trial with its last attempt ended, where that was killed: when, and how far it had come."""
-    if info is None or not info.attempts or info.attempts[-1].end:
-        return info
-    attempt = info.attempts[-1]
-    times = []
-    for path in (folder.log_path, folder.metrics_path):
-        with suppress(OSError):
-            times.append(path.stat().st_mtime)
-    epoch = attempt.from_epoch
-    with suppress(OSError, pa.ArrowInvalid):
-        rows = folder.records().select(["epoch", "attempt"]).to_pylist()
-        epoch = max([epoch, *(row["epoch"] for row in rows if row["attempt"] == attempt.number)])
-    ended_at = datetime.fromtimestamp(max(times), UTC).isoformat() if times else info.updated_at
-    ended = replace(attempt, end="killed", ended_at=ended_at)
-    return replace(info, epoch=epoch, attempts=(*info.attempts[:-1], ended))
+        count += 1
+    return count
 
 
 def _begin(config: TrialConfig, info: TrialInfo | None, setting: Setting) -> TrialInfo:
@@ -178,13 +232,15 @@ def _begin(config: TrialConfig, info: TrialInfo | None, setting: Setting) -> Tri
         retries_from = len(attempts)  # what it met on the way to that end is past
     out_of_memory = sum(a.end == "oom" for a in attempts)
     accumulate = config.accumulate * 2**out_of_memory
-    while config.batch_size % accumulate:
+    while accumulate > config.accumulate and (
+        config.batch_size % accumulate or config.batch_size // accumulate < setting.ranks
+    ):
         accumulate //= 2
     device = devices.choose_device(setting.gpus)
     attempt = Attempt(
         number=len(attempts) + 1,
         place=setting.place,
-        host=socket.gethostname(),
+        host=setting.host or socket.gethostname(),
         pid=os.getpid(),
         job=setting.job,
         command_id=setting.command_id,
@@ -192,6 +248,7 @@ def _begin(config: TrialConfig, info: TrialInfo | None, setting: Setting) -> Tri
         started_at=records.now().isoformat(),
         accumulate=accumulate,
         threads=setting.cpus,
+        ranks=setting.ranks,
         device=devices.device_name(device),
     )
     return TrialInfo(
@@ -205,119 +262,87 @@ def _begin(config: TrialConfig, info: TrialInfo | None, setting: Setting) -> Tri
     )
 
 
-def _attempt(
-    info: TrialInfo,
-    folder: TrialFolder,
-    lease: Lease,
-    setting: Setting,
-    decide: Decide,
-    pause: Pause,
-    report: Callable[[EpochRecord], None],
-    log: IO[str],
-) -> TrialInfo:
-    attempt = info.attempts[-1]
-    device = devices.choose_device(setting.gpus)
-    devices.prepare_process(setting.cpus)
-    images = _images(info.config.dataset, setting.data_dir, device)
+def _run(attempt: _Attempt, info: TrialInfo) -> TrialInfo:
+    """Train a trial from where its checkpoint has it to where it ends or has to stop."""
+    setting = attempt.setting
+    trial = build_trial(info.config, info.attempts[-1].accumulate, setting, attempt.device, attempt.team)
     setting.retention.release(SweepStore(setting.store), info.trial_id)
-    trial, rows, later = _restore(info, folder, setting, images, device, log)
-    attempt = replace(attempt, from_epoch=trial.epoch)
-    counts = {"images": [len(images.train_labels), len(images.test_labels)]}
+    rows, later = _restore(attempt, trial)
+    begun = replace(info.attempts[-1], from_epoch=trial.epoch)
+    facts: dict[str, Any] = {"images": [len(trial.images.train_labels), len(trial.images.test_labels)]}
+    if setting.ranks > 1:
+        facts["batch_norm"] = setting.batch_norm
     info = replace(
         info,
         epoch=trial.epoch,
-        attempts=(*info.attempts[:-1], attempt),
-        provenance={**info.provenance, **counts},
+        attempts=(*info.attempts[:-1], begun),
+        provenance={**info.provenance, **facts},
     )
-    folder.write_info(info, lease.check)
-    _say(log, f"attempt {attempt.number} at {attempt.place} on {attempt.host} from epoch {trial.epoch}")
+    attempt.write_info(info)
+    attempt.say(f"attempt {attempt.number} at {begun.place} on {begun.host} from epoch {trial.epoch}")
 
     # An extended trial has passed rungs that its rule did not ask about before; decided ones stay as they are.
-    if any(decide(row) for row in rows):
-        state = "stopped"
-    else:
-        state = _train(trial, rows, later, attempt.number, folder, lease, setting, decide, pause, report, log)
+    state = "stopped" if any(attempt.decide(row) for row in rows) else _train(attempt, trial, rows, later)
     info = replace(info, epoch=trial.epoch)
+    attempt.team.tell(state)
     if state == "completed":
         test_loss, test_accuracy = trial.test()
         rows[-1] = replace(rows[-1], test_loss=test_loss, test_accuracy=test_accuracy)
-        _say(log, f"test loss {test_loss:.4f}, accuracy {test_accuracy:.4f}")
+        attempt.say(f"test loss {test_loss:.4f}, accuracy {test_accuracy:.4f}")
     if state in ENDED:
-        folder.write_records(rows, lease.check)
+        attempt.write_records(rows)
     info = _ended(info, state)
     # The end is written first: a process killed here leaves a checkpoint too many, never a result too few.
-    folder.write_info(info, lease.check)
-    _say(log, f"attempt {attempt.number} ended: {state}")
+    attempt.write_info(info)
+    attempt.say(f"attempt {attempt.number} ended: {state}")
     if info.ended:
         with suppress(OSError):  # a checkpoint too many is no failure
             setting.retention.apply(SweepStore(setting.store), info, rows)
     return info
 
 
-def _restore(
-    info: TrialInfo,
-    folder: TrialFolder,
-    setting: Setting,
-    images: data.Images,
-    device: torch.device,
-    log: IO[str],
-) -> tuple[Trial, list[EpochRecord], list[EpochRecord]]:
-    """The trial as its checkpoint has it, its rows up to there, and the rows of epochs to be trained again."""
-    accumulate = info.attempts[-1].accumulate
-    trial = Trial(info.config, images, device, accumulate=accumulate, compile=setting.compile)
-    stored = records.from_table(folder.records())
-    saved = checkpoint.load_checkpoint(folder.path, device)
+def _restore(attempt: _Attempt, trial: Trial) -> tuple[list[EpochRecord], list[EpochRecord]]:
+    """Put a trial where its checkpoint has it: its rows up to there, and the rows of epochs to be trained again."""
+    stored = records.from_table(attempt.folder.records())
+    saved = checkpoint.load_checkpoint(attempt.folder.path)
+    if saved is not None and sum(row.epoch <= saved["epoch"] for row in stored) != saved["epoch"]:
+        # Records are written before their checkpoint, so something else has cut this store.
+        attempt.say(f"checkpoint of epoch {saved['epoch']} without its records; training from the start")
+        saved = None
+    saved = attempt.team.share(saved)
     if saved is not None:
-        if sum(row.epoch <= saved["epoch"] for row in stored) == saved["epoch"]:
-            trial.restore(saved)
-        else:  # records are written before their checkpoint, so something else has cut this store
-            _say(log, f"checkpoint of epoch {saved['epoch']} without its records; training from the start")
+        trial.restore(saved)
     # Only the last row has test figures.
     rows = [replace(row, test_loss=None, test_accuracy=None) for row in stored if row.epoch <= trial.epoch]
-    return trial, rows, [row for row in stored if row.epoch > trial.epoch]
+    return rows, [row for row in stored if row.epoch > trial.epoch]
 
 
-def _train(
-    trial: Trial,
-    rows: list[EpochRecord],
-    later: list[EpochRecord],
-    attempt: int,
-    folder: TrialFolder,
-    lease: Lease,
-    setting: Setting,
-    decide: Decide,
-    pause: Pause,
-    report: Callable[[EpochRecord], None],
-    log: IO[str],
-) -> str:
+def _train(attempt: _Attempt, trial: Trial, rows: list[EpochRecord], later: list[EpochRecord]) -> str:
     """Train on, adding to `rows`, and return the state to which that leads.
 
     `later` are an earlier attempt's rows: they stay in the store until their epochs are trained again.
     """
     epochs = trial.config.epochs
-    cadence = _Cadence(setting.checkpoint_share)
-    for record in trial.train(attempt):
+    cadence = _Cadence(attempt.setting.checkpoint_share)
+    training = trial.train(attempt.number)
+    while trial.epoch < epochs:
+        attempt.team.tell(GO_ON)
+        record = next(training)
         rows.append(record)
-        folder.write_records(rows + [row for row in later if row.epoch > record.epoch], lease.check)
-        _say(log, _line(record, epochs))
-        report(record)
+        attempt.write_records(rows + [row for row in later if row.epoch > record.epoch])
+        attempt.say(_line(record, epochs))
+        attempt.report(record)
         if not record.is_finite:
             return "diverged"
-        if decide(record):
+        if attempt.decide(record):
             return "stopped"
-        reason = pause() if record.epoch < epochs else ""
+        reason = attempt.pause() if record.epoch < epochs else ""
         if reason or record.epoch == epochs or cadence.is_due():
             with cadence:
-                checkpoint.save_checkpoint(folder.path, trial.state(), lease.check)
+                attempt.save_checkpoint(trial)
         if reason:
             return reason
     return "completed"
-
-
-@lru_cache(maxsize=1)
-def _images(dataset: str, data_dir: Path | None, device: torch.device) -> data.Images:
-    """A data set on a device, loaded once for all trials in turn that share it."""
-    return data.load_images(dataset, data_dir).to(device)
 
 
 class _Cadence:

@@ -18,7 +18,9 @@ class Policy:
 POLICIES: dict[str, Policy] = {
     "oom": Policy(3, False, "tried again with twice the micro-batches at the same batch size"),
     "node": Policy(3, True, "tried again elsewhere"),
-    "died": Policy(0, False, "its process was killed again and again (memory?); then --retry-failed"),
+    "died": Policy(
+        0, False, "its process was killed again and again (memory? time limit?); then --retry-failed"
+    ),
     "port": Policy(3, True, "tried again on another port"),
     "rendezvous": Policy(3, True, "tried again"),
     "data": Policy(0, True, "see the data folder, then run the same command again"),
@@ -30,8 +32,10 @@ POLICIES: dict[str, Policy] = {
 # Ends of an attempt that cost no retry: the trial continues from its checkpoint.
 INTERRUPTIONS = ("interrupted", "preempted", "timeout")
 
-# A process that dies without a word at the same epoch so often is the trial's fault, and the kind `died`.
+# A process that dies without a word at the same epoch so often is the trial's fault, and the kind `died`; so is
+# an epoch that did not fit into its job's time so often.
 DEATHS_WITHOUT_PROGRESS = 5
+TIMEOUTS_WITHOUT_PROGRESS = 2
 
 
 class DataError(UserError):
@@ -39,7 +43,18 @@ class DataError(UserError):
 
 
 class DiedError(Exception):
-    """A trial whose process is killed at the same epoch each time."""
+    """A trial whose process is killed, or runs out of its job's time, in the same epoch each time."""
+
+
+class Interruption(BaseException):
+    """Raised in a process that has to leave its trial in the middle of an epoch: by a signal's handler.
+
+    `reason` is one of INTERRUPTIONS. As with KeyboardInterrupt, nothing that catches failures may hold it up.
+    """
+
+    def __init__(self, reason: str):
+        super().__init__(reason)
+        self.reason = reason
 
 
 class LeaseLostError(Exception):

@@ -12,17 +12,26 @@ from core.store import TrialInfo
 Unit = tuple[TrialConfig, ...]
 
 
+# Over the images of all ranks, as one rank alone would; or over each rank's own, which is faster and trains
+# as small batches do.
+BATCH_NORMS = ("synchronised", "local")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Setting:
     """Where and how a process trains: nothing of it is part of a trial's identity."""
 
     store: Path
     place: str = "debug"
+    host: str = ""  # as the scheduler names it; empty: as the machine calls itself
     data_dir: Path | None = None
-    job: str = ""
+    job: str = ""  # of a scheduler
     command: str = ""  # what was typed, for the records
     cpus: int = 1
     gpus: float = 0.0
+    ranks: int = 1  # processes that train a trial together, each with these cpus and gpus
+    batch_norm: str = "synchronised"  # of several ranks: one of BATCH_NORMS
+    rank_timeout_seconds: float = 600.0  # how long a rank waits for another one
     compile: bool = False
     retention: Retention = field(default_factory=Retention)
     started_at: str = ""  # when the command was given, ISO

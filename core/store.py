@@ -25,6 +25,9 @@ from core.records import EpochRecord
 STATES = ("waiting", "running", "interrupted", "lost", "completed", "stopped", "diverged", "failed")
 ENDED = ("completed", "stopped", "diverged", "failed")
 
+# A table of a few rows takes 28 KiB beside them: a sweep of many trials is put together in blocks.
+_TABLES_AT_ONCE = 100
+
 _SOURCES = b"mixsweep:sources"  # metadata of the compacted file: which states of the trials' files it holds
 
 
@@ -44,6 +47,7 @@ class Attempt:
     from_epoch: int = 0
     accumulate: int = 1
     threads: int = 1
+    ranks: int = 1  # processes that trained together
     device: str = "cpu"
     end: str = ""  # a state, or a kind of failure; empty while it runs or where it was killed
     message: str = ""
@@ -226,6 +230,8 @@ class SweepStore:
             stamps[folder.trial_id] = stamp
             if known.get(folder.trial_id) != stamp:
                 changed.append(folder.records())
+                if len(changed) == _TABLES_AT_ONCE:
+                    changed = [records.concat(changed).combine_chunks()]
         unchanged = [name for name, stamp in stamps.items() if known.get(name) == stamp]
         kept = compacted.filter(pc.is_in(compacted["trial_id"], pa.array(unchanged, pa.string())))
         return records.concat([kept, *changed]), stamps

@@ -22,8 +22,14 @@ from core import provenance, records, registry
 from core.checkpoint import load_checkpoint
 from core.config import TrialConfig
 from core.data import load_images
-from core.execute import _with_its_death, run_trial, work
-from core.failures import DEATHS_WITHOUT_PROGRESS, DataError
+from core.deaths import with_its_death
+from core.execute import run_trial, work
+from core.failures import (
+    DEATHS_WITHOUT_PROGRESS,
+    TIMEOUTS_WITHOUT_PROGRESS,
+    DataError,
+    Interruption,
+)
 from core.lease import lease_is_live
 from core.records import TRAJECTORY_COLUMNS, EpochRecord
 from core.retention import Retention
@@ -327,7 +333,7 @@ def test_a_killed_attempt_ends_with_its_last_sign_of_life_at_its_last_record(
     ))  # fmt: skip
     os.utime(folder.metrics_path, (1e9, 1e9))
     os.utime(folder.log_path, (1e9 + 60, 1e9 + 60))
-    dead = _with_its_death(folder, folder.info())
+    dead = with_its_death(folder, folder.info())
     assert dead is not None
     assert (dead.attempts[-1].end, dead.attempts[-1].ended_at) == ("killed", "2001-09-09T01:47:40+00:00")
     assert dead.epoch == 3
@@ -668,3 +674,39 @@ def test_a_disk_that_turns_read_only_in_the_middle_ends_the_trial_and_not_the_wo
     (store / "trials" / configs[0].trial_id / "lease").unlink()  # or wait until it is stale
     run(configs, new_command(store))
     assert {config.trial_id: trajectory(store, config) for config in configs} == expected
+
+
+def test_an_interruption_in_the_middle_of_an_epoch_ends_the_attempt_and_costs_no_retry(
+    tmp_path: Path, tiny: Tiny
+) -> None:
+    config, undisturbed = tiny(), tmp_path / "undisturbed"
+    run([config], new_command(undisturbed))
+
+    def leave(record: EpochRecord) -> None:
+        raise Interruption("preempted")
+
+    for _ in range(4):
+        with pytest.raises(Interruption):
+            run([config], new_command(tmp_path), report=leave)
+        assert info_of(tmp_path, config).state == "interrupted"
+    (info,) = run([config], new_command(tmp_path))
+    assert ends_of(info) == ["preempted"] * 4 + ["completed"]
+    assert trajectory(tmp_path, config) == trajectory(undisturbed, config)
+
+
+def test_an_epoch_that_never_fits_into_its_jobs_time_fails_the_trial_and_holds_up_no_other(
+    tmp_path: Path, tiny: Tiny
+) -> None:
+    long, short = tiny(lr=0.5), tiny()
+
+    def leave(record: EpochRecord) -> None:
+        if record.trial_id == long.trial_id:
+            raise Interruption("timeout")
+
+    for _ in range(TIMEOUTS_WITHOUT_PROGRESS):
+        with pytest.raises(Interruption):
+            run([long, short], new_command(tmp_path), report=leave)
+    failed, done = run([long, short], new_command(tmp_path), report=leave)
+    assert ends_of(failed) == ["timeout"] * TIMEOUTS_WITHOUT_PROGRESS + ["died"]
+    assert "does not fit into the job's time limit" in failed.attempts[-1].message
+    assert done.state == "completed"

@@ -236,7 +236,7 @@ def test_valid_and_test_images_are_not_augmented(tiny: Tiny, digits: Images) -> 
             else (digits.train_images[indices], digits.train_labels[indices])
         )
         with torch.no_grad():
-            logits = trial.model(prepare(images, digits.mean, digits.std, "none", None))
+            logits = trial.model(prepare(images, digits.mean, digits.std))
         assert loss == pytest.approx(functional.cross_entropy(logits, labels).item(), rel=1e-5)
         assert accuracy == pytest.approx((logits.argmax(1) == labels).double().mean().item())
     assert trial.test() == trial.test()

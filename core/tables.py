@@ -1,4 +1,4 @@
-"""Typed values out of TOML tables, each complaint one line with the file and the dotted key."""
+"""Typed values out of TOML tables: sweep files and places. Each complaint is one line with the dotted key."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -8,21 +8,21 @@ from core.config import UserError, did_you_mean
 _MOST = 1e9  # of a number beside a trial's fields
 
 
-class SpecError(UserError):
-    """A sweep file that cannot be run, in one line: the file, the field, the value, what is allowed."""
-
-    def __init__(self, message: str):
-        super().__init__(" ".join(message.splitlines()))  # a quoted key may hold a line break
-
-
 class Reader:
-    """Takes typed values out of TOML tables; every complaint names the file and the dotted key."""
+    """Takes typed values out of TOML tables; every complaint names the file and the dotted key.
 
-    def __init__(self, file: str):
+    Args:
+        file: what is read, for the complaints.
+        complaint: the class of the errors that all methods raise.
+    """
+
+    def __init__(self, file: str, complaint: type[UserError]):
         self._file = file
+        self._complaint = complaint
 
-    def error(self, key: str, problem: str) -> SpecError:
-        return SpecError(f"{self._file}: {key}: {problem}" if key else f"{self._file}: {problem}")
+    def error(self, key: str, problem: str) -> UserError:
+        message = f"{self._file}: {key}: {problem}" if key else f"{self._file}: {problem}"
+        return self._complaint(message)
 
     def keys(self, table: Mapping[str, Any], known: Iterable[str], where: str) -> None:
         for key in table:
@@ -40,6 +40,12 @@ class Reader:
         if not isinstance(value, str):
             raise self.error(where + key, f"{value!r} is not a string")
         return value
+
+    def texts(self, source: Mapping[str, Any], key: str, where: str = "") -> tuple[str, ...]:
+        value = source.get(key, [])
+        if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+            raise self.error(where + key, f"{value!r} is not a list of strings")
+        return tuple(value)
 
     def choice(
         self, source: Mapping[str, Any], key: str, default: str, allowed: Iterable[str], where: str = ""
