@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install demo test test-all check bench faults lock clean
+.PHONY: install demo test check bench faults slurm lock clean
 
 install: $(STAMP)
 
@@ -20,10 +20,13 @@ demo: $(STAMP)  ## the four ablations in miniature, and their report
 	$(BIN)/sweep report demo --store runs
 
 test: $(STAMP)  ## the fast suite
-	$(BIN)/pytest -n 2 --dist loadfile -m "not faults"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not faults and not slurm"
 
 faults: $(STAMP)  ## kills, full disks and damaged files
-	$(BIN)/pytest -m faults
+	$(BIN)/pytest -m "faults and not slurm"
+
+slurm: $(STAMP)  ## all that needs a real SLURM, which the tests bring up by themselves
+	$(BIN)/pytest -n 2 --dist worksteal -m slurm
 
 check: $(STAMP)  ## formatter, linter, types, import directions, tests
 	$(BIN)/ruff format --check .

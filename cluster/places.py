@@ -1,20 +1,23 @@
 """Places: where to run, kept apart from what to run.
 
 `debug` and `local` are built in. `places.toml` of the working folder, then the user's own, may set their
-options or name more of their kind.
+options or name more places.
 """
 
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from core.config import UserError, did_you_mean
+from core.tables import Reader
 
-KINDS = ("debug", "local")
-_KEYS = {"debug": ("kind", "data", "cpus", "gpus"), "local": ("kind", "data", "cpus", "gpus")}
+KINDS = ("debug", "local", "slurm")
+BUILT_IN = ("debug", "local")
+LAUNCHES = ("array", "ray")
+_KEYS = ("kind", "data", "cpus", "gpus")
 
 
 class PlaceError(UserError):
@@ -22,14 +25,44 @@ class PlaceError(UserError):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Slurm:
+    """How jobs are asked for. An empty string leaves a directive to the cluster."""
+
+    partition: str = ""
+    account: str = ""
+    qos: str = ""
+    constraint: str = ""
+    gres: str = ""  # instead of the count of GPUs, where a cluster wants a type: `gpu:a100:1`
+    exclude: str = ""  # nodes
+    mem: str = ""  # a node's, as sbatch reads it: `16G`
+    time: int = 60  # minutes
+    gpus: int = 0  # of a trial whose sweep file does not say
+    parallelism: int = 256  # array tasks at once
+    trials_per_task: int = 1  # in turn
+    array_limit: int = 1000  # tasks of one array, where the cluster's own limit is not lower
+    warning_seconds: int = 120  # before the time limit, and before preemption where the cluster warns by it
+    setup: tuple[str, ...] = ()  # shell lines before Python starts
+    environment: Mapping[str, str] = field(default_factory=dict)
+    directives: Mapping[str, Any] = field(default_factory=dict)  # any further `#SBATCH --key=value`
+    python: str = ""  # the command that starts Python on a node; empty: this one's
+    launch: str = "array"  # trials as tasks of an array; `ray`: a Ray cluster inside one job of `nodes`
+    nodes: int = 1  # of that job
+    trials_per_node: int = 1  # of that job, at once
+
+
+@dataclass(frozen=True, kw_only=True)
 class Place:
-    """A place of one kind. `cpus` and `gpus` are what the sweep may use there in all; None: everything."""
+    """A place of one kind.
+
+    `cpus` and `gpus` are what the sweep may use of this machine in all (`debug`, `local`); None: everything.
+    """
 
     name: str
     kind: str
     data: Path | None = None
     cpus: int | None = None
     gpus: int | None = None
+    slurm: Slurm | None = None
 
 
 def places_files() -> tuple[Path, ...]:
@@ -44,7 +77,7 @@ def find_place(name: str) -> Place:
     Raises:
         PlaceError: there is none, or its table is wrong; with the file, the key and what is allowed.
     """
-    names = list(KINDS)
+    names = list(BUILT_IN)
     for path in places_files():
         if not path.is_file():
             continue
@@ -53,35 +86,44 @@ def find_place(name: str) -> Place:
         except (OSError, ValueError, RecursionError) as error:
             raise PlaceError(f"{path}: not a TOML file: {error}") from error
         if name in tables:
-            return _place(name, tables[name], path)
+            return _place(name, tables, path)
         names += list(tables)
-    if name in KINDS:
+    if name in BUILT_IN:
         return Place(name=name, kind=name)
     raise PlaceError(f"--place {name}: no such place{did_you_mean(name, names)}")
 
 
-def _place(name: str, table: Any, path: Path) -> Place:
-    def wrong(key: str, problem: str) -> PlaceError:
-        return PlaceError(f"{path}: {name}.{key}: {problem}")
+def _place(name: str, tables: Mapping[str, Any], path: Path) -> Place:
+    reader = Reader(str(path), PlaceError)
+    table, at = reader.table(tables, name), f"{name}."
+    kind = reader.choice(table, "kind", name, KINDS, at)
+    data = reader.text(table, "data", "", at)
+    place = Place(name=name, kind=kind, data=Path(data).expanduser() if data else None)
+    if kind == "slurm":
+        return Place(name=name, kind=kind, data=place.data, slurm=_slurm(reader, table, at))
+    reader.keys(table, _KEYS, at)
+    counts = {key: reader.integer(table, key, 0, low=0, where=at) for key in ("cpus", "gpus") if key in table}
+    return Place(name=name, kind=kind, data=place.data, cpus=counts.get("cpus"), gpus=counts.get("gpus"))
 
-    if not isinstance(table, Mapping):
-        raise PlaceError(f"{path}: {name}: {table!r} is not a table")
-    kind = table.get("kind", name)
-    if kind not in KINDS:
-        raise wrong("kind", f"{kind!r} is not known{did_you_mean(str(kind), KINDS)}")
-    for key in table:
-        if key not in _KEYS[kind]:
-            raise wrong(key, f"unknown key{did_you_mean(key, _KEYS[kind])}")
-    numbers = {}
-    for key in ("cpus", "gpus"):
-        value = table.get(key)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
-            raise wrong(key, f"{value!r} is not an integer of 0 or more")
-        numbers[key] = value
-    data = table.get("data")
-    if data is not None and not isinstance(data, str):
-        raise wrong("data", f"{data!r} is not a path")
-    return Place(
-        name=name, kind=kind, data=Path(data).expanduser() if data else None,
-        cpus=numbers["cpus"], gpus=numbers["gpus"],
-    )  # fmt: skip
+
+def _slurm(reader: Reader, table: Mapping[str, Any], at: str) -> Slurm:
+    default = Slurm()
+    reader.keys(table, ("kind", "data", *vars(default)), at)
+    values: dict[str, Any] = {}
+    for key, value in vars(default).items():
+        if isinstance(value, str):
+            values[key] = reader.text(table, key, value, at)
+        elif isinstance(value, int):
+            values[key] = reader.integer(table, key, value, low=0 if key == "gpus" else 1, where=at)
+        elif isinstance(value, tuple):
+            values[key] = reader.texts(table, key, at)
+        else:
+            values[key] = dict(reader.table(table, key, at))
+    reader.choice(table, "launch", default.launch, LAUNCHES, at)
+    for key, value in values["environment"].items():
+        if not isinstance(value, str):
+            raise reader.error(f"{at}environment.{key}", f"{value!r} is not a string")
+    for key, value in values["directives"].items():
+        if not isinstance(value, str | int):
+            raise reader.error(f"{at}directives.{key}", f"{value!r} is neither a string, a number nor true")
+    return Slurm(**values)

@@ -2,6 +2,7 @@
 
 import glob
 import json
+import signal
 import sys
 import time
 from pathlib import Path
@@ -100,6 +101,9 @@ def run(
     limit: Annotated[int | None, typer.Option(min=1, help="Run so many of the trials that are left.")] = None,
     trial: Annotated[str | None, typer.Option(help="Run only this trial (its id, or how it begins).")] = None,
     retry_failed: Annotated[bool, typer.Option(help="Try failed trials again, whatever failed.")] = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="slurm: submit and return; the jobs go on by themselves.")
+    ] = False,
     overfit: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="debug: train on N batches only, beside the sweep.")
     ] = None,
@@ -121,7 +125,7 @@ def run(
         else:
             profile_trial(config, made, store, where, data, out)
         return
-    raise typer.Exit(_run(made, where, store, data, limit, chosen, retry_failed))
+    raise typer.Exit(_run(made, where, store, data, limit, chosen, retry_failed, detach))
 
 
 def _run(
@@ -132,13 +136,14 @@ def _run(
     limit: int | None,
     chosen: list[TrialConfig] | None,
     retry_failed: bool,
+    detach: bool,
 ) -> int:
     """Run a plan with a view of it; return the exit code."""
     from sweep.launch import run_plan
     from sweep.status import StatusReader
     from sweep.view import RunView, counts_line
 
-    debug = where.kind == "debug"
+    debug, batch = where.kind == "debug", where.kind == "slurm"
     store = SweepStore(root / made.spec.name)
     again = "run the same command again to resume"
     with RunView(store, out) as view:
@@ -152,6 +157,8 @@ def _run(
                 only=chosen,
                 retry_failed=retry_failed,
                 raise_errors=debug,
+                detach=detach,
+                say=view.say,
                 on_record=view.record if debug else lambda record: None,
                 on_end=view.end_of_trial,
                 on_tick=view.tick,
@@ -160,12 +167,17 @@ def _run(
                 ),
             )
         except KeyboardInterrupt:
-            view.say(f"Stopped; {again}.")
+            alone = (
+                f"Its jobs go on. The same command follows them again, `sweep stop {store.name}` ends them."
+            )
+            view.say(alone if batch else f"Stopped; {again}.")
             return 130
     out.print(counts_line(StatusReader(store).read()))
     for info in outcome.unrecorded[:1]:
         out.print(f"not even recorded: {info.attempts[-1].message}", markup=False)
-    if outcome.interrupted:
+    if outcome.detached:
+        out.print(f"Its jobs go on by themselves: sweep status {store.name} --store {root}", markup=False)
+    elif outcome.interrupted:
         out.print(f"Stopped at a safe point; {again}.")
     elif outcome.exit_code == 0:
         out.print(f"Next: sweep report {made.spec.name} --store {root}", markup=False, soft_wrap=True)
@@ -200,16 +212,18 @@ def status(
                     time.sleep(1)
         except KeyboardInterrupt:
             return
-    for reader in readers:
+    for one, reader in zip(found, readers):
         standing = reader.read()
         for line in summary(standing):
             out.print(line)
+        if queued := _queue_line(one):
+            out.print(queued, markup=False)
         if sweep:
             out.print()
             out.print(trials_table(standing.trials, standing.metric))
-            for one in standing.trials:
-                if one.message:
-                    out.print(f"{one.trial_id}: {one.message}", markup=False, style="red")
+            for trial in standing.trials:
+                if trial.message:
+                    out.print(f"{trial.trial_id}: {trial.message}", markup=False, style="red")
 
 
 @app.command()
@@ -256,6 +270,42 @@ def stop(sweep: SweepName, store: Store = Path("runs")) -> None:
     found.request_stop()
     running = [f.trial_id for f in found.trials() if (info := f.info()) and info.state == "running"]
     out.print(f"{found.name}: asked {len(running)} running trials to stop after their epoch.", markup=False)
+    if (found.path / "jobs").is_dir():
+        from sweep.batch import cancel_waiting
+
+        out.print(f"{cancel_waiting(found)} tasks that wait in the queue are cancelled.", markup=False)
+
+
+@app.command()
+def doctor(
+    place: PlaceName = "local",
+    store: Store = Path("runs"),
+    data: Data = None,
+    job: Annotated[bool, typer.Option(help="slurm: look around on a node, too, by a small job.")] = True,
+    wait: Annotated[int, typer.Option(min=1, metavar="SECONDS", help="For that job, at most.")] = 300,
+    as_json: Json = False,
+) -> None:
+    """Check a place before you spend an allocation on it."""
+    from cluster.doctor import examine
+    from sweep.launch import find_data
+
+    where = find_place(place)
+    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: the job and its files go first
+        signal.signal(number, signal.default_int_handler)
+    styles = {"ok": "green", "warning": "yellow", "failed": "bold red"}
+    checks = []
+    with (Console(stderr=True) if as_json else out).status("looking around") as live:
+        images = find_data(data, where)
+        for check in examine(where, store, images, with_job=job, wait_seconds=wait, say=live.update):
+            checks.append(check)
+            if not as_json:
+                line = Text.assemble(
+                    (f"{check.state:<9}", styles[check.state]), (f"{check.name:<15}", "bold")
+                )
+                out.print(line.append("; ".join(filter(None, (check.found, check.advice)))), soft_wrap=True)
+    if as_json:
+        out.print_json(json.dumps([vars(check) for check in checks]))
+    raise typer.Exit(int(any(check.state == "failed" for check in checks)))
 
 
 @app.command()
@@ -288,6 +338,20 @@ def export(
     else:
         frame.to_parquet(to, index=False)
     out.print(f"{len(frame)} rows in {to}", markup=False)
+
+
+def _queue_line(store: SweepStore) -> str:
+    """What a scheduler's queue holds of a sweep, '' where it holds nothing or cannot be asked from here."""
+    if not (store.path / "jobs").is_dir():
+        return ""
+    from cluster.slurm import SlurmError
+    from sweep.batch import queue_counts
+
+    try:
+        counts = queue_counts(store)
+    except SlurmError:
+        return ""
+    return "queue: " + ", ".join(f"{count} {state}" for state, count in counts.items()) if counts else ""
 
 
 def _check_store(root: Path) -> None:

@@ -8,12 +8,15 @@ between two trials, and one that dies is started again and finds its trial where
 
 import logging
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from core.setting import Unit
 from core.store import TrialInfo
 from sweep.worker import Orders, work_by
+
+# What a slot's process does with its orders.
+Work = Callable[[Orders, list[Unit]], Iterator[TrialInfo]]
 
 # Enough for any cluster that one sweep fills; slots beyond its size wait and are passed over at the end.
 MOST_SLOTS = 256
@@ -22,7 +25,11 @@ _RESTARTS = 3  # of one slot whose process dies; the launcher looks afterwards w
 
 
 def run_on_ray(
-    units: list[Unit], orders: Orders, capacity: int, on_end: Callable[[TrialInfo], None]
+    units: list[Unit],
+    orders: Orders,
+    capacity: int,
+    on_end: Callable[[TrialInfo], None],
+    work: Work = work_by,
 ) -> list[str]:
     """Run units on the Ray cluster that this process is connected to, and return when no slot finds more.
 
@@ -31,6 +38,7 @@ def run_on_ray(
         orders: how; the store must be reachable from every node.
         capacity: how many trials the cluster holds at once.
         on_end: called in this process for each trial that came to an end or a halt.
+        work: what each slot does.
 
     Returns:
         a line for each slot that died for good: not a trial's failure, but a process that could not work.
@@ -40,7 +48,7 @@ def run_on_ray(
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # its errors come back as ours
     slots = max(1, min(len(units), capacity, MOST_SLOTS))
     trainable = tune.with_resources(
-        tune.with_parameters(_slot_class(), units=units, orders=orders),
+        tune.with_parameters(_slot_class(), units=units, orders=orders, work=work),
         {"cpu": orders.setting.cpus, "gpu": orders.setting.gpus},
     )
     with tempfile.TemporaryDirectory(prefix="mixsweep-") as scratch:
@@ -82,8 +90,8 @@ def _slot_class() -> type:
     class Slot(tune.Trainable):
         """An actor that works through the store's plan; one step is one trial."""
 
-        def setup(self, config: dict[str, Any], units: list[Unit], orders: Orders) -> None:
-            self._begin = lambda: work_by(orders, units)
+        def setup(self, config: dict[str, Any], units: list[Unit], orders: Orders, work: Work) -> None:
+            self._begin = lambda: work(orders, units)
             self._work = self._begin()
 
         def reset_config(self, new_config: dict[str, Any]) -> bool:

@@ -25,6 +25,7 @@ from core.retention import Retention
 from core.setting import Setting, Unit, is_done
 from core.sources import source_files
 from core.store import SweepStore, TrialInfo
+from sweep.batch import Batch
 from sweep.plan import Plan, save_plan
 from sweep.spec import SweepSpec
 from sweep.worker import Orders, give_orders, work_by
@@ -45,12 +46,15 @@ class Outcome:
     interrupted: bool
     counts: dict[str, int]
     unrecorded: tuple[TrialInfo, ...] = ()  # failures that the store could not take (a full disk)
+    detached: bool = False  # jobs were submitted, and nobody waited for them
 
     @property
     def exit_code(self) -> int:
         """0 done, 1 some trials failed (or are left), 130 interrupted."""
         if self.interrupted:
             return 130
+        if self.detached:
+            return 0
         done = sum(self.counts.get(state, 0) for state in ("completed", "stopped", "diverged"))
         return 0 if done == sum(self.counts.values()) and not self.unrecorded else 1
 
@@ -67,6 +71,8 @@ def make_setting(
         cpus=spec.resources.cpus,
         gpus=spec.resources.gpus or 0.0,
         compile=spec.resources.compile,
+        ranks=spec.resources.ranks,
+        batch_norm=spec.resources.batch_norm,
         retention=Retention(spec.keep_checkpoints, spec.metric, spec.mode),
         started_at=records.now().isoformat(),
         command_id=uuid.uuid4().hex,
@@ -99,6 +105,8 @@ def run_plan(
     only: Sequence[TrialConfig] | None = None,
     retry_failed: bool = False,
     raise_errors: bool = False,
+    detach: bool = False,
+    say: Callable[[str], None] = lambda text: None,
     on_record: OnRecord = lambda record: None,
     on_end: OnEnd = lambda info: None,
     on_tick: Callable[[], None] = lambda: None,
@@ -115,6 +123,8 @@ def run_plan(
         only: run only these trials of the plan.
         retry_failed: give failed trials a new try, whatever their kind.
         raise_errors: in `debug`, let an exception pass once it is recorded.
+        detach: at a place that works by itself (`slurm`), return as soon as all is submitted.
+        say: told what was submitted.
         on_record: called after each epoch, in `debug` only.
         on_end: called when a trial ends or halts.
         on_tick: called about twice a second while a cluster works.
@@ -124,6 +134,12 @@ def run_plan(
         LaunchError: the store or the data cannot be used; nothing was allocated.
     """
     place = find_place(place) if isinstance(place, str) else place
+    if detach and place.kind != "slurm":
+        raise LaunchError(f"--detach: place {place.name} works only as long as this command does")
+    if plan.spec.resources.ranks > 1 and place.kind != "slurm":
+        raise LaunchError(
+            f"resources.ranks: place {place.name} trains a trial in one process; use a SLURM place"
+        )
     store = SweepStore(Path(store_root) / plan.spec.name)
     setting = make_setting(plan.spec, store, place, data_dir, retry_failed)
     if raise_errors:
@@ -144,7 +160,14 @@ def run_plan(
             unrecorded.append(info)
         on_end(info)
 
-    if todo:
+    if todo and place.kind == "slurm":
+        batch = Batch(plan.spec.name, place, plan.spec.resources, todo, setting)
+        for made in batch.submit_what_nobody_has():
+            say(f"Submitted {len(made.tasks)} tasks as job {made.job_id}.")
+        if not detach:
+            batch.follow(ended, on_tick, say)
+            store.compact()
+    elif todo:
         orders = give_orders(plan, setting)
         with stop_on_signal(store, on_interrupt):
             if place.kind == "debug":
@@ -158,6 +181,7 @@ def run_plan(
         interrupted=store.stop_requested(setting.started_at) and bool(left_to_do(asked, store, setting)),
         counts=dict(Counter(info.state if info else "waiting" for info in infos)),
         unrecorded=tuple(unrecorded),
+        detached=bool(todo) and detach,
     )
 
 

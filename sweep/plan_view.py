@@ -1,6 +1,7 @@
 """What `sweep plan` prints: trials, duplicates, what is done, and what the rest will cost."""
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ def plan_mapping(plan: Plan, root: Path, place: Place) -> dict[str, Any]:
         "shared": plan.shared,
         "forecast_seconds": cost.seconds,
         "forecast_basis": cost.basis,
+        "batch_scripts": _scripts(plan, place, todo, store),
     }
 
 
@@ -85,6 +87,8 @@ def describe_plan(plan: Plan, root: Path, place: Place, out: Console) -> None:
         out.print(f"forecast: unknown: {cost.basis}", markup=False)
     else:
         out.print(f"forecast: {duration(cost.seconds)} of one device ({cost.basis})", markup=False)
+    for script in _scripts(plan, place, todo, store):
+        out.print(f"\nbatch script:\n{script}", markup=False, soft_wrap=True)
 
 
 def ineffective(plan: Plan) -> list[str]:
@@ -99,6 +103,18 @@ def ineffective(plan: Plan) -> list[str]:
                     f"note: {part.name}: {name} = {value!r} has no effect with the other fields as they are"
                 )
     return notes
+
+
+def _scripts(
+    plan: Plan, place: Place, todo: Sequence[tuple[TrialConfig, int]], store: SweepStore
+) -> list[str]:
+    """What would be handed to a batch scheduler."""
+    left = sum(epochs > 0 for _, epochs in todo)
+    if place.slurm is None or not left:
+        return []
+    from sweep.batch import scripts
+
+    return scripts(plan.spec.name, place.slurm, plan.spec.resources, left, store)
 
 
 def _where(plan: Plan, root: Path, place: Place) -> tuple[SweepStore, Setting]:

@@ -13,11 +13,12 @@ from typing import Any
 import tomli_w
 
 from core import registry
-from core.config import ConfigError, TrialConfig, did_you_mean, field_names
+from core.config import ConfigError, TrialConfig, UserError, did_you_mean, field_names
 from core.records import default_mode
 from core.retention import POLICY_HELP, is_policy
+from core.setting import BATCH_NORMS
+from core.tables import Reader
 from sweep.space import SpaceError, check_axis
-from sweep.tables import Reader, SpecError
 
 PRESETS = Path(__file__).parent / "presets"
 METRICS = ("train_loss", "train_accuracy", "valid_loss", "valid_accuracy")
@@ -30,6 +31,13 @@ _TOP_KEYS = (
     "base", "space", "when", "parts", "stopping", "claims", "keep", "resources",
 )  # fmt: skip
 _PART_KEYS = ("name", "question", "base", "space", "when", "claims", "samples")
+
+
+class SpecError(UserError):
+    """A sweep file that cannot be run, in one line: the file, the field, the value, what is allowed."""
+
+    def __init__(self, message: str):
+        super().__init__(" ".join(message.splitlines()))  # a quoted key may hold a line break
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,11 +74,18 @@ class Stopping:
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What one trial is given. `gpus` left out means one where the machine has any."""
+    """What one trial is given. `gpus` left out means one where the machine has any.
+
+    With `ranks` above 1 so many processes train each trial together, over `nodes`; `cpus` and `gpus` are each
+    one's.
+    """
 
     cpus: int = 1
     gpus: float | None = None
     compile: bool = False
+    ranks: int = 1
+    nodes: int = 1
+    batch_norm: str = "synchronised"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +166,7 @@ def parse_spec(source: Mapping[str, Any], path: Path | None = None) -> SweepSpec
     Raises:
         SpecError: as load_spec.
     """
-    reader = Reader(str(path) if path else "sweep")
+    reader = Reader(str(path) if path else "sweep", SpecError)
     reader.keys(source, _TOP_KEYS, "")
     default_name = path.stem if path else ""
     name = reader.text(source, "name", default_name)
@@ -356,14 +371,24 @@ def _keep(reader: Reader, source: Mapping[str, Any]) -> str:
 
 def _resources(reader: Reader, source: Mapping[str, Any]) -> Resources:
     table = reader.table(source, "resources")
-    reader.keys(table, ("cpus", "gpus", "compile"), "resources.")
+    at = "resources."
+    reader.keys(table, vars(Resources()), at)
     compile_ = table.get("compile", False)
     if not isinstance(compile_, bool):
         raise reader.error("resources.compile", f"{compile_!r} is neither true nor false")
-    gpus = reader.number(table, "gpus", 0, low=0, where="resources.") if "gpus" in table else None
-    return Resources(
-        cpus=reader.integer(table, "cpus", 1, low=1, where="resources."), gpus=gpus, compile=compile_
+    made = Resources(
+        cpus=reader.integer(table, "cpus", 1, low=1, where=at),
+        gpus=reader.number(table, "gpus", 0, low=0, where=at) if "gpus" in table else None,
+        compile=compile_,
+        ranks=reader.integer(table, "ranks", 1, low=1, where=at),
+        nodes=reader.integer(table, "nodes", 1, low=1, where=at),
+        batch_norm=reader.choice(table, "batch_norm", "synchronised", BATCH_NORMS, at),
     )
+    if made.ranks % made.nodes:
+        raise reader.error(
+            "resources.nodes", f"{made.ranks} ranks do not spread evenly over {made.nodes} nodes"
+        )
+    return made
 
 
 def _known_field(reader: Reader, where: str, name: str) -> None:

@@ -30,9 +30,16 @@ def give_orders(plan: Plan, setting: Setting) -> Orders:
 
 
 def work_by(
-    orders: Orders, units: Sequence[Unit], on_record: Callable[[EpochRecord], None] = lambda record: None
+    orders: Orders,
+    units: Sequence[Unit],
+    on_record: Callable[[EpochRecord], None] = lambda record: None,
+    pause: Callable[[], str] | None = None,
 ) -> Iterator[TrialInfo]:
-    """Run what is free of these units; yield each trial's end."""
+    """Run what is free of these units; yield each trial's end.
+
+    Args:
+        pause: asked after each epoch, as core.execute has it; None: only whether the store asks for a stop.
+    """
     from core.execute import work  # torch, which a driver does without
 
     setting = orders.setting
@@ -44,6 +51,6 @@ def work_by(
         units,
         setting,
         decide=make_decide(spec.stopping, store, spec.metric, spec.mode, orders.epochs),
-        pause=lambda: "interrupted" if store.stop_requested(setting.started_at) else "",
+        pause=pause or (lambda: "interrupted" if store.stop_requested(setting.started_at) else ""),
         report=on_record,
     )

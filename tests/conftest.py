@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import subprocess
 from collections.abc import Callable, Iterator
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -13,6 +14,7 @@ from hypothesis import settings
 from core import device as devices
 from core.config import TrialConfig
 from core.data import Images, load_images
+from tests.slurm_cluster import SlurmCluster
 
 # Children start from a process that has imported this already, so that each takes milliseconds, not seconds.
 multiprocessing.set_forkserver_preload(["core.execute", "sklearn.datasets", "torch._dynamo"])
@@ -64,3 +66,27 @@ def tiny() -> Callable[..., TrialConfig]:
 def processes() -> ForkServerContext:
     """Starts real processes that share nothing with this one but files."""
     return multiprocessing.get_context("forkserver")
+
+
+@pytest.fixture(scope="session")
+def slurm() -> Iterator[SlurmCluster]:
+    """A real SLURM of two nodes, which commands reach through this process's environment."""
+    with SlurmCluster() as cluster, pytest.MonkeyPatch.context() as patch:
+        for name, value in cluster.environment.items():
+            patch.setenv(name, value)
+        yield cluster
+
+
+@pytest.fixture
+def read_only(tmp_path: Path) -> Iterator[Path]:
+    """A file system that nobody can write to."""
+    mount = tmp_path / "mounted"
+    mount.mkdir()
+    try:
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", mount], capture_output=True)
+    except FileNotFoundError:
+        pytest.skip("needs mount: apt install mount, and root")
+    if done.returncode:
+        pytest.skip(f"needs the right to mount: run as root ({done.stderr.decode().strip()})")
+    yield mount
+    subprocess.run(["umount", mount], check=True)

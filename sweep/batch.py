@@ -1,0 +1,385 @@
+"""A sweep at a place of kind `slurm`: units become tasks of array jobs, the store says what became of them.
+
+No driver has to live: tasks decide, stop and requeue themselves by the store. Following them is reading.
+"""
+
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import partial
+
+import pyarrow as pa
+
+from cluster import slurm
+from cluster.places import Place, Slurm
+from cluster.slurm import Request, Task
+from core.config import TrialConfig, UserError
+from core.lease import take_lease
+from core.setting import Setting, is_done
+from core.store import SweepStore, TrialInfo
+from sweep.allocation import run_in_allocation
+from sweep.spec import Resources
+from sweep.submissions import (
+    Submission,
+    covered,
+    folder_of,
+    jobs_path,
+    next_id,
+    save_submission,
+    submissions,
+)
+from sweep.task import run_task
+from sweep.verdicts import Verdicts, failing_nodes
+
+_FIRST_POLL_SECONDS = 1.0
+_LONGEST_POLL_SECONDS = 30.0
+_COST_FACTOR = 10.0  # a poll takes a tenth of the time at most, short of the longest interval
+_TICK_SECONDS = 0.5
+
+_GIVE_UP_SECONDS = 1800.0  # of a scheduler that does not answer
+_NEVER_POLLS = 3  # so often in turn a task must say that it can never start
+
+
+class BatchError(UserError):
+    """A sweep that cannot go on at its scheduler, in one line."""
+
+
+def request_for(name: str, place: Slurm, resources: Resources, failing: tuple[str, ...] = ()) -> Request:
+    """What a task asks the scheduler for; `failing` nodes are left out.
+
+    Raises:
+        BatchError: the scheduler does not give such a thing.
+    """
+    gpus = place.gpus if resources.gpus is None else resources.gpus
+    exclude = (*filter(None, [place.exclude]), *failing)
+    if gpus != int(gpus):
+        raise BatchError(
+            f"resources.gpus = {gpus:g}: SLURM gives whole GPUs; use 0 or 1, and trials_per_task"
+        )
+    if place.launch == "ray":
+        if place.trials_per_task > 1:
+            raise BatchError(
+                "trials_per_task is of launch = 'array'; with 'ray' see trials_per_node and nodes"
+            )
+        if resources.ranks > 1:
+            raise BatchError("resources.ranks: under launch = 'ray' a trial has one process; use 'array'")
+        at_once = place.trials_per_node
+        return Request(
+            name=name,
+            cpus=resources.cpus * at_once,
+            gpus=int(gpus) * at_once,
+            processes=place.nodes,  # one a node
+            nodes=place.nodes,
+            exclude=exclude,
+        )
+    return Request(
+        name=name,
+        cpus=resources.cpus,
+        gpus=int(gpus),
+        processes=resources.ranks,
+        nodes=resources.nodes,
+        exclude=exclude,
+    )
+
+
+def group(trials: Sequence[str], per_task: int) -> tuple[tuple[str, ...], ...]:
+    """Trials in turn for each task. The first ones of all tasks come first in the plan's order."""
+    count = -(-len(trials) // per_task)
+    return tuple(tuple(trials[index::count]) for index in range(count))
+
+
+def scripts(name: str, place: Slurm, resources: Resources, trials: int, store: SweepStore) -> list[str]:
+    """The batch scripts that would be submitted for so many trials, without asking the cluster for its limits."""
+    request = request_for(name, place, resources)
+    tasks = 1 if place.launch == "ray" else -(-trials // place.trials_per_task)
+    sizes = [min(place.array_limit, tasks - first) for first in range(0, tasks, place.array_limit)]
+    return [
+        slurm.batch_script(place, request, size, folder_of(store, next_id(store, number)))
+        for number, size in enumerate(sizes)
+    ]
+
+
+class Batch:
+    """One command's sweep at a scheduler: submits what nobody has, and follows it.
+
+    Args:
+        name: of the jobs.
+        trials: what the command asks for, in the order in which it is to run.
+        setting: of the command; `gpus` are those of the sweep file or the place.
+    """
+
+    def __init__(
+        self, name: str, place: Place, resources: Resources, trials: Sequence[TrialConfig], setting: Setting
+    ):
+        if place.slurm is None:
+            raise BatchError(f"--place {place.name}: not a place of kind slurm")
+        self._name = name
+        self._place = place
+        self._slurm = place.slurm
+        self._resources = resources
+        self._trials = trials
+        self._setting = setting
+        self._store = SweepStore(setting.store)
+        self._verdicts = Verdicts(self._store)
+        self._done: set[str] = set()  # within one command, what is done stays done
+        self._has_looked = False
+
+    def submit_what_nobody_has(self) -> list[Submission]:
+        """Submit the trials that are left and that no live task has.
+
+        Raises:
+            slurm.SlurmError: the scheduler refused; nothing of this is left in its queue.
+        """
+        with self._alone():
+            standing = self._read()
+            # A task of ours that is about to end may still hold some: the new ones wait for them.
+            return self._submit([*standing.homeless, *standing.leaving])
+
+    def follow(
+        self, on_end: Callable[[TrialInfo], None], on_tick: Callable[[], None], say: Callable[[str], None]
+    ) -> None:
+        """Wait until nothing is left, and submit anew what was lost.
+
+        Raises:
+            BatchError: a task ended twice without a word in the store, or can never start.
+            slurm.SlurmError: the scheduler has not answered for half an hour.
+        """
+        told = set(self._done)
+        interval = _FIRST_POLL_SECONDS
+        before: object = None
+        silent_since: float | None = None
+        suspects: set[str] = set()
+        tries: dict[str, object] = {}  # of trials submitted anew: how all stood by then
+        never: Counter[tuple[str, str]] = Counter()
+        while True:
+            began = time.monotonic()
+            try:
+                standing = self._read()
+                never = self._refuse_what_never_starts(standing.queue, never)
+                # A file server may show an end late: what looks lost is looked at twice.
+                lost = [config for config in standing.homeless if config.trial_id in suspects]
+                suspects = {config.trial_id for config in standing.homeless} - {c.trial_id for c in lost}
+                stopped = self._store.stop_requested(self._setting.started_at)
+                if lost and not stopped:
+                    self._check_progress(lost, standing, tries)
+                    with self._alone():
+                        homeless = {config.trial_id for config in self._read().homeless}
+                        self._submit([config for config in lost if config.trial_id in homeless])
+                silent_since = None
+            except slurm.SlurmError as error:
+                if silent_since is None:
+                    say(f"{error}; asking again")
+                silent_since = silent_since or began
+                if began - silent_since > _GIVE_UP_SECONDS:
+                    raise
+                _wait(_LONGEST_POLL_SECONDS, on_tick)
+                continue
+            for config in self._trials:
+                if config.trial_id in self._done - told and (info := self._info(config)):
+                    told.add(config.trial_id)
+                    on_end(info)
+            if not standing.left or stopped:
+                return
+            now = (len(standing.left), sorted((job, task.state) for job, task in standing.queue.items()))
+            interval = _FIRST_POLL_SECONDS if now != before or suspects else interval * 1.5
+            before = now
+            cost = time.monotonic() - began
+            _wait(min(max(interval, _COST_FACTOR * cost), _LONGEST_POLL_SECONDS), on_tick)
+
+    def _read(self) -> "_Standing":
+        """Ask the queue once, and read each trial that is not done once."""
+        maybe = {config.trial_id for config in self._left()}
+        asked = [s for s in submissions(self._store) if s.trial_ids & maybe]
+        if any(not submission.job_id for submission in asked):
+            asked = self._with_ids(asked)
+        # The queue first, then the store: a task that the queue no longer has has said its last word there.
+        queue = slurm.tasks_of(submission.job_id for submission in asked if submission.job_id)
+        infos = {config.trial_id: self._info(config) for config in self._left()}
+        if self._verdicts.record(filter(None, infos.values()), queue):
+            infos = {config.trial_id: self._info(config) for config in self._left()}
+        left = self._left(infos)
+        have = covered(asked, queue, self._store)
+        homeless, leaving = [], []
+        for config in left:
+            info = infos[config.trial_id]
+            if config.trial_id in have:
+                continue
+            if info is None or info.state != "running":
+                homeless.append(config)
+            elif info.attempts[-1].job:
+                leaving.append(config)
+        return _Standing(left, queue, homeless, leaving, infos)
+
+    def _with_ids(self, asked: Sequence[Submission]) -> list[Submission]:
+        """Find the jobs of a command that was killed before it had written their ids down."""
+        jobs = slurm.jobs_by_folder()
+        found = []
+        for submission in asked:
+            folder = str(folder_of(self._store, submission.submission_id))
+            if not submission.job_id and folder in jobs:
+                submission = replace(submission, job_id=jobs[folder])
+                save_submission(self._store, submission)
+            found.append(submission)
+        return found
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One command at a time looks at what nobody has and submits it."""
+        while (lease := take_lease(jobs_path(self._store))) is None:
+            time.sleep(_TICK_SECONDS)
+        with lease:
+            yield
+
+    def _submit(self, trials: Sequence[TrialConfig]) -> list[Submission]:
+        if not trials:
+            return []
+        place = self._slurm
+        infos = filter(None, map(self._info, self._trials))
+        request = request_for(self._name, place, self._resources, failing_nodes(infos, self._place.name))
+        slurm.check_partition(place)
+        allowed = slurm.limits(place)
+        in_one_job = place.launch == "ray"
+        tasks = group(
+            [config.trial_id for config in trials], len(trials) if in_one_job else place.trials_per_task
+        )
+        at_once = place.trials_per_node if in_one_job else 1
+        made: list[Submission] = []
+        for first in range(0, len(tasks), allowed.array_tasks):
+            submission = Submission(
+                submission_id=next_id(self._store),
+                place=self._place.name,
+                tasks=tasks[first : first + allowed.array_tasks],
+                command=self._setting.command,
+                command_id=self._setting.command_id,
+                started_at=self._setting.started_at,
+                retry_failed=self._setting.retry_failed,
+                data_dir=str(self._setting.data_dir or ""),
+                cpus=request.cpus // at_once,
+                gpus=request.gpus // at_once,
+                ranks=self._resources.ranks,
+                exclude=request.exclude,
+                minutes=place.time,
+                warning_seconds=place.warning_seconds,
+                kill_wait_seconds=allowed.kill_wait_seconds,
+            )
+            save_submission(self._store, submission)  # before any of its tasks can start
+            folder = folder_of(self._store, submission.submission_id)
+            made_of = str(self._store.path.absolute()), submission.submission_id
+            calls = [partial(run_task, *made_of, index) for index in range(len(submission.tasks))]
+            if in_one_job:
+                calls = [partial(run_in_allocation, *made_of)]
+            try:
+                job_id = slurm.submit(place, request, calls, folder)
+            except slurm.SlurmError:
+                shutil.rmtree(folder)
+                slurm.cancel(one.job_id for one in made)
+                raise
+            made.append(replace(submission, job_id=job_id))
+            save_submission(self._store, made[-1])
+        return made
+
+    def _refuse_what_never_starts(
+        self, queue: Mapping[str, Task], before: Mapping[tuple[str, str], int]
+    ) -> Counter[tuple[str, str]]:
+        """End what was accepted but can never run, instead of waiting for ever."""
+        now = Counter(
+            (job, task.reason)
+            for job, task in queue.items()
+            if task.state == "PENDING" and task.reason in slurm.NEVER
+        )
+        # In passing, a task of several partitions says so of one of them.
+        for (job, reason), count in now.items():
+            now[job, reason] = count + before.get((job, reason), 0)
+            if now[job, reason] >= _NEVER_POLLS:
+                slurm.cancel((stuck for stuck, _ in now), waiting_only=True)
+                raise BatchError(f"job {job} can never start: {reason} (squeue); cancelled")
+        return now
+
+    def _check_progress(
+        self, lost: Sequence[TrialConfig], standing: "_Standing", tries: dict[str, object]
+    ) -> None:
+        """Do not submit for ever what never gets anywhere: a task with a Python that does not start."""
+        now = {
+            trial_id: (len(info.attempts), info.epoch) if info else None
+            for trial_id, info in standing.infos.items()
+        }
+        for config in lost:
+            if tries.get(config.trial_id) == now:
+                raise BatchError(
+                    f"the task of trial {config.trial_id} ended twice without a word: {self._output()}"
+                )
+            tries[config.trial_id] = now
+
+    def _output(self) -> str:
+        """Where the newest job's output is, and how it ends."""
+        files = sorted(jobs_path(self._store).glob("*/*.out"), key=lambda path: path.stat().st_mtime)
+        if not files:
+            return "it left no output; does every node see the store?"
+        lines = [line for line in files[-1].read_text(errors="replace").splitlines() if line.strip()]
+        return f"{lines[-1] if lines else 'no output'} ({files[-1]})"
+
+    def _left(self, infos: Mapping[str, TrialInfo | None] | None = None) -> list[TrialConfig]:
+        for config in self._trials:
+            if config.trial_id in self._done or (infos is None and self._has_looked):
+                continue
+            info = self._info(config) if infos is None else infos[config.trial_id]
+            if is_done(info, config, self._setting):
+                self._done.add(config.trial_id)
+        self._has_looked = True
+        return [config for config in self._trials if config.trial_id not in self._done]
+
+    def _info(self, config: TrialConfig) -> TrialInfo | None:
+        try:
+            return self._store.trial(config.trial_id).info()
+        except UserError:  # damaged: its task meets it again, and says so
+            return None
+
+
+@dataclass(frozen=True)
+class _Standing:
+    """How a command's trials and jobs stand, as one poll found them.
+
+    `homeless` trials are left and nobody has them; `leaving` ones are held by a task that will not go on.
+    """
+
+    left: list[TrialConfig]
+    queue: dict[str, Task]
+    homeless: list[TrialConfig]
+    leaving: list[TrialConfig]
+    infos: dict[str, TrialInfo | None]
+
+
+def cancel_waiting(store: SweepStore) -> int:
+    """Cancel a sweep's tasks that wait in the queue, and no others; return how many there were."""
+    made = list(_unfinished(store))
+    queue = slurm.tasks_of(s.job_id for s in made)
+    waiting = sum(task.state == "PENDING" for task in queue.values())
+    if waiting:
+        slurm.cancel((s.job_id for s in made), waiting_only=True)
+    return waiting
+
+
+def queue_counts(store: SweepStore) -> dict[str, int]:
+    """A sweep's live tasks by their state in the queue."""
+    counts: dict[str, int] = {}
+    for task in slurm.tasks_of(s.job_id for s in _unfinished(store)).values():
+        if task.is_live:
+            counts[task.state.lower()] = counts.get(task.state.lower(), 0) + 1
+    return counts
+
+
+def _unfinished(store: SweepStore) -> Iterator[Submission]:
+    """Submissions with a trial that has not ended."""
+    ended = {f.trial_id for f in store.trials() if (info := f.info()) and info.ended}
+    return (s for s in submissions(store) if s.job_id and not s.trial_ids <= ended)
+
+
+def _wait(seconds: float, on_tick: Callable[[], None]) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        with suppress(OSError, UserError, pa.ArrowInvalid):  # a view that fails must not end the following
+            on_tick()
+        time.sleep(_TICK_SECONDS)

@@ -1,0 +1,190 @@
+"""What a task of an array job does: its trials, as the store has them now, until they or its time are over."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from cluster import job, slurm
+from cluster.job import Warnings
+from core.config import TrialConfig
+from core.failures import INTERRUPTIONS, Interruption
+from core.lease import HEARTBEAT_SECONDS, STALE_SECONDS
+from core.records import EpochRecord
+from core.retention import Retention
+from core.setting import Setting, is_done
+from core.store import Attempt, SweepStore
+from sweep.plan import read_plan, trials_of
+from sweep.spec import parse_spec
+from sweep.submissions import Submission, read_submission
+from sweep.worker import Orders, work_by
+
+_LEASE_POLL_SECONDS = 2.0
+
+# Failures of the place, after which the job is tried again, and how often one job may be.
+_TRY_ELSEWHERE = ("node", "port", "rendezvous")
+_MOST_RESTARTS = 20
+
+
+def run_task(store_path: str, submission_id: str, index: int) -> None:
+    """Run one task of a submission, inside its job; called by submitit.
+
+    Where time runs out or the job is preempted, the trial is left at its checkpoint and the job goes back into
+    the queue; where a device is broken, too, but to another node.
+    """
+    store = SweepStore(store_path)
+    submission = read_submission(store, submission_id)
+    if submission.ranks > 1 and not job.export_ranks():
+        _follow_rank_0(store, submission, index)
+        return
+    reason = ""  # why the job has to come back
+    ends_at = job.ends_at(submission.minutes)
+    with Warnings(ends_at, submission.warning_seconds, submission.kill_wait_seconds, last=True) as warnings:
+        try:
+            trials, orders = _trials_and_orders(store, submission, index)
+            pace = Pace(store, orders.setting, warnings)
+            _check_device(submission)
+            _work_until_free(orders, trials, pace)
+            reason = pace.reason if left_of(trials, store, orders.setting) else ""
+        except Interruption as interruption:  # its trial says so in the store
+            reason = interruption.reason
+        except Exception as error:
+            from core.ranks import end_of  # torch, which a command that only submits does without
+
+            reason = end_of(error)
+            if reason not in _TRY_ELSEWHERE or job.restarts() >= _MOST_RESTARTS:
+                raise
+            print(f"{reason}: {error}", flush=True)
+    if reason and is_still_running():
+        elsewhere = (*submission.exclude, job.node_name()) if reason == "node" else ()
+        job.go_back_into_the_queue(reason, exclude=",".join(elsewhere))
+
+
+class Pace:
+    """Whether to go on: by the scheduler's warnings, the time left for one more epoch, and the store.
+
+    `reason` is '' or that of the requeue.
+    """
+
+    def __init__(self, store: SweepStore, setting: Setting, warnings: Warnings):
+        self._store = store
+        self._setting = setting
+        self._warnings = warnings
+        self._epoch_seconds = 0.0
+        self.reason = ""
+
+    def record(self, record: EpochRecord) -> None:
+        # An epoch may be followed by the test, on twice as many images as validation, and by a checkpoint.
+        self._epoch_seconds = 1.25 * (record.train_seconds + 3 * record.valid_seconds)
+
+    def pause(self) -> str:
+        """Asked after each epoch and before each trial."""
+        if self._store.stop_requested(self._setting.started_at):
+            return "interrupted"
+        self.reason = self._warnings.reason
+        if not self.reason and self._epoch_seconds:
+            needed = self._epoch_seconds + job.MARGIN_SECONDS
+            self.reason = "timeout" if self._warnings.seconds_left < needed else ""
+        return self.reason
+
+
+def stored_trials(store: SweepStore) -> tuple[TrialConfig, ...]:
+    """The plan's trials as the last command left them."""
+    return trials_of(read_plan(store))
+
+
+def stored_orders(
+    store: SweepStore, submission: Submission, plan: Sequence[TrialConfig] | None = None
+) -> Orders:
+    """How a task trains: by the submission, and by the sweep file and the plan in the store."""
+    source = store.sweep_file()
+    spec = parse_spec(source)
+    setting = Setting(
+        store=store.path,
+        place=submission.place,
+        host=job.node_name(),
+        data_dir=Path(submission.data_dir) if submission.data_dir else None,
+        job=job.job_id(),
+        command=submission.command,
+        cpus=submission.cpus,
+        gpus=float(submission.gpus),
+        compile=spec.resources.compile,
+        ranks=submission.ranks,
+        batch_norm=spec.resources.batch_norm,
+        retention=Retention(spec.keep_checkpoints, spec.metric, spec.mode),
+        started_at=submission.started_at,
+        command_id=submission.command_id,
+        retry_failed=submission.retry_failed,
+        stopping=spec.stopping is not None,
+    )
+    epochs = {config.trial_id: config.epochs for config in plan or stored_trials(store)}
+    return Orders(setting=setting, source=source, epochs=epochs)
+
+
+def _trials_and_orders(
+    store: SweepStore, submission: Submission, index: int
+) -> tuple[tuple[TrialConfig, ...], Orders]:
+    plan = stored_trials(store)
+    trials = tuple(config for config in plan if config.trial_id in submission.tasks[index])
+    return trials, stored_orders(store, submission, plan)
+
+
+def _follow_rank_0(store: SweepStore, submission: Submission, index: int) -> None:
+    """Be one of the other ranks: rank 0 leads, writes and requeues."""
+    from core.ranks import end_of
+
+    trials, orders = _trials_and_orders(store, submission, index)
+    try:
+        for _ in work_by(orders, [trials]):
+            pass  # nothing is yielded here
+    except Exception as error:
+        if end_of(error) not in INTERRUPTIONS:  # those are rank 0's to act upon
+            raise
+
+
+def _check_device(submission: Submission) -> None:
+    """Make sure that a GPU that was granted is there: on the CPU a trial would take for ever."""
+    from core.device import choose_device
+
+    if submission.gpus and choose_device(submission.gpus).type == "cpu":
+        raise RuntimeError(
+            f"CUDA error: {submission.gpus} GPUs were granted on {job.node_name()}, none works"
+        )
+
+
+def _work_until_free(orders: Orders, trials: Sequence[TrialConfig], pace: Pace) -> None:
+    """Work, and wait for trials whose holder may have died, until its lease would be stale, or is told to stop."""
+    store = SweepStore(orders.setting.store)
+    patience = STALE_SECONDS + HEARTBEAT_SECONDS
+    several = orders.setting.ranks > 1  # they begin and end their work together, once: rank 0 waits before it
+    while True:
+        holders = _holders(trials, store, orders.setting)
+        waits = bool(holders) and patience > 0 and not pace.pause()
+        if not (several and waits):
+            for _ in work_by(orders, [tuple(trials)], pace.record, pace.pause):
+                patience = STALE_SECONDS + HEARTBEAT_SECONDS
+            holders = _holders(trials, store, orders.setting)
+            if several or not holders or patience <= 0 or pace.pause():
+                return
+        time.sleep(_LEASE_POLL_SECONDS)
+        if not any(store.stop_requested(attempt.started_at) for attempt in holders):
+            patience -= _LEASE_POLL_SECONDS
+
+
+def _holders(trials: Sequence[TrialConfig], store: SweepStore, setting: Setting) -> list[Attempt]:
+    """The attempts of others that have the trials which are left."""
+    infos = (store.trial(config.trial_id).info() for config in left_of(trials, store, setting))
+    return [info.attempts[-1] for info in infos if info is not None and info.state == "running"]
+
+
+def left_of(trials: Sequence[TrialConfig], store: SweepStore, setting: Setting) -> list[TrialConfig]:
+    """The trials for which something is left to do."""
+    return [c for c in trials if not is_done(store.trial(c.trial_id).info(), c, setting)]
+
+
+def is_still_running() -> bool:
+    """Whether nobody has cancelled or requeued this job already; True where the queue cannot be asked."""
+    try:
+        task = slurm.tasks_of([job.job_id()]).get(job.job_id())
+    except slurm.SlurmError:
+        return True  # then the requeue will be refused in words
+    return task is not None and task.state == "RUNNING"
