@@ -280,15 +280,16 @@ def _cut_losses(row: Sequence[Axes], drawn: Sequence[Sequence[_Line]]) -> None:
     row[0].set_ylim(0, 1.15 * max(peak for peak in peaks if peak <= limit))
     for panel, lines in zip(row, drawn):
         beyond = [line for line in lines if len(line.high) and np.max(line.high) > limit]
-        words = ", ".join(f"{line.label.split(' (')[0]} reaches {np.max(line.high):.3g}" for line in beyond)
+        words = "\n".join(f"{line.label.split(' (')[0]} reaches {np.max(line.high):.3g}" for line in beyond)
         if words:
             where: dict[str, Any] = {
                 "xy": (0.98, 0.98),
                 "xycoords": "axes fraction",
                 "ha": "right",
                 "va": "top",
+                "multialignment": "right",
             }
-            panel.annotate(_safe(f"axis cut: {words}"), fontsize=7.5, color="#444444", **where)
+            panel.annotate(_safe(f"axis cut:\n{words}"), fontsize=7.5, color="#444444", **where)
 
 
 def _draw_mosaic(pictures: np.ndarray, colour_map: str, gap: str, label: str, title: str) -> Figure:

@@ -157,8 +157,12 @@ def _hear_nothing(number: int, frame: FrameType | None) -> None:
 
 def _scontrol(*words: str) -> str:
     """Run scontrol; what it complained of, '' where all went well."""
+    # A requeue ends all processes of the job by SIGTERM, and what is still to be said after it would not be.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # a child inherits it
     try:
         done = subprocess.run(["scontrol", *words], capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return "" if done.returncode == 0 else " ".join(done.stderr.split()) or "scontrol failed without a word"

@@ -17,6 +17,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 # Trials share images through memory-mapped files and results through the store; Ray carries the plan alone.
 _OBJECT_STORE_BYTES = 128 * 2**20
 
@@ -39,6 +41,10 @@ _LONGEST_ROOT_BYTES = 107 - 80
 
 # From SIGTERM, which may reach all processes of a job at once, until Ray ends its workers by SIGKILL.
 LEAVE_SECONDS = 2.0
+
+_PREFIX = "ms-"  # of a node's folder
+_OWNED = "owned"  # locked in it while its starter lives
+_FRESH_SECONDS = 60.0
 
 _START_SECONDS = 120.0
 _END_SECONDS = LEAVE_SECONDS  # for processes to end by themselves
@@ -160,13 +166,17 @@ def ray_node(cpus: int, gpus: int, join: Meeting | None = None) -> Iterator[RayN
     Raises:
         RayError: it did not start.
     """
-    folder = Path(tempfile.mkdtemp(prefix="ms-", dir=_short_root()))
+    root = _short_root()
+    _remove_leftovers(Path(root))
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root))
     words = ["--head", "--port=0", "--include-dashboard=false", "--no-monitor"]
     if importlib.util.find_spec("grpc") is not None:
         words.append(f"--ray-client-server-port={_free_port()}")  # nobody asked for it; else always 10001
     if join is not None:
         words = [f"--address={join.address}"]
+    owned = FileLock(folder / _OWNED)
     try:
+        owned.acquire(timeout=0)
         with open(os.open(folder / "token", os.O_CREAT | os.O_WRONLY, 0o600), "w") as file:
             file.write(join.token if join else secrets.token_hex(32))
         with open(folder / "start.log", "wb") as log:
@@ -191,6 +201,17 @@ def ray_node(cpus: int, gpus: int, join: Meeting | None = None) -> Iterator[RayN
             node.end()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        owned.release()
+
+
+def _remove_leftovers(root: Path) -> None:
+    """Remove the folders of nodes whose starters were killed: the kernel has let go of their locks."""
+    for folder in root.glob(f"{_PREFIX}*"):
+        with suppress(OSError, Timeout):
+            if time.time() - folder.stat().st_mtime < _FRESH_SECONDS:
+                continue  # perhaps made just now, and not locked yet
+            with FileLock(folder / _OWNED, timeout=0):
+                shutil.rmtree(folder)
 
 
 @contextmanager

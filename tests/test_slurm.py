@@ -309,7 +309,11 @@ def test_a_trial_whose_device_breaks_goes_back_into_the_queue_for_another_node(
 ) -> None:
     write_place(tmp_path, PLACE.partition("environment")[0] + 'environment = { BROKEN_NODE = "n1" }\n')
     write_slow_sweep(folder, epochs=2, seeds=1)
-    finish_with_releases(command(folder, "cluster", "--limit", "1"), slurm)
+    words = command(folder, "cluster", "--limit", "1")
+    assert finish([*words, "--detach"]).returncode == 0
+    # Outside a test there are two minutes for it.
+    wait_until(lambda: "ExcNodeList=n1" in slurm.scontrol("show", "job"), 120)
+    finish_with_releases(words, slurm)
     (info,) = infos(store_of(folder))
     assert [(attempt.end, attempt.host) for attempt in info.attempts] == [("node", "n1"), ("completed", "n2")]
     assert len({attempt.job for attempt in info.attempts}) == 1
