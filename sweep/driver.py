@@ -47,9 +47,11 @@ def run_on_ray(
 
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # its errors come back as ours
     slots = max(1, min(len(units), capacity, MOST_SLOTS))
+    # A slot whose trials have ranks only waits for them; Tune wants it to ask for something all the same.
+    alone = orders.setting.ranks == 1
     trainable = tune.with_resources(
         tune.with_parameters(_slot_class(), units=units, orders=orders, work=work),
-        {"cpu": orders.setting.cpus, "gpu": orders.setting.gpus},
+        {"cpu": orders.setting.cpus, "gpu": orders.setting.gpus} if alone else {"memory": 1},
     )
     with tempfile.TemporaryDirectory(prefix="mixsweep-") as scratch:
         results = tune.Tuner(

@@ -136,10 +136,12 @@ def run_plan(
     place = find_place(place) if isinstance(place, str) else place
     if detach and place.kind != "slurm":
         raise LaunchError(f"--detach: place {place.name} works only as long as this command does")
-    if plan.spec.resources.ranks > 1 and place.kind != "slurm":
+    if plan.spec.resources.ranks > 1 and place.kind == "debug":
         raise LaunchError(
-            f"resources.ranks: place {place.name} trains a trial in one process; use a SLURM place"
+            f"resources.ranks: place {place.name} trains a trial in one process; use another one"
         )
+    if plan.spec.resources.nodes > 1 and place.kind == "local":
+        raise LaunchError(f"resources.nodes = {plan.spec.resources.nodes}: place {place.name} is one machine")
     store = SweepStore(Path(store_root) / plan.spec.name)
     setting = make_setting(plan.spec, store, place, data_dir, retry_failed)
     if raise_errors:
@@ -239,16 +241,18 @@ def _run_on_local_ray(
 ) -> None:
     from cluster.rays import local_ray
     from sweep.driver import run_on_ray
+    from sweep.teams import work_in_teams
 
     setting = orders.setting
     store = SweepStore(setting.store)
+    work = work_in_teams if setting.ranks > 1 else work_by
     with local_ray(place.cpus, place.gpus) as has:
         orders = _with_gpus(orders, spec, int(has.get("GPU", 0)))
-        slots = _slots(orders.setting.cpus, orders.setting.gpus, has)
+        slots = _slots(orders.setting.cpus, orders.setting.gpus, has, setting.ranks)
         while todo and not store.stop_requested(setting.started_at):
             units: list[Unit] = [(config,) for config in todo]
             before = _epochs_in_store(store, todo)
-            deaths = _in_background(partial(run_on_ray, units, orders, slots, on_end), on_tick)
+            deaths = _in_background(partial(run_on_ray, units, orders, slots, on_end, work), on_tick)
             progress = _epochs_in_store(store, todo) > before
             todo = left_to_do(todo, store, replace(setting, retry_failed=False))
             if deaths and not progress:
@@ -264,8 +268,8 @@ def _with_gpus(orders: Orders, spec: SweepSpec, available: int) -> Orders:
     return replace(orders, setting=replace(orders.setting, gpus=gpus))
 
 
-def _slots(cpus: int, gpus: float, has: dict[str, float]) -> int:
-    """How many trials fit at once.
+def _slots(cpus: int, gpus: float, has: dict[str, float], ranks: int = 1) -> int:
+    """How many trials fit at once, each of so many ranks.
 
     Raises:
         LaunchError: not even one does.
@@ -273,12 +277,12 @@ def _slots(cpus: int, gpus: float, has: dict[str, float]) -> int:
     fits = has.get("CPU", 0) / cpus
     if gpus:
         fits = min(fits, has.get("GPU", 0) / gpus)
-    if fits < 1:
+    if fits < ranks:
+        asks = f"a trial asks for {cpus} CPUs and {gpus:g} GPUs" + f" for each of {ranks} ranks" * (ranks > 1)
         raise LaunchError(
-            f"a trial asks for {cpus} CPUs and {gpus:g} GPUs; "
-            f"this machine has {has.get('CPU', 0):g} and {has.get('GPU', 0):g}: see [resources]"
+            f"{asks}; this machine has {has.get('CPU', 0):g} and {has.get('GPU', 0):g}: see [resources]"
         )
-    return int(fits)
+    return int(fits // ranks)
 
 
 def _cuda_devices() -> int:

@@ -1,0 +1,46 @@
+"""Trials of several ranks on a Ray cluster: what a slot of the Tune driver does with each of them."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from functools import partial
+
+from cluster.ray_ranks import RankResources, run_ranks
+from core.config import TrialConfig, UserError
+from core.setting import Unit, is_done
+from core.store import SweepStore, TrialInfo
+from sweep.worker import Orders, work_by
+
+
+def work_in_teams(orders: Orders, units: Sequence[Unit], nodes: int = 1) -> Iterator[TrialInfo]:
+    """Run what is free of these units, each by processes of its own that train it together; yield each trial's end.
+
+    Args:
+        nodes: over which the ranks of a trial are spread.
+
+    Raises:
+        ray.train.TrainingFailedError: a team could not work, as often as it was tried.
+    """
+    setting = orders.setting
+    store = SweepStore(setting.store)
+    team = RankResources(ranks=setting.ranks, nodes=nodes, cpus=setting.cpus, gpus=setting.gpus)
+    for unit in units:
+        if store.stop_requested(setting.started_at):
+            return
+        if not any(_is_free(store, config, orders) for config in unit):
+            continue
+        run_ranks(partial(_be_a_rank, orders, unit), team)
+        for config in unit:
+            if info := store.trial(config.trial_id).info():
+                yield info
+
+
+def _be_a_rank(orders: Orders, unit: Unit) -> None:
+    for _ in work_by(orders, [unit]):
+        pass  # rank 0 has it in the store
+
+
+def _is_free(store: SweepStore, config: TrialConfig, orders: Orders) -> bool:
+    with suppress(OSError, UserError):  # the rank that takes it meets it again, and says so
+        info = store.trial(config.trial_id).info()
+        return not is_done(info, config, orders.setting) and (info is None or info.state != "running")
+    return True
