@@ -20,7 +20,7 @@ demo: $(STAMP)  ## the four ablations in miniature, and their report
 	$(BIN)/sweep report demo --store runs
 
 test: $(STAMP)  ## the fast suite
-	$(BIN)/pytest -n 2 --dist loadfile -m "not faults and not slurm"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not faults and not slurm and not bench"
 
 faults: $(STAMP)  ## kills, full disks and damaged files
 	$(BIN)/pytest -m "faults and not slurm"
@@ -36,6 +36,7 @@ check: $(STAMP)  ## formatter, linter, types, import directions, tests
 	$(BIN)/pytest -n 2 --dist loadfile
 
 bench: $(STAMP)  ## speed, as ratios
+	$(BIN)/pytest -q -m bench
 	$(BIN)/python -m tests.benchmarks.speed
 
 lock:  ## pin what pyproject.toml asks for, anew

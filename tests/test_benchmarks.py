@@ -117,6 +117,7 @@ def test_training_is_compared_with_both_loops() -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.bench
 def test_tune_and_the_local_place_train_the_same_trials_to_the_same_losses() -> None:
     rows = sweeping.against_tune(trials=2, cpus=2, rounds=1)
     assert [row.target for row in rows] == [10.0, 10.0]
@@ -127,6 +128,7 @@ def test_tune_and_the_local_place_train_the_same_trials_to_the_same_losses() -> 
 
 
 @pytest.mark.ray
+@pytest.mark.bench
 def test_the_drivers_memory_is_a_process_s_and_not_nothing() -> None:
     few, many, added = sweeping.driver_memory((1, 2), cpus=1)
     assert 20 < few.values[0] < 2000
