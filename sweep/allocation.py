@@ -7,11 +7,10 @@ process of it, workers included: each leaves its trial as an array's task does.
 
 import json
 import os
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from core.lease import HEARTBEAT_SECONDS, STALE_SECONDS
 from core.setting import Unit
 from core.store import SweepStore, TrialInfo
 from sweep.driver import run_on_ray
+from sweep.rounds import Rounds, in_background
 from sweep.submissions import Submission, folder_of, read_submission
 from sweep.task import Pace, is_still_running, left_of, stored_orders, stored_trials
 from sweep.worker import Orders, work_by
@@ -74,7 +74,7 @@ def _lead(submission: Submission, store: SweepStore, path: Path, warnings: Warni
         _write_private(path, json.dumps(asdict(node.meeting)))
         try:
             _wait_for_nodes(int(os.environ["SLURM_NNODES"]), partial(_check, node, warnings))
-            reason = _Driver(submission, store, node, warnings).run()
+            reason = _drive(submission, store, node, warnings)
         finally:
             path.unlink(missing_ok=True)
         deadline = time.monotonic() + _GONE_SECONDS
@@ -113,75 +113,40 @@ def work_on_node(
         yield from work_by(replace(orders, setting=setting), units, pace.record, pace.pause)
 
 
-@dataclass(frozen=True)
-class _Driver:
-    """Tune on the cluster, as often as it takes until nothing is left that this job could do."""
+def _drive(submission: Submission, store: SweepStore, node: RayNode, warnings: Warnings) -> str:
+    """Tune on the cluster, until nothing is left that this job could do; return '' or why it shall come back."""
+    orders = stored_orders(store, submission)
+    setting = orders.setting
+    capacity = _capacity(setting.cpus, setting.gpus)
+    work = partial(work_on_node, submission, warnings.ends_at - _TEARDOWN_SECONDS)
 
-    submission: Submission
-    store: SweepStore
-    node: RayNode
-    warnings: Warnings
+    def asked_to_stop() -> bool:
+        return store.stop_requested(setting.started_at)
 
-    def run(self) -> str:
-        """Return '' or why the job shall come back: its time is over."""
-        orders = stored_orders(self.store, self.submission)
-        setting = orders.setting
-        capacity = _capacity(setting.cpus, setting.gpus)
-        patience = STALE_SECONDS + HEARTBEAT_SECONDS
-        while left := _trials_left(self.submission, self.store, orders):
-            if self.store.stop_requested(setting.started_at):
-                return ""
-            if self.warnings.reason:
-                return self.warnings.reason
-            free = self._not_held(left)
-            if not free:  # a holder may have died on a node that is gone: its lease will be stale
-                if patience <= 0:
-                    return ""
-                time.sleep(_POLL_SECONDS)
-                patience -= _POLL_SECONDS
-                continue
-            before = self._epochs(free)
-            deaths = self._run_on_ray(free, orders, capacity)
-            progress = self._epochs(free) > before
-            if deaths and not progress:
-                raise UserError(f"no worker process could work: {deaths[0]}")
-            if not deaths and self._not_held(_trials_left(self.submission, self.store, orders)):
-                # Nobody died, and yet something is left: workers paused, by their own clocks.
-                asked = self.store.stop_requested(setting.started_at)
-                return self.warnings.reason or ("timeout" if progress and not asked else "")
-            patience = STALE_SECONDS + HEARTBEAT_SECONDS
-        return ""
-
-    def _run_on_ray(self, trials: Sequence[TrialConfig], orders: Orders, capacity: int) -> list[str]:
-        """Tune in a thread, so that this one hears the warnings and sees that the cluster lives."""
+    def run(trials: list[TrialConfig]) -> list[str]:
         units: list[Unit] = [(config,) for config in trials]
-        work = partial(work_on_node, self.submission, self.warnings.ends_at - _TEARDOWN_SECONDS)
-        deaths: list[str] = []
-        errors: list[BaseException] = []
+        try:
+            return in_background(
+                partial(run_on_ray, units, orders, capacity, _say_end, work),
+                partial(_check, node, warnings),
+            )
+        except Exception as error:
+            if warnings.reason:
+                raise Interruption(warnings.reason) from error
+            raise
 
-        def run() -> None:
-            try:
-                deaths.extend(run_on_ray(units, orders, capacity, _say_end, work))
-            except BaseException as error:
-                errors.append(error)
-
-        thread = threading.Thread(target=run, daemon=True, name="tune-driver")
-        thread.start()
-        while thread.is_alive():
-            thread.join(_POLL_SECONDS)
-            _check(self.node, self.warnings)
-        if errors and self.warnings.reason:
-            raise Interruption(self.warnings.reason) from errors[0]
-        if errors:
-            raise errors[0]
-        return deaths
-
-    def _not_held(self, trials: Sequence[TrialConfig]) -> list[TrialConfig]:
-        infos = [(config, self.store.trial(config.trial_id).info()) for config in trials]
-        return [config for config, info in infos if info is None or info.state != "running"]
-
-    def _epochs(self, trials: Sequence[TrialConfig]) -> int:
-        return sum(self.store.trial(config.trial_id).records().num_rows for config in trials)
+    ending = Rounds(
+        store=store,
+        setting=setting,
+        run=run,
+        halt=lambda: asked_to_stop() or bool(warnings.reason),
+        patience_seconds=STALE_SECONDS + HEARTBEAT_SECONDS,
+        workers_leave=True,
+    ).go(_trials_left(submission, store, orders))
+    if ending in ("done", "held") or (ending == "halted" and asked_to_stop()):
+        return ""
+    timed_out = ending == "paused" and not asked_to_stop()
+    return warnings.reason or ("timeout" if timed_out else "")
 
 
 def _trials_left(submission: Submission, store: SweepStore, orders: Orders) -> list[TrialConfig]:

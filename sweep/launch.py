@@ -8,29 +8,26 @@ import threading
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import TypeVar
-
-import pyarrow as pa
 
 from cluster.places import Place, find_place
 from core import records
 from core.config import TrialConfig, UserError
 from core.records import EpochRecord
 from core.retention import Retention
-from core.setting import Setting, Unit, is_done
+from core.setting import Setting, Unit
 from core.sources import source_files
 from core.store import SweepStore, TrialInfo
 from sweep.batch import Batch
 from sweep.plan import Plan, save_plan
+from sweep.rounds import Rounds, in_background, info_of, is_held, left_to_do, unless_unreadable
 from sweep.spec import SweepSpec
 from sweep.worker import Orders, give_orders, work_by
 
-T = TypeVar("T")
 OnRecord = Callable[[EpochRecord], None]
 OnEnd = Callable[[TrialInfo], None]
 
@@ -90,11 +87,6 @@ def find_data(data_dir: Path | None, place: Place) -> Path | None:
     return place.data.absolute() if place.data else None
 
 
-def left_to_do(trials: Sequence[TrialConfig], store: SweepStore, setting: Setting) -> list[TrialConfig]:
-    """The trials that are not done, in the plan's order."""
-    return [c for c in trials if not is_done(_info(store, c), c, setting)]
-
-
 def run_plan(
     plan: Plan,
     *,
@@ -150,7 +142,7 @@ def run_plan(
     try:
         todo = left_to_do(trials, store, setting)
         if limit is not None:
-            todo = [config for config in todo if not _is_held(store, config)][:limit]
+            todo = [config for config in todo if not is_held(store, config)][:limit]
         check_data(todo, setting)
         save_plan(plan, store)
     except OSError as error:
@@ -158,7 +150,7 @@ def run_plan(
     unrecorded: list[TrialInfo] = []
 
     def ended(info: TrialInfo) -> None:
-        if info.state == "failed" and _info(store, info.config) is None:
+        if info.state == "failed" and info_of(store, info.config) is None:
             unrecorded.append(info)
         on_end(info)
 
@@ -178,7 +170,7 @@ def run_plan(
                 _run_on_local_ray(todo, orders, plan.spec, place, ended, on_tick)
         store.compact()
     asked = trials if limit is None else todo
-    infos = [_info(store, config) for config in asked]
+    infos = [info_of(store, config) for config in asked]
     return Outcome(
         interrupted=store.stop_requested(setting.started_at) and bool(left_to_do(asked, store, setting)),
         counts=dict(Counter(info.state if info else "waiting" for info in infos)),
@@ -243,23 +235,25 @@ def _run_on_local_ray(
     from sweep.driver import run_on_ray
     from sweep.teams import work_in_teams
 
-    setting = orders.setting
-    store = SweepStore(setting.store)
-    work = work_in_teams if setting.ranks > 1 else work_by
+    store = SweepStore(orders.setting.store)
+    ranks = orders.setting.ranks
+    work = work_in_teams if ranks > 1 else work_by
     with local_ray(place.cpus, place.gpus) as has:
         orders = _with_gpus(orders, spec, int(has.get("GPU", 0)))
-        slots = _slots(orders.setting.cpus, orders.setting.gpus, has, setting.ranks)
-        while todo and not store.stop_requested(setting.started_at):
-            units: list[Unit] = [(config,) for config in todo]
-            before = _epochs_in_store(store, todo)
-            deaths = _in_background(partial(run_on_ray, units, orders, slots, on_end, work), on_tick)
-            progress = _epochs_in_store(store, todo) > before
-            todo = left_to_do(todo, store, replace(setting, retry_failed=False))
-            if deaths and not progress:
-                raise LaunchError(f"no worker process could work: {deaths[0]}")
-            # What other live processes hold is theirs; what nobody could move on is told by its state.
-            if not progress or all(_is_held(store, config) for config in todo):
-                return
+        slots = _slots(orders.setting.cpus, orders.setting.gpus, has, ranks)
+
+        def run(trials: list[TrialConfig]) -> list[str]:
+            units: list[Unit] = [(config,) for config in trials]
+            return in_background(
+                partial(run_on_ray, units, orders, slots, on_end, work), unless_unreadable(on_tick)
+            )
+
+        Rounds(
+            store=store,
+            setting=replace(orders.setting, retry_failed=False),
+            run=run,
+            halt=lambda: store.stop_requested(orders.setting.started_at),
+        ).go(todo)
 
 
 def _with_gpus(orders: Orders, spec: SweepSpec, available: int) -> Orders:
@@ -289,42 +283,3 @@ def _cuda_devices() -> int:
     import torch
 
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
-
-
-def _info(store: SweepStore, config: TrialConfig) -> TrialInfo | None:
-    """What the store says of a trial; None too where it cannot be read, which its run then tells."""
-    try:
-        return store.trial(config.trial_id).info()
-    except UserError:
-        return None
-
-
-def _is_held(store: SweepStore, config: TrialConfig) -> bool:
-    info = _info(store, config)
-    return info is not None and info.state == "running"
-
-
-def _epochs_in_store(store: SweepStore, trials: Sequence[TrialConfig]) -> int:
-    return sum(store.trial(config.trial_id).records().num_rows for config in trials)
-
-
-def _in_background(job: Callable[[], T], on_tick: Callable[[], None]) -> T:
-    """Run a job in a thread, so that this one hears Ctrl-C and draws the view; hand on how it ended."""
-    results: list[T] = []
-    errors: list[BaseException] = []
-
-    def guarded() -> None:
-        try:
-            results.append(job())
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=guarded, daemon=True, name="tune-driver")
-    thread.start()
-    while thread.is_alive():
-        thread.join(0.5)
-        with suppress(OSError, UserError, pa.ArrowInvalid):  # a view that fails must not end the trials
-            on_tick()
-    if errors:
-        raise errors[0]
-    return results[0]
