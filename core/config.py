@@ -126,7 +126,7 @@ class TrialConfig:
         if self.activation is None:
             object.__setattr__(self, "activation", _OWN_ACTIVATION.get(self.model, "relu"))
         for spec in fields(self):
-            if not _applies(self, spec.metadata["applies"]):
+            if not _applies(vars(self), spec.metadata["applies"]):
                 object.__setattr__(self, spec.name, spec.default)
         if self.init == _OWN_INIT.get(
             self.model, "torch" if self.model not in registry.BUILT_IN_MODELS else ""
@@ -215,13 +215,26 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else f"; allowed: {', '.join(known)}"
 
 
-def _applies(config: TrialConfig, applies: Mapping[str, tuple[str, ...]]) -> bool:
-    if config.model not in registry.BUILT_IN_MODELS:
+def conditions_of(name: str) -> Mapping[str, tuple[str, ...]]:
+    """The values of other fields under which a field has an effect."""
+    return _APPLIES[name]
+
+
+def effective_under(name: str, values: Mapping[str, Any]) -> bool:
+    """Whether a field has an effect beside these values of the others; where not, it is left at its default."""
+    return _applies(values, conditions_of(name))
+
+
+def _applies(values: Mapping[str, Any], applies: Mapping[str, tuple[str, ...]]) -> bool:
+    if values["model"] not in registry.BUILT_IN_MODELS:
         # A registered model may use any field, so none is reset under its feet.
-        applies = {other: values for other, values in applies.items() if other != "model"}
-    return all(getattr(config, other) in values for other, values in applies.items())
+        applies = {other: allowed for other, allowed in applies.items() if other != "model"}
+    return all(values[other] in allowed for other, allowed in applies.items())
 
 
+_APPLIES: dict[str, Mapping[str, tuple[str, ...]]] = {
+    spec.name: spec.metadata["applies"] for spec in fields(TrialConfig)
+}
 _HINTS = get_type_hints(TrialConfig)
 
 

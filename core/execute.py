@@ -323,9 +323,10 @@ def _train(attempt: _Attempt, trial: Trial, rows: list[EpochRecord], later: list
     `later` are an earlier attempt's rows: they stay in the store until their epochs are trained again.
     """
     epochs = trial.config.epochs
+    last = min(epochs, attempt.setting.until or epochs)
     cadence = _Cadence(attempt.setting.checkpoint_share)
     training = trial.train(attempt.number)
-    while trial.epoch < epochs:
+    while trial.epoch < last:
         attempt.team.tell(GO_ON)
         record = next(training)
         rows.append(record)
@@ -337,12 +338,12 @@ def _train(attempt: _Attempt, trial: Trial, rows: list[EpochRecord], later: list
         if attempt.decide(record):
             return "stopped"
         reason = attempt.pause() if record.epoch < epochs else ""
-        if reason or record.epoch == epochs or cadence.is_due():
+        if reason or record.epoch == last or cadence.is_due():
             with cadence:
                 attempt.save_checkpoint(trial)
         if reason:
             return reason
-    return "completed"
+    return "completed" if trial.epoch >= epochs else "paused"
 
 
 class _Cadence:

@@ -29,8 +29,9 @@ POLICIES: dict[str, Policy] = {
     "bug": Policy(1, False, "see its log; after a fix, run with --retry-failed"),
 }
 
-# Ends of an attempt that cost no retry: the trial continues from its checkpoint.
-INTERRUPTIONS = ("interrupted", "preempted", "timeout")
+# Ends of an attempt that cost no retry: the trial continues from its checkpoint. A `paused` one waits at
+# `Setting.until` for the rest of its population.
+INTERRUPTIONS = ("interrupted", "preempted", "timeout", "paused")
 
 # A process that dies without a word at the same epoch so often is the trial's fault, and the kind `died`; so is
 # an epoch that did not fit into its job's time so often.

@@ -38,6 +38,7 @@ class Setting:
     command_id: str = ""  # tells commands apart: failures of another one may be tried again
     retry_failed: bool = False
     stopping: bool = False  # whether a stopping rule is in force, so that a `stopped` trial has ended
+    until: int | None = None  # an epoch beyond which no trial is trained: there it waits for others
     checkpoint_share: float = 0.05  # of the training time, at most, for writing checkpoints
     raise_errors: bool = False  # let a bug reach the debugger once it is recorded
 
@@ -48,6 +49,8 @@ def is_done(info: TrialInfo | None, config: TrialConfig, setting: Setting) -> bo
     A trial with more epochs to go than it has trained is not done; nor one that a rule stopped when there
     is no rule any more; nor one whose kind of failure is tried again.
     """
+    if info is not None and _waits(info, config, setting):
+        return True
     if info is None or not info.ended:
         return False
     if info.state == "completed":
@@ -57,6 +60,12 @@ def is_done(info: TrialInfo | None, config: TrialConfig, setting: Setting) -> bo
     if info.state == "failed":
         return not (info.may_retry or _is_new_try(info, setting))
     return True
+
+
+def _waits(info: TrialInfo, config: TrialConfig, setting: Setting) -> bool:
+    if setting.until is None or info.epoch < setting.until:
+        return False
+    return info.state == "interrupted" and setting.until < config.epochs
 
 
 def _is_new_try(info: TrialInfo, setting: Setting) -> bool:

@@ -82,9 +82,9 @@ def plan(
     """Trials, duplicates, what is done already, and what the rest will cost; runs nothing."""
     from sweep.plan_view import describe_plan, plan_mapping
 
-    made = make_plan(load_spec(file, settings or ()))
     where = find_place(place)
     _check_store(store)
+    made = _plan(file, settings, store)
     if as_json:
         out.print_json(json.dumps(plan_mapping(made, store, where)))
     else:
@@ -110,15 +110,17 @@ def run(
     profile: Annotated[bool, typer.Option(help="debug: write a torch profiler trace of 20 steps.")] = False,
 ) -> None:
     """Run what the plan says is left; the same command again resumes."""
-    made = make_plan(load_spec(file, settings or ()))
     where = find_place(place)
     _check_store(store)
+    made = _plan(file, settings, store)
     chosen = [pick(made.trials, trial)] if trial else None
     if overfit or profile:
         from sweep.debug import overfit_trial, profile_trial
 
         if where.kind != "debug":
             raise UsageError("--overfit and --profile look at one process: add --place debug")
+        if not made.trials:
+            raise UsageError(f"{made.spec.name}: its search has chosen no trial yet")
         config = chosen[0] if chosen else made.trials[0]
         if overfit:
             overfit_trial(config, overfit, made, where, data, out)
@@ -126,6 +128,14 @@ def run(
             profile_trial(config, made, store, where, data, out)
         return
     raise typer.Exit(_run(made, where, store, data, limit, chosen, retry_failed, detach))
+
+
+def _plan(file: str, settings: list[str] | None, root: Path) -> Plan:
+    """The plan of a sweep file; of an adaptive one with what its store has."""
+    from sweep.adaptive import with_known
+
+    made = make_plan(load_spec(file, settings or ()))
+    return with_known(made, SweepStore(root / made.spec.name))
 
 
 def _run(

@@ -4,6 +4,9 @@ Ray Tune places and restarts; which trial comes next, and what has become of it,
 Tune trial here is a slot: an actor that takes one trial after the other from the plan until nothing is left.
 The driver holds a fixed number of slots however many trials there are, an actor is never started anew
 between two trials, and one that dies is started again and finds its trial where its checkpoint left it.
+
+In an adaptive sweep the plan grows as it runs, so there each of Tune's trials is one of ours, which a supply
+hands out through Tune's own searcher; actors go on from one to the next as well.
 """
 
 import logging
@@ -13,6 +16,7 @@ from typing import Any
 
 from core.setting import Unit
 from core.store import TrialInfo
+from sweep.supply import Leg, Supply, as_searcher
 from sweep.worker import Orders, work_by
 
 # What a slot's process does with its orders.
@@ -45,8 +49,34 @@ def run_on_ray(
     """
     from ray import tune
 
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # its errors come back as ours
     slots = max(1, min(len(units), capacity, MOST_SLOTS))
+    return _run(units, orders, on_end, work, {"slot": tune.grid_search(list(range(slots)))}, {})
+
+
+def run_supply_on_ray(
+    supply: Supply,
+    orders: Orders,
+    capacity: int,
+    on_end: Callable[[TrialInfo], None],
+    work: Work = work_by,
+) -> list[str]:
+    """Run what a supply hands out, and return when it is over; else as run_on_ray."""
+    slots = max(1, min(capacity, MOST_SLOTS))
+    search = {"search_alg": as_searcher(supply), "num_samples": -1, "max_concurrent_trials": slots}
+    return _run([], orders, on_end, work, {}, search)
+
+
+def _run(
+    units: list[Unit],
+    orders: Orders,
+    on_end: Callable[[TrialInfo], None],
+    work: Work,
+    param_space: dict[str, Any],
+    search: dict[str, Any],
+) -> list[str]:
+    from ray import tune
+
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # its errors come back as ours
     # A slot whose trials have ranks only waits for them; Tune wants it to ask for something all the same.
     alone = orders.setting.ranks == 1
     trainable = tune.with_resources(
@@ -56,8 +86,8 @@ def run_on_ray(
     with tempfile.TemporaryDirectory(prefix="mixsweep-") as scratch:
         results = tune.Tuner(
             trainable,
-            param_space={"slot": tune.grid_search(list(range(slots)))},
-            tune_config=tune.TuneConfig(reuse_actors=True),
+            param_space=param_space,
+            tune_config=tune.TuneConfig(reuse_actors=True, **search),
             run_config=tune.RunConfig(
                 name="slots",
                 storage_path=scratch,
@@ -90,15 +120,21 @@ def _slot_class() -> type:
     from ray import tune
 
     class Slot(tune.Trainable):
-        """An actor that works through the store's plan; one step is one trial."""
+        """An actor that works through the store's plan, or a leg of an adaptive one; a step is a trial's end."""
 
         def setup(self, config: dict[str, Any], units: list[Unit], orders: Orders, work: Work) -> None:
-            self._begin = lambda: work(orders, units)
-            self._work = self._begin()
+            self._units, self._orders, self._work_by = units, orders, work
+            self._work = self._begin(config)
 
         def reset_config(self, new_config: dict[str, Any]) -> bool:
-            self._work = self._begin()
+            self._work = self._begin(new_config)
             return True
+
+        def _begin(self, config: dict[str, Any]) -> Iterator[TrialInfo]:
+            if "leg" not in config:
+                return self._work_by(self._orders, self._units)
+            leg = Leg.from_json(config["leg"])
+            return self._work_by(self._orders.until(leg.until), [(leg.config,)])
 
         def step(self) -> dict[str, Any]:
             info = next(self._work, None)

@@ -22,6 +22,7 @@ from core.retention import Retention
 from core.setting import Setting, Unit
 from core.sources import source_files
 from core.store import SweepStore, TrialInfo
+from sweep.adaptive import check_place, driving, examples, to_come, with_known
 from sweep.batch import Batch
 from sweep.plan import Plan, save_plan
 from sweep.rounds import Rounds, in_background, info_of, is_held, left_to_do, unless_unreadable
@@ -74,7 +75,7 @@ def make_setting(
         started_at=records.now().isoformat(),
         command_id=uuid.uuid4().hex,
         retry_failed=retry_failed,
-        stopping=spec.stopping is not None,
+        stopping=spec.may_stop_trials,
     )
 
 
@@ -134,7 +135,13 @@ def run_plan(
         )
     if plan.spec.resources.nodes > 1 and place.kind == "local":
         raise LaunchError(f"resources.nodes = {plan.spec.resources.nodes}: place {place.name} is one machine")
+    if plan.spec.resources.ranks > 1 and plan.spec.search is not None:
+        raise LaunchError("resources.ranks: with [search] a trial has one process")
     store = SweepStore(Path(store_root) / plan.spec.name)
+    search = plan.spec.search if only is None else None
+    if search is not None:
+        check_place(plan.spec, place)
+        plan = with_known(plan, store)
     setting = make_setting(plan.spec, store, place, data_dir, retry_failed)
     if raise_errors:
         setting = replace(setting, raise_errors=True)
@@ -143,11 +150,13 @@ def run_plan(
         todo = left_to_do(trials, store, setting)
         if limit is not None:
             todo = [config for config in todo if not is_held(store, config)][:limit]
-        check_data(todo, setting)
-        save_plan(plan, store)
+        check_data([*todo, *(examples(plan.spec) if search else [])], setting)
+        if search is None and plan.spec.search is None:
+            save_plan(plan, store)
     except OSError as error:
         raise LaunchError(f"{store.path}: the store cannot be written: {error.strerror or error}") from error
     unrecorded: list[TrialInfo] = []
+    still_to_come = 0  # trials that a search has yet to choose
 
     def ended(info: TrialInfo) -> None:
         if info.state == "failed" and info_of(store, info.config) is None:
@@ -161,19 +170,25 @@ def run_plan(
         if not detach:
             batch.follow(ended, on_tick, say)
             store.compact()
-    elif todo:
+    elif todo or (search and to_come(plan.spec, len(trials))):
         orders = give_orders(plan, setting)
         with stop_on_signal(store, on_interrupt):
             if place.kind == "debug":
                 _run_here(todo, orders, plan.spec, on_record, ended)
+            elif search is not None:
+                still_to_come = _search_on_local_ray(plan, orders, place, limit, ended, on_tick, say)
+                trials = with_known(plan, store).trials
             else:
                 _run_on_local_ray(todo, orders, plan.spec, place, ended, on_tick)
         store.compact()
     asked = trials if limit is None else todo
     infos = [info_of(store, config) for config in asked]
+    counts = Counter(info.state if info else "waiting" for info in infos)
+    counts["waiting"] += still_to_come
     return Outcome(
-        interrupted=store.stop_requested(setting.started_at) and bool(left_to_do(asked, store, setting)),
-        counts=dict(Counter(info.state if info else "waiting" for info in infos)),
+        interrupted=store.stop_requested(setting.started_at)
+        and (still_to_come > 0 or bool(left_to_do(asked, store, setting))),
+        counts=dict(+counts),
         unrecorded=tuple(unrecorded),
         detached=bool(todo) and detach,
     )
@@ -254,6 +269,26 @@ def _run_on_local_ray(
             run=run,
             halt=lambda: store.stop_requested(orders.setting.started_at),
         ).go(todo)
+
+
+def _search_on_local_ray(
+    plan: Plan,
+    orders: Orders,
+    place: Place,
+    limit: int | None,
+    on_end: OnEnd,
+    on_tick: Callable[[], None],
+    say: Callable[[str], None],
+) -> int:
+    """Run an adaptive sweep; return how many of its trials have not been chosen."""
+    from cluster.rays import local_ray
+    from sweep.adaptive import run_search
+
+    with driving(SweepStore(orders.setting.store)) as lease, local_ray(place.cpus, place.gpus) as has:
+        orders = _with_gpus(orders, plan.spec, int(has.get("GPU", 0)))
+        slots = _slots(orders.setting.cpus, orders.setting.gpus, has)
+        job = partial(run_search, plan, orders, slots, limit, on_end, say, lease.check)
+        return in_background(job, unless_unreadable(on_tick))
 
 
 def _with_gpus(orders: Orders, spec: SweepSpec, available: int) -> Orders:

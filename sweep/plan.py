@@ -72,11 +72,15 @@ class Plan:
 def make_plan(spec: SweepSpec) -> Plan:
     """Expand a sweep file into its trials. The same file gives the same plan, always.
 
+    What a search chooses as it runs is not in it (see sweep.adaptive.with_known).
+
     Raises:
         SpecError: some point is no trial, with the point's values.
     """
     rows: list[Planned] = []
     duplicates = 0
+    if spec.search is not None and spec.search.algorithm == "tpe":
+        return Plan(spec=spec, rows=(), duplicates=0)
     for part in spec.parts:
         seen: dict[str, int] = {}  # where in `rows` a trial of this part stands
         for point, values in enumerate(

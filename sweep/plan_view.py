@@ -13,6 +13,7 @@ from core.checkpoint import has_checkpoint
 from core.config import TrialConfig
 from core.setting import Setting, is_done
 from core.store import SweepStore
+from sweep.adaptive import to_come, typical
 from sweep.forecast import Forecast, duration, forecast, measured_rates
 from sweep.plan import Plan
 from sweep.view import STYLES
@@ -47,11 +48,13 @@ def plan_mapping(plan: Plan, root: Path, place: Place) -> dict[str, Any]:
         label = plan.labels[config.trial_id]
         rows.append({"trial_id": config.trial_id, "label": label, "standing": what, "epochs_left": epochs})
         todo.append((config, epochs))
+    todo += _to_come(plan)
     cost = forecast([(c, e) for c, e in todo if e], measured_rates(root))
     return {
         "sweep": plan.spec.name,
         "question": plan.spec.question,
         "trials": rows,
+        "to_come": to_come(plan.spec, len(plan.trials)),
         "duplicates": plan.duplicates,
         "shared": plan.shared,
         "forecast_seconds": cost.seconds,
@@ -76,6 +79,9 @@ def describe_plan(plan: Plan, root: Path, place: Place, out: Console) -> None:
         out.print(line.append(f"  {plan.labels[config.trial_id]}"))
     kinds = ", ".join(f"{count} {what}" for what, count in counts.items())
     out.print(f"{len(plan.trials)} trials: {kinds}", markup=False)
+    if coming := _to_come(plan):
+        todo += coming
+        out.print(f"{len(coming)} more are chosen as others end, by its search", markup=False)
     if plan.duplicates:
         out.print(f"{plan.duplicates} duplicates left out: points that are the same trial", markup=False)
     if plan.shared:
@@ -91,10 +97,16 @@ def describe_plan(plan: Plan, root: Path, place: Place, out: Console) -> None:
         out.print(f"\nbatch script:\n{script}", markup=False, soft_wrap=True)
 
 
+def _to_come(plan: Plan) -> list[tuple[TrialConfig, int]]:
+    """What a search is yet to choose: trials as those that are there, and their epochs."""
+    count = to_come(plan.spec, len(plan.trials))
+    return [(typical(plan), typical(plan).epochs)] * count if count else []
+
+
 def ineffective(plan: Plan) -> list[str]:
     """Notes on fields that are set but have no effect on any trial."""
     notes = []
-    for part in plan.spec.parts:
+    for part in plan.spec.parts if plan.rows else ():
         trials = [row.config for row in plan.rows if row.part == part.name]
         for name, value in part.base.items():
             wanted = tuple(value) if isinstance(value, list) else value
@@ -119,4 +131,4 @@ def _scripts(
 
 def _where(plan: Plan, root: Path, place: Place) -> tuple[SweepStore, Setting]:
     store = SweepStore(root / plan.spec.name)
-    return store, Setting(store=store.path, place=place.name, stopping=plan.spec.stopping is not None)
+    return store, Setting(store=store.path, place=place.name, stopping=plan.spec.may_stop_trials)

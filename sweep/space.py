@@ -8,6 +8,7 @@ import itertools
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from core.config import TrialConfig, did_you_mean
@@ -85,15 +86,22 @@ def expand(
     grids = {key: axis["grid_search"] for key, axis in space.items() if "grid_search" in axis}
     drawn = {key: axis for key, axis in space.items() if key not in grids}
     draws = _draw(drawn, grids, samples, seed) if drawn else _product(grids)
-    defaults = TrialConfig().to_mapping()
     for point in draws:
-        values = {**base, **{key: point[key] for key in space}}
-        for key, conditions in when.items():
-            if key in values and not all(
-                _meets(values.get(k, defaults[k]), v) for k, v in conditions.items()
-            ):
-                del values[key]
-        yield values
+        yield switch_off({**base, **{key: point[key] for key in space}}, when)
+
+
+def switch_off(values: Mapping[str, Any], when: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """A point without the fields under `when` whose conditions it does not meet."""
+    defaults, left = _defaults(), dict(values)
+    for key, conditions in when.items():
+        if key in left and not all(meets(left.get(k, defaults[k]), v) for k, v in conditions.items()):
+            del left[key]
+    return left
+
+
+def meets(value: Any, allowed: Any) -> bool:
+    """Whether a value is the allowed one, or one of the list of them."""
+    return value == allowed or (isinstance(allowed, list) and value in allowed)
 
 
 def to_ray(space: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -135,5 +143,6 @@ def _divides(q: float, value: float) -> bool:
     return math.isfinite(ratio) and math.isclose(ratio, round(ratio))
 
 
-def _meets(value: Any, allowed: Any) -> bool:
-    return value == allowed or (isinstance(allowed, list) and value in allowed)
+@cache
+def _defaults() -> dict[str, Any]:
+    return TrialConfig().to_mapping()

@@ -18,6 +18,7 @@ from core.records import default_mode
 from core.retention import POLICY_HELP, is_policy
 from core.setting import BATCH_NORMS
 from core.tables import Reader
+from sweep.search_spec import Search, read_search
 from sweep.space import SpaceError, check_axis
 
 PRESETS = Path(__file__).parent / "presets"
@@ -28,7 +29,7 @@ _MOST_REPLICAS = 10_000
 
 _TOP_KEYS = (
     "name", "question", "reaches", "cost", "metric", "mode", "seeds", "samples", "search_seed", "imports",
-    "base", "space", "when", "parts", "stopping", "claims", "keep", "resources",
+    "base", "space", "when", "parts", "search", "stopping", "claims", "keep", "resources",
 )  # fmt: skip
 _PART_KEYS = ("name", "question", "base", "space", "when", "claims", "samples")
 
@@ -102,11 +103,17 @@ class SweepSpec:
     seeds: tuple[int, ...] = (42,)
     search_seed: int = 0
     imports: tuple[str, ...] = ()
+    search: Search | None = None
     stopping: Stopping | None = None
     keep_checkpoints: str = "best:5"
     resources: Resources = Resources()
     source: Mapping[str, Any] = field(default_factory=dict)  # the file's own tables, `--set` applied
     path: Path | None = None
+
+    @property
+    def may_stop_trials(self) -> bool:
+        """Whether a trial that was stopped before its last epoch has ended."""
+        return self.stopping is not None or (self.search is not None and self.search.algorithm == "pbt")
 
     def to_toml(self) -> str:
         """The file as it is run."""
@@ -185,6 +192,7 @@ def parse_spec(source: Mapping[str, Any], path: Path | None = None) -> SweepSpec
     else:
         question = reader.text(source, "question", "")
         parts = (_part(reader, source, "", name, question, base),)
+    search = read_search(reader, source, parts[0].space, parts[0].when, len(seeds))
     stopping = _stopping(reader, source)
     if stopping and "parts" in source:
         raise reader.error(
@@ -202,6 +210,7 @@ def parse_spec(source: Mapping[str, Any], path: Path | None = None) -> SweepSpec
         seeds=seeds,
         search_seed=reader.integer(source, "search_seed", 0, low=0),
         imports=imports,
+        search=search,
         stopping=stopping,
         keep_checkpoints=_keep(reader, source),
         resources=_resources(reader, source),

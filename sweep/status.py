@@ -36,6 +36,7 @@ class SweepStatus:
     trials: tuple[TrialStatus, ...]
     seconds_left: float | None
     others: int  # trials in the store that the plan no longer has
+    to_come: int = 0  # trials that a search has yet to choose
 
     @property
     def counts(self) -> dict[str, int]:
@@ -74,6 +75,7 @@ class SweepStatus:
             "failures": self.failures,
             "epochs_done": self.epochs_done,
             "epochs_total": self.epochs_total,
+            "to_come": self.to_come,
             "seconds_left": self.seconds_left,
             "best": vars(self.best) if self.best else None,
             "trials": [vars(trial) for trial in self.trials],
@@ -117,6 +119,7 @@ class StatusReader:
             mode=mode,
             trials=trials,
             seconds_left=expected.seconds / max(1, running) if expected and expected.seconds else None,
+            to_come=max(0, source.get("search", {}).get("trials", 0) - len(trials)),
             others=sum(folder.trial_id not in configs for folder in self._store.trials()),
         )
 

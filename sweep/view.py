@@ -53,6 +53,8 @@ def summary(status: SweepStatus) -> list[RenderableType]:
     if status.failures:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(status.failures.items()))
         lines.append(Text(f"failures: {kinds}", "red"))
+    if status.to_come:
+        lines.append(Text(f"{status.to_come} more trials are to be chosen by the search", "dim"))
     if status.others:
         lines.append(Text(f"{status.others} trials in the store are no longer in the plan", "dim"))
     return lines
