@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from core.failures import INTERRUPTIONS
 from core.lease import take_lease
-from core.store import TrialFolder, TrialInfo
+from core.store import Attempt, TrialFolder, TrialInfo
 
 
 def with_its_death(folder: TrialFolder, info: TrialInfo | None) -> TrialInfo | None:
@@ -20,13 +20,19 @@ def with_its_death(folder: TrialFolder, info: TrialInfo | None) -> TrialInfo | N
     for path in (folder.log_path, folder.metrics_path):
         with suppress(OSError):
             times.append(path.stat().st_mtime)
+    epoch = epoch_reached(folder, attempt)
+    ended_at = datetime.fromtimestamp(max(times), UTC).isoformat() if times else info.updated_at
+    ended = replace(attempt, end="killed", ended_at=ended_at, to_epoch=epoch)
+    return replace(info, epoch=epoch, attempts=(*info.attempts[:-1], ended))
+
+
+def epoch_reached(folder: TrialFolder, attempt: Attempt) -> int:
+    """The newest epoch that an attempt has recorded, or that from which it began."""
     epoch = attempt.from_epoch
     with suppress(OSError, pa.ArrowInvalid):
         rows = folder.records().select(["epoch", "attempt"]).to_pylist()
         epoch = max([epoch, *(row["epoch"] for row in rows if row["attempt"] == attempt.number)])
-    ended_at = datetime.fromtimestamp(max(times), UTC).isoformat() if times else info.updated_at
-    ended = replace(attempt, end="killed", ended_at=ended_at)
-    return replace(info, epoch=epoch, attempts=(*info.attempts[:-1], ended))
+    return epoch
 
 
 def record_death(folder: TrialFolder, job: str, end: str, message: str) -> bool:

@@ -18,7 +18,7 @@ import torch
 from core import checkpoint, records
 from core import device as devices
 from core.config import ConfigError, TrialConfig, UserError
-from core.deaths import with_its_death
+from core.deaths import epoch_reached, with_its_death
 from core.failures import (
     DEATHS_WITHOUT_PROGRESS,
     INTERRUPTIONS,
@@ -212,13 +212,12 @@ def run_trial(
 
 
 def _ends_without_progress(info: TrialInfo, end: str) -> int:
-    """How many attempts just before this one ended so, all of them begun at the same epoch."""
-    count = 0
-    before = info.attempts[info.retries_from : -1]
-    for attempt in reversed(before):
-        if attempt.end != end or attempt.from_epoch != before[-1].from_epoch:
-            break
-        count += 1
+    """How many attempts just before this one ended so, none of which came further than those before it."""
+    count = furthest = 0
+    for attempt in info.attempts[info.retries_from : -1]:
+        reached = max(attempt.from_epoch, attempt.to_epoch)
+        count = count + 1 if attempt.end == end and reached <= furthest else 0
+        furthest = max(furthest, reached)
     return count
 
 
@@ -246,6 +245,7 @@ def _begin(config: TrialConfig, info: TrialInfo | None, setting: Setting) -> Tri
         command_id=setting.command_id,
         revision=provenance()["revision"],
         started_at=records.now().isoformat(),
+        from_epoch=info.epoch if info else 0,  # until its checkpoint says better
         accumulate=accumulate,
         threads=setting.cpus,
         ranks=setting.ranks,
@@ -367,7 +367,13 @@ class _Cadence:
 
 def _ended(info: TrialInfo, end: str, message: str = "") -> TrialInfo:
     """The trial with its running attempt ended: by a state, an interruption or a kind of failure."""
-    attempt = replace(info.attempts[-1], ended_at=records.now().isoformat(), end=end, message=message)
+    attempt = replace(
+        info.attempts[-1],
+        ended_at=records.now().isoformat(),
+        end=end,
+        message=message,
+        to_epoch=info.epoch,
+    )
     state = "interrupted" if end in INTERRUPTIONS else "failed" if end in POLICIES else end
     return replace(info, state=state, attempts=(*info.attempts[:-1], attempt))
 
@@ -380,7 +386,10 @@ def _record_failure(
     try:
         current = folder.info()
         if current is not None and len(current.attempts) == len(info.attempts):
-            ended = _ended(current, kind, _one_line(error))
+            if current.attempts[-1].end:
+                return current  # it had ended already: what failed afterwards takes nothing back
+            reached = replace(current, epoch=epoch_reached(folder, current.attempts[-1]))
+            ended = _ended(reached, kind, _one_line(error))
         folder.write_info(ended, lease.check)
         with open(folder.log_path, "a", encoding="utf-8") as log:
             _say(log, f"attempt {len(info.attempts)} ended: {kind}: {_one_line(error)}")

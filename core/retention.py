@@ -13,6 +13,9 @@ from core.store import SweepStore, TrialFolder, TrialInfo
 
 POLICY_HELP = "all, none, best:N"
 
+# A trial's id and value; what else lies there (a file manager's, a sync's) is none of ours.
+_ENTRY = re.compile(r"[0-9a-f]{12}_-?(nan|inf|[0-9.]+(e[-+]?[0-9]+)?)")
+
 
 def is_policy(text: str) -> bool:
     """Whether a text names a policy of keeping checkpoints."""
@@ -48,7 +51,7 @@ class Retention:
         kept.mkdir(parents=True, exist_ok=True)
         value = getattr(rows[-1], self.metric)
         (kept / f"{info.trial_id}_{value!r}").touch()
-        ranked = sorted(os.listdir(kept), key=self._rank)
+        ranked = sorted(filter(_ENTRY.fullmatch, os.listdir(kept)), key=self._rank)
         for name in ranked[int(self.policy.partition(":")[2]) :]:
             displaced = store.trial(name.partition("_")[0])
             if (

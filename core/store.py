@@ -45,6 +45,7 @@ class Attempt:
     started_at: str = ""
     ended_at: str = ""
     from_epoch: int = 0
+    to_epoch: int = 0  # epochs trained when it ended
     accumulate: int = 1
     threads: int = 1
     ranks: int = 1  # processes that trained together

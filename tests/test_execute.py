@@ -35,6 +35,7 @@ from core.records import TRAJECTORY_COLUMNS, EpochRecord
 from core.retention import Retention
 from core.setting import Setting
 from core.store import SweepStore, TrialFolder, TrialInfo
+from core.trainer import Trial
 
 Tiny = Callable[..., TrialConfig]
 
@@ -694,19 +695,71 @@ def test_an_interruption_in_the_middle_of_an_epoch_ends_the_attempt_and_costs_no
     assert trajectory(tmp_path, config) == trajectory(undisturbed, config)
 
 
+def leave_within(monkeypatch: pytest.MonkeyPatch, config: TrialConfig, epoch: int, reason: str) -> None:
+    """Interrupt a trial in the middle of an epoch, each time."""
+    original = Trial._train_epoch
+
+    def train_epoch(trial: Trial) -> tuple[float, float, float]:
+        if trial.config.trial_id == config.trial_id and trial.epoch + 1 == epoch:
+            raise Interruption(reason)
+        return original(trial)
+
+    monkeypatch.setattr(Trial, "_train_epoch", train_epoch)
+
+
 def test_an_epoch_that_never_fits_into_its_jobs_time_fails_the_trial_and_holds_up_no_other(
-    tmp_path: Path, tiny: Tiny
+    tmp_path: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     long, short = tiny(lr=0.5), tiny()
-
-    def leave(record: EpochRecord) -> None:
-        if record.trial_id == long.trial_id:
-            raise Interruption("timeout")
-
+    leave_within(monkeypatch, long, 1, "timeout")
     for _ in range(TIMEOUTS_WITHOUT_PROGRESS):
         with pytest.raises(Interruption):
-            run([long, short], new_command(tmp_path), report=leave)
-    failed, done = run([long, short], new_command(tmp_path), report=leave)
+            run([long, short], new_command(tmp_path))
+    failed, done = run([long, short], new_command(tmp_path))
     assert ends_of(failed) == ["timeout"] * TIMEOUTS_WITHOUT_PROGRESS + ["died"]
     assert "does not fit into the job's time limit" in failed.attempts[-1].message
     assert done.state == "completed"
+
+
+def test_a_trial_that_comes_on_between_two_time_limits_is_not_given_up(
+    tmp_path: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny(epochs=6)
+    with monkeypatch.context() as patch:
+        leave_within(patch, config, 1, "timeout")  # it began late in its job
+        with pytest.raises(Interruption):
+            run([config], new_command(tmp_path))
+    for epoch in (3, 4):
+        # From a checkpoint of whichever epoch: what counts is that it comes further each time.
+        with monkeypatch.context() as patch:
+            leave_within(patch, config, epoch, "timeout")
+            with pytest.raises(Interruption):
+                run([config], new_command(tmp_path))
+        assert info_of(tmp_path, config).attempts[-1].to_epoch == epoch - 1
+    (info,) = run([config], new_command(tmp_path))
+    assert ends_of(info) == ["timeout"] * 3 + ["completed"]
+
+
+def test_what_fails_after_a_trials_end_takes_nothing_back(
+    tmp_path: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny()
+    setting = replace(new_command(tmp_path), retention=Retention("none"))
+
+    def leave(*arguments: object) -> None:
+        raise Interruption("preempted")
+
+    monkeypatch.setattr(Retention, "apply", leave)
+    with pytest.raises(Interruption):
+        run([config], setting)
+    info = info_of(tmp_path, config)
+    assert (info.state, ends_of(info)) == ("completed", ["completed"])
+
+
+def test_a_strange_file_among_the_ranked_checkpoints_is_passed_over(tmp_path: Path, tiny: Tiny) -> None:
+    kept = tmp_path / "kept" / "valid_accuracy-max"
+    kept.mkdir(parents=True)
+    (kept / ".DS_Store").touch()
+    (kept / "notes_of mine").touch()
+    (info,) = run([tiny()], new_command(tmp_path))
+    assert info.state == "completed"
