@@ -242,6 +242,7 @@ def _begin(config: TrialConfig, info: TrialInfo | None, setting: Setting) -> Tri
         host=setting.host or socket.gethostname(),
         pid=os.getpid(),
         job=setting.job,
+        restarts=setting.restarts,
         command_id=setting.command_id,
         revision=provenance()["revision"],
         started_at=records.now().isoformat(),

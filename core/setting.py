@@ -26,6 +26,7 @@ class Setting:
     host: str = ""  # as the scheduler names it; empty: as the machine calls itself
     data_dir: Path | None = None
     job: str = ""  # of a scheduler
+    restarts: int = 0  # how often that has been requeued
     command: str = ""  # what was typed, for the records
     cpus: int = 1
     gpus: float = 0.0

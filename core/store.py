@@ -40,6 +40,7 @@ class Attempt:
     host: str
     pid: int
     job: str = ""
+    restarts: int = 0  # how often the job had been requeued
     command_id: str = ""  # the command that made it; another one may try again
     revision: str = ""  # of the code
     started_at: str = ""
@@ -189,8 +190,18 @@ class SweepStore:
         """The plan as it was last run: a row a trial, with `trial_id`, `point`, `replica` and the config.
 
         `point` numbers the combination of varied fields, `replica` the seed within a point.
+
+        Raises:
+            FileNotFoundError: there is none.
+            UserError: it cannot be read.
         """
-        return records.read_table(self.path / "plan.parquet")
+        path = self.path / "plan.parquet"
+        try:
+            return records.read_table(path)
+        except pa.ArrowInvalid as error:
+            raise UserError(
+                f"{path}: damaged; move it away, and the same `sweep run` writes it again"
+            ) from error
 
     def trial(self, trial_id: str) -> TrialFolder:
         return TrialFolder(self.trials_path / trial_id)

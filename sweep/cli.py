@@ -412,7 +412,6 @@ def main() -> None:
     except BrokenPipeError:
         sys.exit(0)
     except OSError as error:
-        if error.filename is None:
-            raise
-        print(f"sweep: {error.filename}: {error.strerror}", file=sys.stderr)
+        words = (error.filename, error.strerror or str(error))  # a write to a full disk names no file
+        print(f"sweep: {': '.join(str(word) for word in words if word)}", file=sys.stderr)
         sys.exit(2)

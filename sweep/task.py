@@ -16,13 +16,14 @@ from core.store import Attempt, SweepStore
 from sweep.plan import read_plan, trials_of
 from sweep.spec import parse_spec
 from sweep.submissions import Submission, read_submission
+from sweep.troubles import Trouble, note_trouble, troubles_of
 from sweep.worker import Orders, work_by
 
 _LEASE_POLL_SECONDS = 2.0
 
-# Failures of the place, after which the job is tried again, and how often one job may be.
+# Failures of the place, after which the job is tried again, and how often a task may be.
 _TRY_ELSEWHERE = ("node", "port", "rendezvous")
-_MOST_RESTARTS = 20
+_MOST_TROUBLES = 20
 
 
 def run_task(store_path: str, submission_id: str, index: int) -> None:
@@ -48,15 +49,27 @@ def run_task(store_path: str, submission_id: str, index: int) -> None:
         except Interruption as interruption:  # its trial says so in the store
             reason = interruption.reason
         except Exception as error:
-            from core.ranks import end_of  # torch, which a command that only submits does without
-
-            reason = end_of(error)
-            if reason not in _TRY_ELSEWHERE or job.restarts() >= _MOST_RESTARTS:
+            reason = _note(error, store, submission, index)
+            troubles = troubles_of(store, submission_id, index)
+            if reason not in _TRY_ELSEWHERE or len(troubles) > _MOST_TROUBLES:
                 raise
             print(f"{reason}: {error}", flush=True)
     if reason and is_still_running():
-        elsewhere = (*submission.exclude, job.node_name()) if reason == "node" else ()
+        broken = dict.fromkeys(t.node for t in troubles_of(store, submission_id, index) if t.node)
+        elsewhere = (*submission.exclude, *broken) if broken else ()
         job.go_back_into_the_queue(reason, exclude=",".join(elsewhere))
+
+
+def _note(error: Exception, store: SweepStore, submission: Submission, index: int) -> str:
+    """The kind of a failure; one of the place is noted, with this node where it is at fault."""
+    from core.ranks import RankError, end_of  # torch, which a command that only submits does without
+
+    kind = end_of(error)
+    if kind in _TRY_ELSEWHERE:
+        # What another rank met is noted by that one: it knows its node.
+        own = kind == "node" and not isinstance(error, RankError)
+        note_trouble(store, submission.submission_id, index, Trouble(kind, job.node_name() if own else ""))
+    return kind
 
 
 class Pace:
@@ -104,6 +117,7 @@ def stored_orders(
         host=job.node_name(),
         data_dir=Path(submission.data_dir) if submission.data_dir else None,
         job=job.job_id(),
+        restarts=job.restarts(),
         command=submission.command,
         cpus=submission.cpus,
         gpus=float(submission.gpus),
@@ -130,13 +144,15 @@ def _trials_and_orders(
 
 def _follow_rank_0(store: SweepStore, submission: Submission, index: int) -> None:
     """Be one of the other ranks: rank 0 leads, writes and requeues."""
-    from core.ranks import end_of
+    from core.ranks import RankError, end_of
 
     trials, orders = _trials_and_orders(store, submission, index)
     try:
         for _ in work_by(orders, [trials]):
             pass  # nothing is yielded here
     except Exception as error:
+        if end_of(error) == "node" and not isinstance(error, RankError):
+            _note(error, store, submission, index)
         if end_of(error) not in INTERRUPTIONS:  # those are rank 0's to act upon
             raise
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 from cluster import slurm
 from cluster.slurm import Task
 from core.deaths import record_death
-from core.store import SweepStore, TrialInfo
+from core.store import SweepStore, TrialInfo, since
 from sweep.submissions import jobs_path
 
 # How the scheduler ended a job, as the end of the attempt that it killed.
@@ -26,7 +26,9 @@ _ENDS = {
 _KILLED_FOR_MEMORY = re.compile(r"oom[-_ ]kill|out of memory|exceeded (job )?memory limit", re.IGNORECASE)
 _TAIL_BYTES = 4096
 
-_NODE_FAILURES = 2  # of one node within a sweep, and it is asked for no more
+# So many failures of one node within a sweep, and so long, it is not asked for.
+_NODE_FAILURES = 2
+_FORGET_SECONDS = 24 * 3600.0
 
 
 class Verdicts:
@@ -69,15 +71,26 @@ class Verdicts:
 
 
 def failing_nodes(infos: Iterable[TrialInfo], place: str) -> tuple[str, ...]:
-    """Nodes of a place on which attempts failed repeatedly, the node being at fault.
+    """Nodes of a place on which attempts failed repeatedly of late, and most of them, the node being at fault.
 
-    That is its word (`node`), or a death without a word after which the scheduler itself requeued the job.
+    That is its word (`node`), or a death without a word after which the scheduler requeued the job. A preemption
+    can look like that too, so nodes on which most attempts end well are not blamed.
     """
-    counts: Counter[str] = Counter()
+    faults: Counter[str] = Counter()
+    attempts: Counter[str] = Counter()
     for info in infos:
         for attempt, after in pairwise([*info.attempts, None]):
             if attempt is None or attempt.place != place or not attempt.job:
                 continue
-            requeued = after is not None and after.job == attempt.job
-            counts[attempt.host] += attempt.end == "node" or (attempt.end == "killed" and requeued)
-    return tuple(sorted(host for host, count in counts.items() if count >= _NODE_FAILURES))
+            if attempt.started_at and since(attempt.started_at) > _FORGET_SECONDS:
+                continue
+            attempts[attempt.host] += 1
+            requeued = after is not None and after.job == attempt.job and after.restarts > attempt.restarts
+            # Of several ranks it is not known here on whose node it was; their job excludes it by itself.
+            told = attempt.end == "node" and attempt.ranks == 1
+            faults[attempt.host] += told or (attempt.end == "killed" and requeued)
+    return tuple(
+        sorted(
+            host for host, count in faults.items() if count >= _NODE_FAILURES and 2 * count > attempts[host]
+        )
+    )

@@ -13,6 +13,7 @@ import pytest
 
 from core.records import SCHEMA
 from core.store import SweepStore
+from sweep import cli
 from tests.places import ROOT, start, sweep_command, trajectories, wait_until
 
 TINY = """
@@ -313,3 +314,23 @@ def test_a_failed_trial_is_exit_code_1_in_local_and_its_sweep_goes_on(tmp_path: 
     assert done.returncode == 1, done.stderr
     assert "4 trials: 2 completed, 2 failed" in done.stdout
     assert "ValueError: no [such] layer [/]" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(28, "No space left on device"), "sweep: No space left on device"),
+        (PermissionError(13, "Permission denied", "runs/x"), "sweep: runs/x: Permission denied"),
+    ],
+)
+def test_a_disk_that_refuses_is_one_line(
+    error: OSError, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse() -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "app", refuse)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.strip() == said

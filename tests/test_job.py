@@ -4,13 +4,17 @@ import os
 import signal
 import time
 from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
 from cluster.job import MARGIN_SECONDS, Warnings, ends_at
 from core.config import TrialConfig
 from core.failures import Interruption
-from core.store import Attempt, TrialInfo
+from core.records import now
+from core.store import Attempt, SweepStore, TrialInfo
+from sweep.troubles import Trouble, note_trouble, troubles_of
 from sweep.verdicts import failing_nodes
 
 
@@ -74,25 +78,62 @@ def test_the_end_of_a_job_is_the_schedulers_word_or_counted_from_its_start(
     assert ends_at(minutes=10) == 1500
 
 
-def info_of(*attempts: tuple[str, str, str]) -> TrialInfo:
+def info_of(*attempts: tuple[str, str, int, str], started_at: str = "") -> TrialInfo:
     made = tuple(
-        Attempt(number=number, place="cluster", host=host, pid=1, job=job, end=end)
-        for number, (host, job, end) in enumerate(attempts, start=1)
+        Attempt(
+            number=number,
+            place="cluster",
+            host=host,
+            pid=1,
+            job=job,
+            restarts=restarts,
+            end=end,
+            started_at=started_at,
+        )
+        for number, (host, job, restarts, end) in enumerate(attempts, start=1)
     )
     return TrialInfo(trial_id="x", config=TrialConfig(), state="running", attempts=made)
 
 
 def test_a_node_fails_by_its_word_or_by_a_wordless_death_after_which_its_job_was_requeued() -> None:
-    broken = info_of(("n1", "7_0", "node"), ("n1", "7_0", "killed"), ("n2", "7_0", "completed"))
+    broken = info_of(("n1", "7_0", 0, "node"), ("n1", "7_0", 1, "killed"), ("n2", "7_0", 2, "completed"))
     assert failing_nodes([broken], "cluster") == ("n1",)
     assert failing_nodes([broken], "elsewhere") == ()
-    once = info_of(("n1", "7_0", "node"), ("n2", "7_0", "completed"))
+    once = info_of(("n1", "7_0", 0, "node"), ("n2", "7_0", 1, "completed"))
     assert failing_nodes([once], "cluster") == ()
     assert failing_nodes([once, once], "cluster") == ("n1",)
 
 
 def test_a_killed_process_whose_job_was_not_requeued_says_nothing_of_its_node() -> None:
-    killed = info_of(("n1", "7_0", "killed"), ("n1", "8_0", "killed"), ("n1", "9_0", "completed"))
+    killed = info_of(("n1", "7_0", 0, "killed"), ("n1", "8_0", 0, "killed"), ("n1", "9_0", 0, "completed"))
     assert failing_nodes([killed], "cluster") == ()
     at_home = replace(killed, attempts=tuple(replace(a, job="", end="node") for a in killed.attempts))
     assert failing_nodes([at_home], "cluster") == ()
+    within_its_job = info_of(("n1", "7", 0, "killed"), ("n1", "7", 0, "killed"), ("n1", "7", 0, "completed"))
+    assert failing_nodes([within_its_job], "cluster") == ()
+
+
+def test_a_node_on_which_most_attempts_end_well_is_not_blamed_for_preemptions_without_a_word() -> None:
+    hard = info_of(("n1", "7_0", 0, "killed"), ("n1", "7_0", 1, "killed"), ("n1", "7_0", 2, "completed"))
+    well = info_of(("n1", "7_1", 0, "preempted"), ("n1", "7_1", 1, "completed"))
+    assert failing_nodes([hard], "cluster") == ("n1",)
+    assert failing_nodes([hard, well], "cluster") == ()
+
+
+def test_what_happened_days_ago_is_forgotten() -> None:
+    words = ("n1", "7_0", 0, "node"), ("n1", "7_0", 1, "node"), ("n2", "7_0", 2, "completed")
+    assert failing_nodes([info_of(*words, started_at=now().isoformat())], "cluster") == ("n1",)
+    days_ago = (now() - timedelta(days=3)).isoformat()
+    assert failing_nodes([info_of(*words, started_at=days_ago)], "cluster") == ()
+
+
+def test_a_tasks_troubles_add_up_over_its_jobs_restarts(tmp_path: Path) -> None:
+    store = SweepStore(tmp_path)
+    assert troubles_of(store, "0001", 3) == []
+    (tmp_path / "jobs" / "0001").mkdir(parents=True)
+    for trouble in (Trouble("node", "gpu a"), Trouble("rendezvous"), Trouble("node", "n2")):
+        note_trouble(store, "0001", 3, trouble)
+    assert troubles_of(store, "0001", 3) == [
+        Trouble("node", "gpu a"), Trouble("rendezvous"), Trouble("node", "n2"),
+    ]  # fmt: skip
+    assert troubles_of(store, "0001", 4) == []

@@ -291,3 +291,9 @@ def test_a_trial_json_of_a_newer_version_is_read_and_a_damaged_one_says_what_to_
     path.write_text("{")
     with pytest.raises(UserError, match=r"damaged .* move it away, the trial's records stay"):
         folder.info()
+
+
+def test_a_damaged_plan_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "plan.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(UserError, match=r"plan.parquet: damaged; move it away"):
+        SweepStore(tmp_path).plan()
