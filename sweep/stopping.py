@@ -46,26 +46,48 @@ def milestones(rule: Stopping, epochs: int) -> tuple[int, ...]:
     return tuple(dict.fromkeys(found))
 
 
+class _Rung:
+    """Ray Tune's ASHAScheduler with the values of one rung; each is fed to it once."""
+
+    def __init__(self, rule: Stopping, mode: str):
+        from ray.tune.schedulers import ASHAScheduler
+
+        self._scheduler = ASHAScheduler(
+            time_attr="epoch",
+            metric="value",
+            mode=mode,
+            max_t=3,  # the rung is asked about as epoch 1 of a longer run, the end of which is never reached
+            grace_period=1,
+            reduction_factor=rule.reduction_factor,
+            brackets=1,
+        )
+        self._known: set[str] = set()
+
+    def has_only(self, entries: Sequence[RungEntry]) -> bool:
+        """Whether all that it was fed is among these: a rung may have been deleted meanwhile."""
+        return self._known <= {entry.trial_id for entry in entries}
+
+    def decide(self, others: Sequence[RungEntry], trial_id: str, value: float) -> str:
+        """The scheduler's own word on a trial, after the others."""
+        # What went before may come in any order: Ray's cutoff is a percentile.
+        for entry in others:
+            if entry.trial_id not in self._known:
+                self._feed(entry.trial_id, entry.value)
+        return self._feed(trial_id, value)
+
+    def _feed(self, trial_id: str, value: float) -> str:
+        from ray.tune.schedulers import TrialScheduler
+
+        trial: Any = _StandIn(trial_id)
+        self._known.add(trial_id)
+        self._scheduler.on_trial_add(None, trial)
+        decision = self._scheduler.on_trial_result(None, trial, {"epoch": 1, "value": value})
+        return STOP if decision == TrialScheduler.STOP else CONTINUE
+
+
 def decide(rule: Stopping, mode: str, others: Sequence[RungEntry], trial_id: str, value: float) -> str:
     """Whether a trial goes on at a rung, given what is recorded there: ASHAScheduler's own word."""
-    from ray.tune.schedulers import ASHAScheduler, TrialScheduler
-
-    scheduler = ASHAScheduler(
-        time_attr="epoch",
-        metric="value",
-        mode=mode,
-        max_t=3,  # the rung is asked about as epoch 1 of a longer run, the end of which is never reached
-        grace_period=1,
-        reduction_factor=rule.reduction_factor,
-        brackets=1,
-    )
-    decision = TrialScheduler.CONTINUE
-    # What went before is added in a fixed order; Ray's cutoff is a percentile, which no order changes.
-    for entry in [*sorted(others, key=lambda e: e.trial_id), RungEntry(trial_id, value, "")]:
-        trial: Any = _StandIn(entry.trial_id)
-        scheduler.on_trial_add(None, trial)
-        decision = scheduler.on_trial_result(None, trial, {"epoch": 1, "value": entry.value})
-    return STOP if decision == TrialScheduler.STOP else CONTINUE
+    return _Rung(rule, mode).decide(others, trial_id, value)
 
 
 def rung_path(store: SweepStore, metric: str, mode: str, epoch: int) -> Path:
@@ -97,6 +119,7 @@ def make_decide(
     """
     if rule is None:
         return lambda record: False
+    rungs: dict[int, _Rung] = {}  # a process that decides often reads each value once
 
     def decide_at(record: EpochRecord) -> bool:
         if record.epoch not in milestones(rule, epochs[record.trial_id]):
@@ -107,7 +130,10 @@ def make_decide(
             if entry.trial_id == record.trial_id:
                 return entry.decision == STOP  # decided before a kill: a resumed sweep decides alike
         value = float(getattr(record, metric))
-        decision = decide(rule, mode, entries, record.trial_id, value)
+        scheduler = rungs.get(record.epoch)
+        if scheduler is None or not scheduler.has_only(entries):
+            scheduler = rungs[record.epoch] = _Rung(rule, mode)
+        decision = scheduler.decide(entries, record.trial_id, value)
         rung.mkdir(parents=True, exist_ok=True)
         (rung / f"{record.trial_id}_{value!r}_{decision}").touch()
         return decision == STOP
