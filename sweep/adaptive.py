@@ -222,7 +222,7 @@ class Suggestions:
             if config.trial_id not in self._results:
                 info = self._store.trial(config.trial_id).info()
                 done = is_done(info, config, self._setting)
-                result = read_result(config, info, self._store, self._spec.metric, done)
+                result = read_result(config, info, self._store, self._spec, done)
                 if not done:
                     found.append(result)
                     continue
@@ -239,8 +239,7 @@ class Suggestions:
                 continue
             config = refit(self._spec, info.config)
             if config is not None and is_done(info, config, self._setting):
-                metric = self._spec.metric
-                found[folder.trial_id] = read_result(config, info, self._store, metric, True)
+                found[folder.trial_id] = read_result(config, info, self._store, self._spec, True)
         return found
 
 

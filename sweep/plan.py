@@ -171,7 +171,8 @@ def labels_of(rows: Sequence[Planned]) -> dict[str, str]:
         first = next(iter(mappings.values()))
         varied = [n for n in first if n != "seed" and any(m[n] != first[n] for m in mappings.values())]
         for trial_id, values in mappings.items():
-            words = [part] * (len(parts) > 1) + [f"{n}={_brief(values[n])}" for n in (*varied, "seed")]
+            shown = [n for n in (*varied, "seed") if n != "parent" or values[n]]
+            words = [part] * (len(parts) > 1) + [f"{n}={_brief(values[n])}" for n in shown]
             labels.setdefault(trial_id, " ".join(words))
     return labels
 

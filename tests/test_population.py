@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
@@ -11,15 +12,18 @@ from typing import Any
 import pytest
 import tomli_w
 
+from analysis.frames import load_trials
+from analysis.report import write_report
 from cluster.places import find_place
-from core import checkpoint
+from core import checkpoint, records
 from core.config import ConfigError, TrialConfig
 from core.store import SweepStore, TrialInfo
 from sweep.adaptive import SearchError, driving, with_known
 from sweep.launch import make_setting, run_plan
-from sweep.plan import Plan, make_plan, save_plan
+from sweep.plan import Plan, make_plan, read_plan, save_plan
 from sweep.population import Decision, Population, decide, decision_path, heirs_of
 from sweep.spec import SpecError, SweepSpec, parse_spec
+from sweep.status import StatusReader
 from sweep.supply import Leg
 from sweep.worker import give_orders, work_by
 from tests.places import finish, kill_family, start, sweep_command, trajectories, wait_until
@@ -200,6 +204,25 @@ def test_an_heir_goes_on_from_its_parents_checkpoint_and_says_so(whole: tuple[Sw
     first = store.trial(heirs[0].trial_id).records().to_pylist()[0]
     parent_rows = store.trial(heirs[0].parent.partition("@")[0]).records().to_pylist()
     assert first["valid_accuracy"] > parent_rows[0]["valid_accuracy"]
+
+
+def test_readers_see_a_population_and_a_plan_from_before_there_were_parents(
+    whole: tuple[SweepStore, Plan], tmp_path: Path
+) -> None:
+    store, plan = whole
+    trials = load_trials(store.path)
+    assert sorted(trials["parent"]) == sorted(config.parent for config in plan.trials)
+    assert write_report([store.path], tmp_path / "report").is_file()
+    (best,) = (t for t in [StatusReader(store).read().best] if t)
+    labels = [trial.label for trial in StatusReader(store).read().trials]
+    assert sum(" parent=" in label for label in labels) == 2
+    assert best.state == "completed"
+
+    old = SweepStore(tmp_path / "old")
+    shutil.copytree(store.path, old.path)
+    records.write_table(store.plan().drop_columns(["parent"]), old.path / "plan.parquet")
+    assert set(load_trials(old.path)["parent"]) == {""}
+    assert {row.config.parent for row in read_plan(old)} == {""}
 
 
 def test_in_pieces_a_population_does_what_it_would_have_done_at_once(
