@@ -185,6 +185,8 @@ def _plan(store: SweepStore) -> pd.DataFrame:
         plan["part"] = str(file["name"])
     plan["sweep"] = str(file["name"])
     plan["hidden"] = plan["hidden"].map(plain)
+    for name in set(field_names()) - set(plan):  # a plan from before there was such a field
+        plan[name] = TrialConfig().to_mapping()[name]
     order = [*_KEYS, *field_names()]
     return plan[order].drop_duplicates(["part", "trial_id"], ignore_index=True)
 

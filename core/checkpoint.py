@@ -102,6 +102,27 @@ def _verified(folder: Path) -> tuple[str, str] | None:
     return None
 
 
+def copy_checkpoint(source: Path, target: Path, fence: Callable[[], None] = lambda: None) -> bool:
+    """Copy a folder's newest checkpoint into a folder that has none.
+
+    Args:
+        fence: as for save_checkpoint, of the target.
+
+    Returns:
+        False where the newest is gone or damaged: then nothing was copied.
+    """
+    try:
+        content = (source / _NEWEST).read_bytes()
+    except FileNotFoundError:
+        return False
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != _digests(source).get(_NEWEST):
+        return False
+    records.write_bytes(target / _DIGESTS, json.dumps({_NEWEST: digest, _PREVIOUS: None}).encode(), fence)
+    records.write_bytes(target / _NEWEST, content, fence)
+    return True
+
+
 def has_checkpoint(folder: Path) -> bool:
     """Whether there is a checkpoint to continue from, damaged or not."""
     return (folder / _NEWEST).exists() or (folder / _PREVIOUS).exists()

@@ -6,6 +6,7 @@ This module imports neither torch nor Ray, so that a sweep is planned without wa
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
@@ -21,6 +22,7 @@ SCHEDULES = ("constant", "cosine")
 PRECISIONS = ("fp32", "bf16")
 SPLITS = ("clean", "leaky")
 
+_PARENT = re.compile(r"[0-9a-f]{12}@[1-9][0-9]*")
 _OWN_INIT = {"mlp": "glorot_normal"}  # what `recipe` means, where another name says the same
 _OWN_ACTIVATION = {"mlp": "relu", "resnet18": "relu", "mixer": "gelu"}
 
@@ -116,6 +118,7 @@ class TrialConfig:
     seed: int = _option(42, "seed of weights, data order and augmentation", low=0, high=2**31 - 1)
     train_limit: int | None = _option(None, "use only so many train images", low=1)
     valid_limit: int | None = _option(None, "use only so many valid images", low=1)
+    parent: str = _option("", "trial@epoch whose checkpoint this one goes on from; only a population has it")
 
     def __post_init__(self) -> None:
         for spec in fields(self):
@@ -138,6 +141,8 @@ class TrialConfig:
                 "allowed: 1, 2, 4, 8, 16, 32",
                 "patch_size",
             )
+        if self.parent and not _PARENT.fullmatch(self.parent):
+            raise ConfigError(f"parent = {self.parent!r} is not like 0123456789ab@3", "parent")
         if self.batch_size % self.accumulate:
             raise ConfigError(
                 f"accumulate = {self.accumulate} does not divide batch_size = {self.batch_size}", "accumulate"
@@ -165,6 +170,11 @@ class TrialConfig:
     def to_mapping(self) -> dict[str, Any]:
         """All fields as plain JSON values."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @property
+    def begins_after(self) -> int:
+        """The epoch of the checkpoint that it goes on from; 0 for a trial that begins anew."""
+        return int(self.parent.partition("@")[2] or 0)
 
     def identity(self) -> dict[str, Any]:
         """What shapes the trajectory and differs from the defaults, as plain JSON values.

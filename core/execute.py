@@ -26,6 +26,7 @@ from core.failures import (
     TIMEOUTS_WITHOUT_PROGRESS,
     DiedError,
     LeaseLostError,
+    ParentLostError,
     kind_of,
 )
 from core.follow import GO_ON, build_trial, follow, order_to_follow
@@ -306,10 +307,16 @@ def _restore(attempt: _Attempt, trial: Trial) -> tuple[list[EpochRecord], list[E
     """Put a trial where its checkpoint has it: its rows up to there, and the rows of epochs to be trained again."""
     stored = records.from_table(attempt.folder.records())
     saved = checkpoint.load_checkpoint(attempt.folder.path)
-    if saved is not None and sum(row.epoch <= saved["epoch"] for row in stored) != saved["epoch"]:
+    begins_after = trial.config.begins_after
+    if (
+        saved is not None
+        and sum(row.epoch <= saved["epoch"] for row in stored) != saved["epoch"] - begins_after
+    ):
         # Records are written before their checkpoint, so something else has cut this store.
         attempt.say(f"checkpoint of epoch {saved['epoch']} without its records; training from the start")
         saved = None
+    if saved is None and begins_after:
+        raise ParentLostError(f"no checkpoint of {trial.config.parent} to go on from")
     saved = attempt.team.share(saved)
     if saved is not None:
         trial.restore(saved)

@@ -24,6 +24,9 @@ POLICIES: dict[str, Policy] = {
     "port": Policy(3, True, "tried again on another port"),
     "rendezvous": Policy(3, True, "tried again"),
     "data": Policy(0, True, "see the data folder, then run the same command again"),
+    "parent": Policy(
+        0, False, "the checkpoint that it goes on from is gone; its population goes on without it"
+    ),
     "disk": Policy(0, True, "make room or mend it, then run the same command again"),
     "config": Policy(0, False, "see the sweep file"),
     "bug": Policy(1, False, "see its log; after a fix, run with --retry-failed"),
@@ -41,6 +44,10 @@ TIMEOUTS_WITHOUT_PROGRESS = 2
 
 class DataError(UserError):
     """Images that cannot be had: a missing folder, a wrong layout, a damaged archive."""
+
+
+class ParentLostError(Exception):
+    """A trial that goes on from another one's checkpoint, where that is gone."""
 
 
 class DiedError(Exception):
@@ -82,6 +89,8 @@ def kind_of(error: BaseException) -> str:
         return "config"
     if isinstance(error, DiedError):
         return "died"
+    if isinstance(error, ParentLostError):
+        return "parent"
     if isinstance(error, DataError):
         return "data"
     if isinstance(error, OSError):

@@ -108,7 +108,11 @@ class Trial:
     def restore(self, state: dict[str, Any]) -> None:
         self.epoch, self.step = state["epoch"], state["step"]
         self.model.load_state_dict(state["model"])
+        # A trial that goes on from another one's state has hyperparameters of its own.
+        own = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
+        for group, values in zip(self.optimizer.param_groups, own):
+            group.update(values)
 
     def train(self, attempt: int = 1) -> Iterator[EpochRecord]:
         """Train on from where the trial stands, and yield a record after each epoch.

@@ -15,7 +15,8 @@ from core.config import TrialConfig, UserError
 from core.lease import Lease, take_lease
 from core.setting import Setting, is_done
 from core.store import SweepStore, TrialInfo
-from sweep.plan import Plan, Planned, read_plan, save_plan
+from sweep.plan import Plan, Planned, make_plan, read_plan, save_plan
+from sweep.population import Population, with_heirs
 from sweep.spec import SweepSpec
 from sweep.supply import Leg
 from sweep.tpe import Result, read_result, refit, suggest
@@ -29,13 +30,15 @@ class SearchError(UserError):
     """An adaptive sweep that cannot go on, in one line."""
 
 
-def check_place(spec: SweepSpec, place: Place) -> None:
+def check_place(spec: SweepSpec, place: Place, limit: int | None = None) -> None:
     """Make sure that a place has the driver that a search needs.
 
     Raises:
-        SearchError: it has none.
+        SearchError: it has none; or a population was to be run in part.
     """
     assert spec.search is not None
+    if limit is not None and spec.search.algorithm == "pbt":
+        raise SearchError("--limit: not with pbt, whose population trains together")
     if place.kind not in DRIVEN:
         raise SearchError(
             f"[search]: {spec.search.algorithm} needs a driver that lives as long as the sweep, and place "
@@ -48,8 +51,10 @@ def with_known(plan: Plan, store: SweepStore) -> Plan:
 
     Only what is of the sweep file's space, as that is now, is of the plan; a longer budget is taken over.
     """
-    if plan.spec.search is None or plan.spec.search.algorithm != "tpe":
+    if plan.spec.search is None:
         return plan
+    if plan.spec.search.algorithm == "pbt":
+        return with_heirs(plan, store)
     try:
         stored = read_plan(store)
     except FileNotFoundError:
@@ -129,7 +134,11 @@ def run_search(
     while True:
         plan = with_known(plan, store)
         save_plan(plan, store)
-        supply = Suggestions(plan, store, orders.setting, limit, fence)
+        supply: Suggestions | Population
+        if plan.spec.search is not None and plan.spec.search.algorithm == "pbt":
+            supply = Population(make_plan(plan.spec), store, orders.setting, fence)
+        else:
+            supply = Suggestions(plan, store, orders.setting, limit, fence)
         before = _epochs(store)
         deaths = run_supply_on_ray(supply, orders, capacity, on_end)
         if supply.exhausted:
@@ -213,7 +222,7 @@ class Suggestions:
             if config.trial_id not in self._results:
                 info = self._store.trial(config.trial_id).info()
                 done = is_done(info, config, self._setting)
-                result = read_result(config, info, self._store, self._spec.metric, done)
+                result = read_result(config, info, self._store, self._spec, done)
                 if not done:
                     found.append(result)
                     continue
@@ -230,8 +239,7 @@ class Suggestions:
                 continue
             config = refit(self._spec, info.config)
             if config is not None and is_done(info, config, self._setting):
-                metric = self._spec.metric
-                found[folder.trial_id] = read_result(config, info, self._store, metric, True)
+                found[folder.trial_id] = read_result(config, info, self._store, self._spec, True)
         return found
 
 

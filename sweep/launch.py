@@ -140,7 +140,7 @@ def run_plan(
     store = SweepStore(Path(store_root) / plan.spec.name)
     search = plan.spec.search if only is None else None
     if search is not None:
-        check_place(plan.spec, place)
+        check_place(plan.spec, place, limit)
         plan = with_known(plan, store)
     setting = make_setting(plan.spec, store, place, data_dir, retry_failed)
     if raise_errors:

@@ -1,6 +1,6 @@
 """The plan: concrete trials, identified, deduplicated, in the order in which they are run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -11,7 +11,9 @@ from core import records
 from core.config import ConfigError, TrialConfig, field_names
 from core.store import SweepStore
 from sweep.space import expand
-from sweep.spec import SpecError, SweepSpec
+from sweep.spec import Part, SpecError, SweepSpec
+
+_DRAWS_A_MEMBER = 50  # of a population, at most: some draws may be the same trial
 
 _PLACEMENT = (
     ("part", pa.string()),
@@ -81,18 +83,15 @@ def make_plan(spec: SweepSpec) -> Plan:
     duplicates = 0
     if spec.search is not None and spec.search.algorithm == "tpe":
         return Plan(spec=spec, rows=(), duplicates=0)
+    if spec.search is not None and spec.search.algorithm == "pbt":
+        return _first_generation(spec, spec.search.population)
     for part in spec.parts:
         seen: dict[str, int] = {}  # where in `rows` a trial of this part stands
         for point, values in enumerate(
             expand(part.base, part.space, part.when, part.samples, spec.search_seed)
         ):
             for replica, seed in enumerate(spec.seeds):
-                try:
-                    config = TrialConfig.from_mapping({**values, "seed": seed})
-                except ConfigError as error:
-                    at = ", ".join(f"{key} = {values[key]!r}" for key in part.space if key in values)
-                    where = f"{spec.path or spec.name}: {part.name}"
-                    raise SpecError(f"{where}: {error}" + (f" (at {at})" if at else "")) from error
+                config = _trial(spec, part, values, seed)
                 row = Planned(part=part.name, point=point, replica=replica, config=config)
                 earlier = seen.setdefault(row.trial_id, len(rows))
                 if earlier == len(rows):
@@ -102,6 +101,30 @@ def make_plan(spec: SweepSpec) -> Plan:
                 if config.epochs > rows[earlier].config.epochs:
                     rows[earlier] = replace(rows[earlier], config=config)
     return Plan(spec=spec, rows=tuple(rows), duplicates=duplicates)
+
+
+def _trial(spec: SweepSpec, part: Part, values: Mapping[str, Any], seed: int) -> TrialConfig:
+    try:
+        return TrialConfig.from_mapping({**values, "seed": seed})
+    except ConfigError as error:
+        at = ", ".join(f"{key} = {values[key]!r}" for key in part.space if key in values)
+        where = f"{spec.path or spec.name}: {part.name}"
+        raise SpecError(f"{where}: {error}" + (f" (at {at})" if at else "")) from error
+
+
+def _first_generation(spec: SweepSpec, size: int) -> Plan:
+    """So many different trials, drawn at random."""
+    (part,) = spec.parts
+    found: dict[str, TrialConfig] = {}
+    for values in expand(part.base, part.space, part.when, _DRAWS_A_MEMBER * size, spec.search_seed):
+        config = _trial(spec, part, values, spec.seeds[0])
+        found.setdefault(config.trial_id, config)
+        if len(found) == size:
+            break
+    else:
+        raise SpecError(f"{spec.path or spec.name}: search.population: {size}, but only {len(found)} differ")
+    rows = [Planned(part=part.name, point=n, replica=0, config=c) for n, c in enumerate(found.values())]
+    return Plan(spec=spec, rows=tuple(rows), duplicates=0)
 
 
 def save_plan(plan: Plan, store: SweepStore) -> None:
@@ -148,7 +171,8 @@ def labels_of(rows: Sequence[Planned]) -> dict[str, str]:
         first = next(iter(mappings.values()))
         varied = [n for n in first if n != "seed" and any(m[n] != first[n] for m in mappings.values())]
         for trial_id, values in mappings.items():
-            words = [part] * (len(parts) > 1) + [f"{n}={_brief(values[n])}" for n in (*varied, "seed")]
+            shown = [n for n in (*varied, "seed") if n != "parent" or values[n]]
+            words = [part] * (len(parts) > 1) + [f"{n}={_brief(values[n])}" for n in shown]
             labels.setdefault(trial_id, " ".join(words))
     return labels
 

@@ -28,11 +28,12 @@ def standing(config: TrialConfig, store: SweepStore, setting: Setting) -> tuple[
     folder = store.trial(config.trial_id)
     info = folder.info()
     if info is None:
-        return "new", config.epochs
+        return "new", config.epochs - config.begins_after
     if is_done(info, config, setting):
         return ("failed" if info.state == "failed" else "done"), 0
-    trained = min(folder.records().num_rows, config.epochs)
-    if trained and not has_checkpoint(folder.path):
+    rows = folder.records().num_rows
+    trained = min(config.begins_after + rows, config.epochs)
+    if rows and not has_checkpoint(folder.path):
         return "from the start", config.epochs
     what = {"running": "runs now", "failed": "is tried again"}.get(info.state, "continues")
     return what, config.epochs - trained

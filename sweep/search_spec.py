@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from core.config import TrialConfig
 from core.tables import Reader
 
 ALGORITHMS = ("tpe", "pbt")
@@ -123,6 +124,13 @@ def _read_pbt(
         raise reader.error("search.quantile", f"{search.quantile:g} is not above 0 and at most 0.5")
     if search.resample > 1:
         raise reader.error("search.resample", f"{search.resample:g} is not from 0 to 1")
+    if "epochs" in space:
+        raise reader.error("space.epochs", "not with pbt: a population is compared at the same epochs")
+    epochs = reader.table(source, "base").get("epochs", TrialConfig().epochs)
+    if search.interval_epochs >= epochs:
+        raise reader.error(
+            "search.interval_epochs", f"{search.interval_epochs} leaves nothing to compare in {epochs} epochs"
+        )
     points = math.prod(_size(axis) for axis in space.values())
     if search.population > points:
         raise reader.error("search.population", f"{search.population}, but the space has {points:g} points")

@@ -401,6 +401,8 @@ def _resources(reader: Reader, source: Mapping[str, Any]) -> Resources:
 
 
 def _known_field(reader: Reader, where: str, name: str) -> None:
+    if name == "parent":
+        raise reader.error(where, "is written by a population ([search] algorithm = 'pbt') alone")
     if name not in field_names():
         raise reader.error(where, f"unknown field{did_you_mean(name, field_names())}")
 

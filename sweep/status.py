@@ -1,6 +1,7 @@
 """How a sweep stands, from its store alone: works while it runs, on any machine that sees the folder."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ from core.records import default_mode
 from core.store import SweepStore, TrialInfo
 from sweep.forecast import forecast, rates_of
 from sweep.plan import labels_of, read_plan, trials_of
+from sweep.search_spec import Search
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +121,7 @@ class StatusReader:
             mode=mode,
             trials=trials,
             seconds_left=expected.seconds / max(1, running) if expected and expected.seconds else None,
-            to_come=max(0, source.get("search", {}).get("trials", 0) - len(trials)),
+            to_come=_to_come(source, len(trials)),
             others=sum(folder.trial_id not in configs for folder in self._store.trials()),
         )
 
@@ -131,6 +133,13 @@ class StatusReader:
         if info is not None and info.ended:
             self._ended[trial_id] = info
         return info
+
+
+def _to_come(source: Mapping[str, Any], known: int) -> int:
+    table = source.get("search", {"algorithm": ""})
+    if table.get("algorithm", "tpe") != "tpe":
+        return 0
+    return max(0, int(table.get("trials", Search(algorithm="tpe").trials)) - known)
 
 
 def _standing(

@@ -31,24 +31,27 @@ class Result:
         state: of STATES; `waiting` where there is none.
         value: the metric at the last epoch of a completed trial.
         curve: the metric by epoch.
+        point: its varied fields (see point_of), once they are worked out: that takes longer than to ask TPE.
     """
 
     config: TrialConfig
     state: str
     value: float | None
     curve: Mapping[int, float]
+    point: Mapping[str, Any] | None = None
 
 
 def read_result(
-    config: TrialConfig, info: TrialInfo | None, store: SweepStore, metric: str, done: bool
+    config: TrialConfig, info: TrialInfo | None, store: SweepStore, spec: SweepSpec, done: bool
 ) -> Result:
     """A trial's result; one that is not done is `waiting` or runs, and has no value yet."""
     if info is None or not done:
         return Result(config=config, state="waiting", value=None, curve={})
     table = store.trial(config.trial_id).records()
-    curve = dict(zip(table["epoch"].to_pylist(), table[metric].to_pylist()))
+    curve = dict(zip(table["epoch"].to_pylist(), table[spec.metric].to_pylist()))
     value = curve.get(config.epochs) if info.state == "completed" else None
-    return Result(config=config, state=info.state, value=value, curve=curve)
+    point = point_of(spec.parts[0], config)
+    return Result(config=config, state=info.state, value=value, curve=curve, point=point)
 
 
 def suggest(
@@ -175,7 +178,7 @@ def _ask(
     direction = optuna.study.StudyDirection[{"max": "MAXIMIZE", "min": "MINIMIZE"}[spec.mode]]
     study = optuna.create_study(storage=storage, study_name=_STUDY, direction=direction)
     for result in results:
-        values = point_of(part, result.config)
+        values = result.point or point_of(part, result.config)
         if values is not None and result.state != "failed":  # what failed says nothing of its values
             study.add_trial(_as_optuna_has_it(result, values, part))
     searcher = OptunaSearch(

@@ -135,7 +135,8 @@ class RunView:
     def end_of_trial(self, info: TrialInfo) -> None:
         """Tell of one trial's end."""
         last = info.attempts[-1]
-        line = Text(f"{info.trial_id}  ").append(info.state, STYLES[info.state])
+        state = "waits" if last.end == "paused" else info.state
+        line = Text(f"{info.trial_id}  ").append(state, STYLES[info.state])
         line.append(f" at epoch {info.epoch}")
         if info.state == "failed":
             line.append(f"  {last.end}: {last.message}")

@@ -38,6 +38,9 @@ GOLDEN_IDS = [
     ),
 ]
 
+# What came later, frozen in its turn.
+GOLDEN_IDS.append(({"dataset": "digits", "lr": 0.01, "parent": "44136fa355b3@3"}, "ff23ff4e2889"))
+
 CONFIG_VALUES = st.fixed_dictionaries(
     {},
     optional={
@@ -130,6 +133,7 @@ def test_every_field_that_shapes_the_trajectory_changes_the_identity() -> None:
         "hidden": (8,), "dropout": 0.5, "init": "torch", "optimizer": "sgd", "lr": 0.5, "weight_decay": 0.1,
         "schedule": "cosine", "warmup_epochs": 1, "batch_size": 64, "accumulate": 2, "label_smoothing": 0.1,
         "precision": "bf16", "seed": 1, "train_limit": 10, "valid_limit": 10,
+        "parent": "0123456789ab@3",
     }  # fmt: skip
     mixer = {"patch_size": 8, "embed_dim": 8, "blocks": 2, "token_ratio": 2, "channel_ratio": 2}
     ids = [TrialConfig().trial_id, TrialConfig(model="mixer").trial_id]

@@ -64,7 +64,7 @@ def test_the_page_on_sweep_files_lists_every_field_with_its_default() -> None:
     rows = dict(re.findall(r"^\| `(\w+)`.*\| (\S[^|]*?) \|$", text, flags=re.MULTILINE))
     default = TrialConfig().to_mapping() | {"activation": None}
     for name, value in default.items():
-        assert rows[name] == ("–" if value is None else str(value)), name
+        assert rows[name] == ("–" if value in (None, "") else str(value)), name
 
 
 def test_the_python_example_runs(tmp_path: Path) -> None:

@@ -304,22 +304,22 @@ def write_file(folder: Path, epochs: int, trials: int) -> Path:
 @pytest.mark.ray
 @pytest.mark.faults
 def test_sigkill_of_the_driver_then_the_same_command_loses_and_doubles_no_suggestion(tmp_path: Path) -> None:
-    command = sweep_command(write_file(tmp_path, 40, 8), tmp_path / "runs", "local")
+    command = sweep_command(write_file(tmp_path, 40, 6), tmp_path / "runs", "local")
     store = SweepStore(tmp_path / "runs" / "found")
     process = start(command)
     infos: Callable[[], list[TrialInfo]] = lambda: [i for f in store.trials() if (i := f.info())]  # noqa: E731
-    wait_until(lambda: sum(i.ended for i in infos()) >= 3 and any(i.state == "running" for i in infos()))
+    wait_until(lambda: sum(i.ended for i in infos()) >= 2 and any(i.state == "running" for i in infos()))
     assert kill_family(process) > 2
     before = planned_ids(store)
     ended = {info.trial_id: info for info in infos() if info.ended}
-    assert 4 <= len(before) < 8
+    assert 3 <= len(before) < 6
     assert {info.trial_id for info in infos()} <= set(before)  # it stood in the plan before it ran
 
     done = finish(command)
     assert done.returncode == 0, done.stdout
     after = planned_ids(store)
     assert after[: len(before)] == before
-    assert len(after) == len(set(after)) == 8
+    assert len(after) == len(set(after)) == 6
     assert {f.trial_id for f in store.trials()} == set(after)
     for info in infos():
         assert info.state == "completed"
