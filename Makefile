@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install demo test check bench faults slurm lock clean
+.PHONY: install demo test ray check bench faults slurm lock clean
 
 install: $(STAMP)
 
@@ -20,10 +20,13 @@ demo: $(STAMP)  ## the four ablations in miniature, and their report
 	$(BIN)/sweep report demo --store runs
 
 test: $(STAMP)  ## the fast suite
-	$(BIN)/pytest -n 2 --dist loadfile -m "not faults and not slurm and not bench"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not ray and not faults and not slurm and not bench"
+
+ray: $(STAMP)  ## all that starts a Ray cluster, of several nodes and several hosts
+	$(BIN)/pytest -n 2 --dist loadfile -m "ray and not faults and not slurm and not bench"
 
 faults: $(STAMP)  ## kills, full disks and damaged files
-	$(BIN)/pytest -m "faults and not slurm"
+	$(BIN)/pytest -n 2 --dist loadfile -m "faults and not slurm"
 
 slurm: $(STAMP)  ## all that needs a real SLURM, which the tests bring up by themselves
 	$(BIN)/pytest -n 2 --dist worksteal -m slurm
