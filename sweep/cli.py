@@ -2,9 +2,12 @@
 
 import glob
 import json
+import os
 import signal
 import sys
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -108,6 +111,9 @@ def run(
         int | None, typer.Option(min=1, metavar="N", help="debug: train on N batches only, beside the sweep.")
     ] = None,
     profile: Annotated[bool, typer.Option(help="debug: write a torch profiler trace of 20 steps.")] = False,
+    mirror: Annotated[
+        bool, typer.Option(help="Push the trials to W&B beside it, as `sweep mirror`.")
+    ] = False,
 ) -> None:
     """Run what the plan says is left; the same command again resumes."""
     made = make_plan(load_spec(file, settings or ()))
@@ -125,7 +131,7 @@ def run(
         else:
             profile_trial(config, made, store, where, data, out)
         return
-    raise typer.Exit(_run(made, where, store, data, limit, chosen, retry_failed, detach))
+    raise typer.Exit(_run(made, where, store, data, limit, chosen, retry_failed, detach, mirror))
 
 
 def _run(
@@ -137,6 +143,7 @@ def _run(
     chosen: list[TrialConfig] | None,
     retry_failed: bool,
     detach: bool,
+    mirror: bool = False,
 ) -> int:
     """Run a plan with a view of it; return the exit code."""
     from sweep.launch import run_plan
@@ -146,7 +153,7 @@ def _run(
     debug, batch = where.kind == "debug", where.kind == "slurm"
     store = SweepStore(root / made.spec.name)
     again = "run the same command again to resume"
-    with RunView(store, out) as view:
+    with RunView(store, out) as view, _mirrored(store, view.say) if mirror else nullcontext():
         try:
             outcome = run_plan(
                 made,
@@ -322,6 +329,50 @@ def report(
 
 
 @app.command()
+def mirror(
+    sweeps: Annotated[list[str], typer.Argument(metavar="SWEEP...", help="Names in the store, or folders.")],
+    store: Store = Path("runs"),
+    watch: Annotated[bool, typer.Option(help="Go on as the sweep grows, until Ctrl-C.")] = False,
+    offline: Annotated[bool, typer.Option(help="Write runs into the store, for `wandb sync`.")] = False,
+    project: Annotated[str, typer.Option(help="The W&B project.")] = "mixsweep",
+    entity: Annotated[str | None, typer.Option(help="The W&B user or team; left out: your own.")] = None,
+    beside: Annotated[bool, typer.Option(hidden=True)] = False,
+) -> None:
+    """Push trials to W&B, online or offline; again adds only what is new."""
+    from sweep.mirroring import MirrorOptions, mirror_sweeps, offline_folder, parent_is_gone, wants_offline
+
+    options = MirrorOptions(offline=wants_offline(offline), project=project, entity=entity)
+    over, found = (lambda: False), []
+    if beside:
+        from sweep.mirroring import wait_for_sweep
+
+        os.nice(10)  # trials first
+        over, found = parent_is_gone, [SweepStore(sweeps[0])]
+        if not wait_for_sweep(found[0], over):
+            return
+    found = found or [_find_sweep(name, store) for name in sweeps]
+
+    def say(line: str) -> None:
+        print(line, flush=True)
+
+    try:
+        done = mirror_sweeps(found, options, say, watch, over)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    except UserError as error:
+        if not beside:
+            raise
+        say(f"{error}. The trials go on without a mirror.")
+        return
+    say(f"W&B: {done.runs} runs, {done.changed} of them pushed, {done.rows} epochs.")
+    for one in found if options.offline and not beside else ():
+        say(f"To upload: wandb sync {offline_folder(one)}/offline-run-*")
+    for trouble in done.troubles[:1]:
+        say(f"{len(done.troubles)} runs did not get through ({trouble}); run the same command again.")
+    raise typer.Exit(1 if done.troubles else 0)
+
+
+@app.command()
 def export(
     sweeps: Annotated[list[str], typer.Argument(metavar="SWEEP...", help="Names in the store, or folders.")],
     to: Annotated[Path, typer.Option(help="The table's file: .parquet or .csv.")],
@@ -338,6 +389,12 @@ def export(
     else:
         frame.to_parquet(to, index=False)
     out.print(f"{len(frame)} rows in {to}", markup=False)
+
+
+def _mirrored(store: SweepStore, say: Callable[[str], None]) -> AbstractContextManager[None]:
+    from sweep.mirroring import MirrorOptions, mirror_beside, wants_offline
+
+    return mirror_beside(store, MirrorOptions(offline=wants_offline(False)), say)
 
 
 def _queue_line(store: SweepStore) -> str:
