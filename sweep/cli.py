@@ -19,7 +19,7 @@ from cluster.places import Place, find_place
 from core.config import TrialConfig, UserError, did_you_mean
 from core.store import SweepStore, TrialFolder
 from sweep.plan import Plan, make_plan, pick
-from sweep.spec import PRESETS, load_spec, preset_names
+from sweep.spec import PRESETS, find_sweep_file, load_spec, preset_names
 
 app = typer.Typer(
     help="Plan a sweep, run it anywhere, and report what it shows.",
@@ -374,13 +374,25 @@ def mirror(
 
 @app.command()
 def export(
-    sweeps: Annotated[list[str], typer.Argument(metavar="SWEEP...", help="Names in the store, or folders.")],
-    to: Annotated[Path, typer.Option(help="The table's file: .parquet or .csv.")],
+    sweeps: Annotated[
+        list[str], typer.Argument(metavar="SWEEP...", help="Names in the store, or folders; or a sweep file.")
+    ],
+    to: Annotated[Path, typer.Option(help="The table's file: .parquet or .csv; or wandb-sweep.")],
     store: Store = Path("runs"),
+    project: Annotated[str, typer.Option(help="wandb-sweep: the W&B project.")] = "mixsweep",
 ) -> None:
-    """One tidy table: a row an epoch record, with its trial's config."""
+    """One tidy table: a row an epoch record, with its trial's config. Or a sweep file for `wandb sweep`."""
     from analysis.frames import load
 
+    if str(to) == "wandb-sweep":
+        from sweep.wandb_sweeps import definition
+
+        if len(sweeps) != 1:
+            raise UsageError("--to wandb-sweep: one sweep at a time")
+        stored = SweepStore(store / sweeps[0])
+        file = stored.path / "sweep.toml" if stored.exists() else find_sweep_file(sweeps[0])
+        print(definition(make_plan(load_spec(file)), str(file.absolute()), store.absolute(), project), end="")
+        return
     if to.suffix not in (".parquet", ".csv"):
         raise UsageError(f"--to {to}: unknown kind of table; allowed: .parquet, .csv")
     frame = load(*(_find_sweep(name, store).path for name in sweeps))
@@ -389,6 +401,28 @@ def export(
     else:
         frame.to_parquet(to, index=False)
     out.print(f"{len(frame)} rows in {to}", markup=False)
+
+
+@app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+def agent(
+    context: typer.Context,
+    file: File,
+    store: Store = Path("runs"),
+    place: PlaceName = "debug",
+    data: Data = None,
+) -> None:
+    """Run one trial as `wandb agent` asks for it: `sweep agent FILE --lr=0.1 --seed=42`."""
+    from analysis.wandb_target import MirrorError, TroubleError
+    from sweep.wandb_sweeps import show_in_wandb, trial_for
+
+    made = make_plan(load_spec(file))
+    config = trial_for(made, context.args)
+    code = _run(made, find_place(place), store, data, None, [config], False, False)
+    try:
+        show_in_wandb(SweepStore(store / made.spec.name), config, made)
+    except (MirrorError, TroubleError) as error:
+        out.print(f"{error}. The trial is in the store; `sweep mirror` shows it.", markup=False)
+    raise typer.Exit(code)
 
 
 def _mirrored(store: SweepStore, say: Callable[[str], None]) -> AbstractContextManager[None]:

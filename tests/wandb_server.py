@@ -51,7 +51,8 @@ class WandbServer:
         self.faults = faults
         self.counts: dict[str, int] = {}
         self.unknown: list[str] = []
-        self.agent_commands: list[dict[str, Any]] = []
+        self.sweep_config = ""
+        self.agent_commands: list[dict[str, Any]] = []  # handed out one a heartbeat
         self._chance = random.Random(seed)
         self._lock = threading.RLock()
         self._server: ThreadingHTTPServer | None = None
@@ -162,6 +163,19 @@ class WandbServer:
         places = [{"name": name, "uploadUrl": f"{self.url}/storage/{name}"} for name in values["files"]]
         return {"createRunFiles": {"runID": values["run"], "uploadHeaders": [], "files": places}}
 
+    def _sweep(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        sweep = {"id": "s", "name": values["sweep"], "method": "grid", "state": "RUNNING", "controller": None}
+        sweep |= {"config": self.sweep_config, "description": "", "scheduler": None, "runs": {"edges": []}}
+        return {"project": {"sweep": sweep}}
+
+    def _agent(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        return {"createAgent": {"agent": {"id": "a"}}}
+
+    def _heartbeat(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        idle = not any(state == "running" for state in json.loads(values["runState"]).values())
+        next_one = [self.agent_commands.pop(0)] if idle and self.agent_commands else []
+        return {"agentHeartbeat": {"agent": {"id": "a"}, "commands": json.dumps(next_one)}}
+
     def _bucket(self, run: Run, project: str) -> dict[str, Any]:
         tail = [json.dumps(run.history[-1])] if run.history else []
         return {
@@ -190,6 +204,9 @@ _OPERATIONS = {
     "RunResumeStatus": WandbServer._resume,
     "MirrorStanding": WandbServer._standing,
     "CreateRunFiles": WandbServer._files,
+    "SweepWithRuns": WandbServer._sweep,
+    "CreateAgent": WandbServer._agent,
+    "Heartbeat": WandbServer._heartbeat,
 }
 
 
