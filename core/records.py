@@ -120,27 +120,39 @@ def write_table(table: pa.Table, path: Path, fence: Callable[[], None] = lambda:
     write_bytes(path, sink.getvalue(), fence)
 
 
-def read_table(path: Path) -> pa.Table:
+def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """A Parquet file of the store, read at once, so that a reader holds nothing that a writer could wait for.
+
+    Args:
+        columns: only these, as far as the file has them; left out: all.
 
     Raises:
         FileNotFoundError: there is none.
     """
     # Small tables gain nothing from Arrow's threads, and a process that ends at once can stumble over them.
-    return pq.ParquetFile(pa.BufferReader(path.read_bytes())).read(use_threads=False)
+    file = pq.ParquetFile(pa.BufferReader(path.read_bytes()))
+    return file.read(columns=None if columns is None else list(columns), use_threads=False)
 
 
-def read_records(path: Path) -> pa.Table:
-    """A metrics file; an empty table where there is none yet."""
+def read_records(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """A metrics file; an empty table where there is none yet. `columns` as for read_table."""
     try:
-        return read_table(path)
+        return read_table(path, columns)
     except FileNotFoundError:
-        return SCHEMA.empty_table()
+        return schema_of(columns).empty_table()
 
 
-def concat(tables: Sequence[pa.Table]) -> pa.Table:
-    """Tables with SCHEMA, one after the other."""
-    return pa.concat_tables([SCHEMA.empty_table(), *tables], promote_options="default")
+def schema_of(columns: Sequence[str] | None = None) -> pa.Schema:
+    """SCHEMA, or these columns of it."""
+    return SCHEMA if columns is None else pa.schema([SCHEMA.field(name) for name in columns])
+
+
+def concat(tables: Sequence[pa.Table], columns: Sequence[str] | None = None) -> pa.Table:
+    """Tables with SCHEMA (or these columns of it), one after the other; an older one's missing columns are null."""
+    schema = schema_of(columns)
+    if len(tables) == 1 and tables[0].schema.equals(schema):
+        return tables[0]
+    return pa.concat_tables([schema.empty_table(), *tables], promote_options="default")
 
 
 def write_bytes(path: Path, content: bytes | memoryview, fence: Callable[[], None] = lambda: None) -> None:

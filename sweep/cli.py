@@ -206,7 +206,7 @@ def status(
     readers = [StatusReader(one) for one in found]
     if as_json:
         rows = [reader.read().to_mapping() for reader in readers]
-        out.print_json(json.dumps(rows[0] if sweep else rows))
+        print(json.dumps(rows[0] if sweep else rows, indent=2))  # rich takes seconds over ten thousand
         return
     if watch:
         from rich.console import Group

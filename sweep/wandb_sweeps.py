@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
+import yaml  # type: ignore[import-untyped]
 
 from core.config import ConfigError, TrialConfig, UserError, did_you_mean, field_names
 from core.store import SweepStore
