@@ -240,9 +240,10 @@ class SweepStore:
         known = json.loads((compacted.schema.metadata or {}).get(_SOURCES, b"{}"))
         stamps: dict[str, list[int]] = {}
         new: list[str] = []
+        trials = str(self.trials_path)
         for name in self._trial_names():
             try:
-                facts = os.stat(f"{self.trials_path}/{name}/metrics.parquet")  # at worst it is read once more
+                facts = os.stat(f"{trials}/{name}/metrics.parquet")  # at worst it is read once more
             except (FileNotFoundError, NotADirectoryError):
                 continue
             # Not by time alone: a copied folder keeps its old times.

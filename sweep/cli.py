@@ -200,7 +200,7 @@ def status(
 ) -> None:
     """States, progress, best so far, time left, failures by kind."""
     from sweep.status import StatusReader
-    from sweep.view import live_picture, summary, trials_table
+    from sweep.view import curves_table, live_picture, summary, trials_table
 
     found = [_find_sweep(sweep, store)] if sweep else _all_sweeps(store)
     readers = [StatusReader(one) for one in found]
@@ -226,6 +226,8 @@ def status(
         if queued := _queue_line(one):
             out.print(queued, markup=False)
         if sweep:
+            out.print()
+            out.print(curves_table(standing))
             out.print()
             out.print(trials_table(standing.trials, standing.metric))
             for trial in standing.trials:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,8 @@ class SweepStatus:
     seconds_left_range: tuple[float, float] | None = None
     epochs_an_hour: float | None = None  # while something runs
     device_seconds: float = 0.0  # of all attempts
+    energy_joules: float | None = None  # of all epochs in the store, where devices tell it
+    device_utilisation: float | None = None  # fraction, mean over epochs, where devices tell it
     devices: Mapping[str, int] = field(default_factory=dict)  # by name: trials that run there now
     curves: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # the metric of the best few
     rungs: Mapping[int, int] = field(default_factory=dict)  # by epoch: values that a stopping rule has
@@ -94,6 +97,8 @@ class SweepStatus:
             "seconds_left_range": self.seconds_left_range,
             "epochs_an_hour": self.epochs_an_hour,
             "device_seconds": self.device_seconds,
+            "energy_joules": self.energy_joules,
+            "device_utilisation": self.device_utilisation,
             "devices": dict(self.devices),
             "rungs": {str(epoch): count for epoch, count in self.rungs.items()},
             "curves": {trial: [_finite(v) for v in curve] for trial, curve in self.curves.items()},
@@ -125,7 +130,7 @@ class StatusReader:
         mode = source.get("mode", default_mode(metric))
         plan = _Trials(self._store.plan())
         standings = self._standings.read()
-        table = self._store.records(("trial_id", "epoch", metric, "train_seconds", "recorded_at"))
+        table = self._store.records(("trial_id", "epoch", metric, *_ALSO))
         newest = _newest(table, plan.epochs, metric)
         trials = tuple(
             _standing(trial_id, epochs, standings.get(trial_id), newest.get(trial_id), plan.labels[trial_id])
@@ -145,13 +150,16 @@ class StatusReader:
             seconds_left_range=(left[0] / max(1, running), left[2] / max(1, running)) if left else None,
             epochs_an_hour=_rate(table) if running else None,
             device_seconds=sum(s.device_seconds + (since(s.began) if s.began else 0.0) for s in used),
+            energy_joules=_known(pc.sum(table["device_energy_joules"])),
+            device_utilisation=_known(pc.mean(table["device_utilisation"])),
             devices=dict(Counter(s.device for s in used if s.state == "running" and s.device)),
             curves=_curves(table, trials, metric, mode),
-            rungs=_rungs(self._store),
+            rungs=_rungs(self._store.path / "rungs" / f"{metric}-{mode}"),
             others=len(set(self._standings.folders()) - plan.epochs.keys()),
         )
 
 
+_ALSO = ("train_seconds", "recorded_at", "device_energy_joules", "device_utilisation")
 _OPEN = ("waiting", "running", "lost", "interrupted")
 _RATE_SECONDS = 600.0
 _SAMPLE = 2000  # records that a rate is told from
@@ -221,6 +229,10 @@ def _newest(table: pa.Table, epochs: Mapping[str, int], metric: str) -> dict[str
     return {ids[code]: (epoch, v) for code, epoch, v in zip(codes[last].tolist(), at[last].tolist(), values)}
 
 
+def _known(figure: pa.Scalar) -> float | None:
+    return None if figure.as_py() is None else float(figure.as_py())
+
+
 def _numbers(column: pa.ChunkedArray) -> np.ndarray:
     """A column without gaps; Arrow's own way to NumPy imports pandas first, which takes half a second."""
     whole = column.combine_chunks()
@@ -269,11 +281,11 @@ def _curves(
     return {trial_id: tuple(values) for trial_id, values in curves.items()}
 
 
-def _rungs(store: SweepStore) -> dict[int, int]:
+def _rungs(folder: Path) -> dict[int, int]:
     """Trials whose value stands at each rung of a stopping rule."""
     found = {}
     with suppress(OSError):
-        for entry in os.scandir(store.path / "rungs"):
+        for entry in os.scandir(folder):
             if entry.name.isdigit():
                 found[int(entry.name)] = sum(not name.startswith(".") for name in os.listdir(entry.path))
     return dict(sorted(found.items()))
