@@ -132,6 +132,10 @@ class TrialFolder:
         return self.path / "log.txt"
 
     @property
+    def patch_path(self) -> Path:
+        return self.path / "code.patch"
+
+    @property
     def metrics_path(self) -> Path:
         return self.path / "metrics.parquet"
 
