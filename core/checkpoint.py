@@ -1,8 +1,8 @@
 """Checkpoints: replaced whole, with a digest, and the one before kept for when the newest is damaged.
 
 Three files make the state: `checkpoint.pt`, `checkpoint.previous.pt` and `checkpoint.json`, which holds the
-SHA-256 of both. The digests are written before the files are moved, so that a process killed between
-any two steps leaves at least one file that matches.
+SHA-256 of both and the newest one's epoch. It is written before the files are moved, so that a process killed
+between any two steps leaves at least one file that matches.
 """
 
 import hashlib
@@ -64,7 +64,7 @@ def save_checkpoint(folder: Path, payload: dict[str, Any], fence: Callable[[], N
         digest = sink.sha256.hexdigest()
         # What stands is read anew: after a kill or damage, the digests on disk may be ahead of the files.
         standing, before = _verified(folder) or ("", None)
-        digests = json.dumps({_NEWEST: digest, _PREVIOUS: before}).encode()
+        digests = json.dumps({_NEWEST: digest, _PREVIOUS: before, "epoch": payload.get("epoch", 0)}).encode()
         records.write_bytes(folder / _DIGESTS, digests, fence)
         if standing == _NEWEST:
             os.replace(folder / _NEWEST, folder / _PREVIOUS)
@@ -128,6 +128,14 @@ def has_checkpoint(folder: Path) -> bool:
     return (folder / _NEWEST).exists() or (folder / _PREVIOUS).exists()
 
 
+def checkpoint_epoch(folder: Path) -> int:
+    """The epoch of the newest checkpoint, as its digests tell it; 0 where there is none or it is not said."""
+    try:
+        return int(json.loads((folder / _DIGESTS).read_text(encoding="utf-8"))["epoch"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+
+
 def drop_previous(folder: Path) -> None:
     """Remove the checkpoint before the newest, once the newest verifies."""
     try:
@@ -153,6 +161,7 @@ def _remove_leftovers(folder: Path) -> None:
 
 def _digests(folder: Path) -> dict[str, str | None]:
     try:
-        return json.loads((folder / _DIGESTS).read_text(encoding="utf-8"))
+        found = json.loads((folder / _DIGESTS).read_text(encoding="utf-8"))
+        return {name: found.get(name) for name in (_NEWEST, _PREVIOUS)}
     except (FileNotFoundError, ValueError):  # a damaged file may be neither JSON nor UTF-8
         return {}

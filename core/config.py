@@ -8,8 +8,9 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
+from functools import cache, cached_property
 from typing import Any, get_type_hints
 
 from core import registry
@@ -169,7 +170,8 @@ class TrialConfig:
 
     def to_mapping(self) -> dict[str, Any]:
         """All fields as plain JSON values."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        values = ((spec.name, getattr(self, spec.name)) for spec in fields(self))
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values}
 
     @property
     def begins_after(self) -> int:
@@ -193,7 +195,7 @@ class TrialConfig:
             kept.pop("epochs", None)
         return kept
 
-    @property
+    @cached_property
     def trial_id(self) -> str:
         """The first 12 hex digits of the SHA-256 of the identity's canonical JSON."""
         return hashlib.sha256(canonical_json(self.identity()).encode()).hexdigest()[:12]
@@ -208,6 +210,7 @@ def canonical_json(values: Mapping[str, Any]) -> str:
     return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
+@cache
 def field_names() -> tuple[str, ...]:
     """The fields that a trial has, in the order of the class."""
     return tuple(spec.name for spec in fields(TrialConfig))

@@ -31,7 +31,7 @@ from core.failures import (
 )
 from core.follow import GO_ON, build_trial, follow, order_to_follow
 from core.lease import Lease, take_lease
-from core.provenance import provenance
+from core.provenance import patch, provenance
 from core.ranks import ALONE, Team, end_of, ends_process, ranks_of_environment
 from core.records import EpochRecord
 from core.setting import Setting, Unit, is_done
@@ -180,6 +180,7 @@ def run_trial(
         device = devices.choose_device(setting.gpus, team.ranks.local_rank)
         try:
             folder.write_info(info, lease.check)
+            _keep_patch(folder, lease)
             with open(folder.log_path, "a", encoding="utf-8", buffering=1) as log:
                 if _ends_without_progress(info, "killed") >= DEATHS_WITHOUT_PROGRESS:
                     raise DiedError(f"killed {DEATHS_WITHOUT_PROGRESS} times at epoch {info.epoch}")
@@ -210,6 +211,14 @@ def run_trial(
             return info
         finally:
             devices.release_memory(device)
+
+
+def _keep_patch(folder: TrialFolder, lease: Lease) -> None:
+    """Keep beside the trial what its code has that its revision has not; an earlier attempt's patch is replaced."""
+    if text := patch():
+        records.write_bytes(folder.patch_path, text.encode(), lease.check)
+    else:
+        folder.patch_path.unlink(missing_ok=True)
 
 
 def _ends_without_progress(info: TrialInfo, end: str) -> int:

@@ -8,6 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+_MOST_OF_PATCH = 200_000  # characters
+
 _PACKAGES = ("mixsweep", "torch", "torchvision", "numpy", "pyarrow", "ray")
 
 
@@ -24,6 +26,15 @@ def provenance() -> dict[str, Any]:
     }
 
 
+@cache
+def patch() -> str:
+    """What of the code is not in its revision, as a patch; cut where it is larger than a person reads."""
+    text = _git("diff", "HEAD")
+    if len(text) > _MOST_OF_PATCH:
+        text = text[:_MOST_OF_PATCH] + f"\n# cut: the whole patch has {len(text)} characters\n"
+    return text + "\n" * (bool(text) and not text.endswith("\n"))
+
+
 def _git(*words: str) -> str:
     """What git says of the checkout that this package is; '' where it is installed, perhaps into another's."""
     root = Path(__file__).resolve().parents[1]
@@ -36,7 +47,8 @@ def _run_git(folder: Path, *words: str) -> str:
         done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
+    # Only the newline goes: a patch may end in a line of one blank.
+    return done.stdout.rstrip("\n") if done.returncode == 0 else ""
 
 
 def _version(package: str) -> str:

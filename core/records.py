@@ -41,6 +41,18 @@ SCHEMA = pa.schema(
         _column(
             "peak_memory_bytes", pa.int64(), "B", "device memory allocated; on CPU the process's own peak"
         ),
+        _column(
+            "device_utilisation",
+            pa.float64(),
+            "fraction",
+            "of the epoch's time that the GPU was at work; NVML",
+        ),
+        _column(
+            "device_memory_bytes", pa.int64(), "B", "of the GPU in use at the epoch's end, by anyone; NVML"
+        ),
+        _column(
+            "device_energy_joules", pa.float64(), "J", "that the GPU took in the epoch, for anyone; NVML"
+        ),
         _column("attempt", pa.int32(), "", "attempt that trained the epoch; the first is 1"),
         _column("recorded_at", pa.timestamp("ms", tz="UTC"), "", "when the record was made"),
     ]
@@ -67,6 +79,9 @@ class EpochRecord:
     recorded_at: datetime
     test_loss: float | None = None
     test_accuracy: float | None = None
+    device_utilisation: float | None = None
+    device_memory_bytes: int | None = None
+    device_energy_joules: float | None = None
 
     @property
     def is_finite(self) -> bool:
@@ -109,7 +124,7 @@ def to_table(records: Iterable[EpochRecord]) -> pa.Table:
 
 def from_table(table: pa.Table) -> list[EpochRecord]:
     """The rows of a table with SCHEMA as records."""
-    names = [spec.name for spec in fields(EpochRecord)]
+    names = [spec.name for spec in fields(EpochRecord) if spec.name in table.column_names]
     return [EpochRecord(**row) for row in table.select(names).to_pylist()]
 
 
@@ -120,27 +135,48 @@ def write_table(table: pa.Table, path: Path, fence: Callable[[], None] = lambda:
     write_bytes(path, sink.getvalue(), fence)
 
 
-def read_table(path: Path) -> pa.Table:
+def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """A Parquet file of the store, read at once, so that a reader holds nothing that a writer could wait for.
+
+    Args:
+        columns: only these, as far as the file has them; left out: all.
 
     Raises:
         FileNotFoundError: there is none.
     """
     # Small tables gain nothing from Arrow's threads, and a process that ends at once can stumble over them.
-    return pq.ParquetFile(pa.BufferReader(path.read_bytes())).read(use_threads=False)
+    file = pq.ParquetFile(pa.BufferReader(path.read_bytes()))
+    return file.read(columns=None if columns is None else list(columns), use_threads=False)
 
 
-def read_records(path: Path) -> pa.Table:
-    """A metrics file; an empty table where there is none yet."""
+def with_all_columns(table: pa.Table) -> pa.Table:
+    """Records of an older version with the columns that it did not have, null."""
+    missing = [spec for spec in SCHEMA if spec.name not in table.column_names]
+    for spec in missing:
+        table = table.append_column(spec, pa.nulls(table.num_rows, spec.type))
+    return table.select(SCHEMA.names) if missing else table
+
+
+def read_records(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """A metrics file; an empty table where there is none yet. `columns` as for read_table."""
     try:
-        return read_table(path)
+        table = read_table(path, columns)
     except FileNotFoundError:
-        return SCHEMA.empty_table()
+        return schema_of(columns).empty_table()
+    return table if columns is not None else with_all_columns(table)
 
 
-def concat(tables: Sequence[pa.Table]) -> pa.Table:
-    """Tables with SCHEMA, one after the other."""
-    return pa.concat_tables([SCHEMA.empty_table(), *tables], promote_options="default")
+def schema_of(columns: Sequence[str] | None = None) -> pa.Schema:
+    """SCHEMA, or these columns of it."""
+    return SCHEMA if columns is None else pa.schema([SCHEMA.field(name) for name in columns])
+
+
+def concat(tables: Sequence[pa.Table], columns: Sequence[str] | None = None) -> pa.Table:
+    """Tables with SCHEMA (or these columns of it), one after the other; an older one's missing columns are null."""
+    schema = schema_of(columns)
+    if len(tables) == 1 and tables[0].schema.equals(schema):
+        return tables[0]
+    return pa.concat_tables([schema.empty_table(), *tables], promote_options="default")
 
 
 def write_bytes(path: Path, content: bytes | memoryview, fence: Callable[[], None] = lambda: None) -> None:

@@ -5,8 +5,11 @@ readers take no lock and see the last whole state.
 """
 
 import json
+import os
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from pathlib import Path
@@ -27,6 +30,7 @@ ENDED = ("completed", "stopped", "diverged", "failed")
 
 # A table of a few rows takes 28 KiB beside them: a sweep of many trials is put together in blocks.
 _TABLES_AT_ONCE = 100
+_READERS = 4  # of many files at once
 
 _SOURCES = b"mixsweep:sources"  # metadata of the compacted file: which states of the trials' files it holds
 
@@ -130,6 +134,10 @@ class TrialFolder:
         return self.path / "log.txt"
 
     @property
+    def patch_path(self) -> Path:
+        return self.path / "code.patch"
+
+    @property
     def metrics_path(self) -> Path:
         return self.path / "metrics.parquet"
 
@@ -213,40 +221,66 @@ class SweepStore:
                 if path.is_dir() and not path.name.startswith("."):
                     yield TrialFolder(path)
 
-    def records(self) -> pa.Table:
-        """All trials' records in one table: the compacted file, and what has changed since."""
-        return self._assemble()[0]
+    def _trial_names(self) -> list[str]:
+        try:
+            return sorted(name for name in os.listdir(self.trials_path) if not name.startswith("."))
+        except FileNotFoundError:
+            return []
+
+    def records(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """All trials' records in one table: the compacted file, and what has changed since.
+
+        Args:
+            columns: only these, `trial_id` among them; left out: all.
+        """
+        return self._assemble(columns)[0]
 
     def compact(self) -> None:
-        """Write all trials' records into one file. Safe at any time: it is derived, and rebuilt whole."""
+        """Write all trials' records into one file, and how the trials stand into another.
+
+        Safe at any time: both are derived, and rebuilt whole.
+        """
         table, stamps = self._assemble()
         table = table.replace_schema_metadata({_SOURCES: json.dumps(stamps)})
         records.write_table(table, self.path / "metrics.parquet")
+        from core.standings import StandingsReader  # which reads stores
 
-    def _assemble(self) -> tuple[pa.Table, dict[str, list[int]]]:
+        StandingsReader(self).write()
+
+    def _assemble(self, columns: Sequence[str] | None = None) -> tuple[pa.Table, dict[str, list[int]]]:
         """All trials' records, and by trial the stamp of the file that they come from."""
         try:
-            compacted = records.read_records(self.path / "metrics.parquet")
+            compacted = records.read_records(self.path / "metrics.parquet", columns)
         except (pa.ArrowInvalid, OSError):  # derived: what is damaged is read from the trials
-            compacted = records.SCHEMA.empty_table()
+            compacted = records.schema_of(columns).empty_table()
         known = json.loads((compacted.schema.metadata or {}).get(_SOURCES, b"{}"))
         stamps: dict[str, list[int]] = {}
-        changed: list[pa.Table] = []
-        for folder in self.trials():
+        new: list[str] = []
+        trials = str(self.trials_path)
+        for name in self._trial_names():
             try:
-                facts = folder.metrics_path.stat()  # before reading: at worst it is read once more
-            except FileNotFoundError:
+                facts = os.stat(f"{trials}/{name}/metrics.parquet")  # at worst it is read once more
+            except (FileNotFoundError, NotADirectoryError):
                 continue
             # Not by time alone: a copied folder keeps its old times.
-            stamp = [facts.st_mtime_ns, facts.st_size, facts.st_ino]
-            stamps[folder.trial_id] = stamp
-            if known.get(folder.trial_id) != stamp:
-                changed.append(folder.records())
-                if len(changed) == _TABLES_AT_ONCE:
-                    changed = [records.concat(changed).combine_chunks()]
-        unchanged = [name for name, stamp in stamps.items() if known.get(name) == stamp]
-        kept = compacted.filter(pc.is_in(compacted["trial_id"], pa.array(unchanged, pa.string())))
-        return records.concat([kept, *changed]), stamps
+            stamps[name] = [facts.st_mtime_ns, facts.st_size, facts.st_ino]
+            if known.get(name) != stamps[name]:
+                new.append(name)
+        kept = compacted
+        if known != stamps:
+            unchanged = [name for name, stamp in stamps.items() if known.get(name) == stamp]
+            kept = compacted.filter(pc.is_in(compacted["trial_id"], pa.array(unchanged, pa.string())))
+
+        def read(name: str) -> pa.Table:
+            return records.read_records(self.trials_path / name / "metrics.parquet", columns)
+
+        changed: list[pa.Table] = []
+        with ThreadPoolExecutor(_READERS) if len(new) > _TABLES_AT_ONCE else nullcontext() as pool:
+            for start in range(0, len(new), _TABLES_AT_ONCE):
+                block = new[start : start + _TABLES_AT_ONCE]
+                tables = list(pool.map(read, block) if pool else map(read, block))
+                changed.append(records.concat(tables, columns).combine_chunks())
+        return records.concat([kept, *changed], columns), stamps
 
     def stop_requested(self, since: str) -> bool:
         """Whether a stop was asked for after this moment (ISO, UTC): a command given later is not meant."""

@@ -18,6 +18,7 @@ from core import device as devices
 from core import records
 from core.augment import Crops, draw_crops, prepare
 from core.config import ConfigError, TrialConfig
+from core.counters import counters_of
 from core.data import Images, epoch_order, split_indices, stream_generator, stream_seed
 from core.loss import cross_entropy
 from core.models import build_model
@@ -120,31 +121,40 @@ class Trial:
         The trial's state is that of the yielded record until the next one is asked for. A record whose
         loss is NaN or infinite is the last.
         """
-        while self.epoch < self.config.epochs:
-            devices.reset_peak_memory(self.device)
-            train_loss, train_accuracy, train_seconds = self._train_epoch()
-            valid_loss, valid_accuracy, valid_seconds = self._evaluate(
-                self.images.train_images, self.images.train_labels, self._valid
-            )
-            record = EpochRecord(
-                trial_id=self.config.trial_id,
-                epoch=self.epoch,
-                step=self.step,
-                train_loss=train_loss,
-                train_accuracy=train_accuracy,
-                valid_loss=valid_loss,
-                valid_accuracy=valid_accuracy,
-                lr=self._learning_rate(self.step - 1),
-                train_seconds=train_seconds,
-                valid_seconds=valid_seconds,
-                images_per_second=self.steps_per_epoch * self.config.batch_size / train_seconds,
-                peak_memory_bytes=devices.peak_memory_bytes(self.device),
-                attempt=attempt,
-                recorded_at=records.now(),
-            )
-            yield record
-            if not record.is_finite:
-                return
+        counters = counters_of(self.device)
+        try:
+            while self.epoch < self.config.epochs:
+                devices.reset_peak_memory(self.device)
+                counters.begin()
+                train_loss, train_accuracy, train_seconds = self._train_epoch()
+                valid_loss, valid_accuracy, valid_seconds = self._evaluate(
+                    self.images.train_images, self.images.train_labels, self._valid
+                )
+                reading = counters.end()
+                record = EpochRecord(
+                    trial_id=self.config.trial_id,
+                    epoch=self.epoch,
+                    step=self.step,
+                    train_loss=train_loss,
+                    train_accuracy=train_accuracy,
+                    valid_loss=valid_loss,
+                    valid_accuracy=valid_accuracy,
+                    lr=self._learning_rate(self.step - 1),
+                    train_seconds=train_seconds,
+                    valid_seconds=valid_seconds,
+                    images_per_second=self.steps_per_epoch * self.config.batch_size / train_seconds,
+                    peak_memory_bytes=devices.peak_memory_bytes(self.device),
+                    device_utilisation=reading.utilisation,
+                    device_memory_bytes=reading.memory_bytes,
+                    device_energy_joules=reading.energy_joules,
+                    attempt=attempt,
+                    recorded_at=records.now(),
+                )
+                yield record
+                if not record.is_finite:
+                    return
+        finally:
+            counters.end()  # a trial that is left in the middle of an epoch leaves no sampler behind
 
     def test(self) -> tuple[float, float]:
         """Mean loss (nats) and accuracy over the test images."""

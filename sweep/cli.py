@@ -2,9 +2,12 @@
 
 import glob
 import json
+import os
 import signal
 import sys
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +19,7 @@ from cluster.places import Place, find_place
 from core.config import TrialConfig, UserError, did_you_mean
 from core.store import SweepStore, TrialFolder
 from sweep.plan import Plan, make_plan, pick
-from sweep.spec import PRESETS, load_spec, preset_names
+from sweep.spec import PRESETS, find_sweep_file, load_spec, preset_names
 
 app = typer.Typer(
     help="Plan a sweep, run it anywhere, and report what it shows.",
@@ -108,6 +111,9 @@ def run(
         int | None, typer.Option(min=1, metavar="N", help="debug: train on N batches only, beside the sweep.")
     ] = None,
     profile: Annotated[bool, typer.Option(help="debug: write a torch profiler trace of 20 steps.")] = False,
+    mirror: Annotated[
+        bool, typer.Option(help="Push the trials to W&B beside it, as `sweep mirror`.")
+    ] = False,
 ) -> None:
     """Run what the plan says is left; the same command again resumes."""
     where = find_place(place)
@@ -127,7 +133,7 @@ def run(
         else:
             profile_trial(config, made, store, where, data, out)
         return
-    raise typer.Exit(_run(made, where, store, data, limit, chosen, retry_failed, detach))
+    raise typer.Exit(_run(made, where, store, data, limit, chosen, retry_failed, detach, mirror))
 
 
 def _plan(file: str, settings: list[str] | None, root: Path) -> Plan:
@@ -147,6 +153,7 @@ def _run(
     chosen: list[TrialConfig] | None,
     retry_failed: bool,
     detach: bool,
+    mirror: bool = False,
 ) -> int:
     """Run a plan with a view of it; return the exit code."""
     from sweep.launch import run_plan
@@ -156,7 +163,7 @@ def _run(
     debug, batch = where.kind == "debug", where.kind == "slurm"
     store = SweepStore(root / made.spec.name)
     again = "run the same command again to resume"
-    with RunView(store, out) as view:
+    with RunView(store, out) as view, _mirrored(store, view.say) if mirror else nullcontext():
         try:
             outcome = run_plan(
                 made,
@@ -203,13 +210,13 @@ def status(
 ) -> None:
     """States, progress, best so far, time left, failures by kind."""
     from sweep.status import StatusReader
-    from sweep.view import live_picture, summary, trials_table
+    from sweep.view import curves_table, live_picture, summary, trials_table
 
     found = [_find_sweep(sweep, store)] if sweep else _all_sweeps(store)
     readers = [StatusReader(one) for one in found]
     if as_json:
         rows = [reader.read().to_mapping() for reader in readers]
-        out.print_json(json.dumps(rows[0] if sweep else rows))
+        print(json.dumps(rows[0] if sweep else rows, indent=2))  # rich takes seconds over ten thousand
         return
     if watch:
         from rich.console import Group
@@ -229,6 +236,8 @@ def status(
         if queued := _queue_line(one):
             out.print(queued, markup=False)
         if sweep:
+            out.print()
+            out.print(curves_table(standing))
             out.print()
             out.print(trials_table(standing.trials, standing.metric))
             for trial in standing.trials:
@@ -332,14 +341,70 @@ def report(
 
 
 @app.command()
-def export(
+def mirror(
     sweeps: Annotated[list[str], typer.Argument(metavar="SWEEP...", help="Names in the store, or folders.")],
-    to: Annotated[Path, typer.Option(help="The table's file: .parquet or .csv.")],
     store: Store = Path("runs"),
+    watch: Annotated[bool, typer.Option(help="Go on as the sweep grows, until Ctrl-C.")] = False,
+    offline: Annotated[bool, typer.Option(help="Write runs into the store, for `wandb sync`.")] = False,
+    project: Annotated[str, typer.Option(help="The W&B project.")] = "mixsweep",
+    entity: Annotated[str | None, typer.Option(help="The W&B user or team; left out: your own.")] = None,
+    beside: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> None:
-    """One tidy table: a row an epoch record, with its trial's config."""
+    """Push trials to W&B, online or offline; again adds only what is new."""
+    from sweep.mirroring import MirrorOptions, mirror_sweeps, offline_folder, parent_is_gone, wants_offline
+
+    options = MirrorOptions(offline=wants_offline(offline), project=project, entity=entity)
+    over, found = (lambda: False), []
+    if beside:
+        from sweep.mirroring import wait_for_sweep
+
+        os.nice(10)  # trials first
+        over, found = parent_is_gone, [SweepStore(sweeps[0])]
+        if not wait_for_sweep(found[0], over):
+            return
+    found = found or [_find_sweep(name, store) for name in sweeps]
+
+    def say(line: str) -> None:
+        print(line, flush=True)
+
+    try:
+        done = mirror_sweeps(found, options, say, watch, over)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    except UserError as error:
+        if not beside:
+            raise
+        say(f"{error}. The trials go on without a mirror.")
+        return
+    say(f"W&B: {done.runs} runs, {done.changed} of them pushed, {done.rows} epochs.")
+    for one in found if options.offline and not beside else ():
+        say(f"To upload: wandb sync {offline_folder(one)}/offline-run-*")
+    for trouble in done.troubles[:1]:
+        say(f"{len(done.troubles)} runs did not get through ({trouble}); run the same command again.")
+    raise typer.Exit(1 if done.troubles else 0)
+
+
+@app.command()
+def export(
+    sweeps: Annotated[
+        list[str], typer.Argument(metavar="SWEEP...", help="Names in the store, or folders; or a sweep file.")
+    ],
+    to: Annotated[Path, typer.Option(help="The table's file: .parquet or .csv; or wandb-sweep.")],
+    store: Store = Path("runs"),
+    project: Annotated[str, typer.Option(help="wandb-sweep: the W&B project.")] = "mixsweep",
+) -> None:
+    """One tidy table: a row an epoch record, with its trial's config. Or a sweep file for `wandb sweep`."""
     from analysis.frames import load
 
+    if str(to) == "wandb-sweep":
+        from sweep.wandb_sweeps import definition
+
+        if len(sweeps) != 1:
+            raise UsageError("--to wandb-sweep: one sweep at a time")
+        stored = SweepStore(store / sweeps[0])
+        file = stored.path / "sweep.toml" if stored.exists() else find_sweep_file(sweeps[0])
+        print(definition(make_plan(load_spec(file)), str(file.absolute()), store.absolute(), project), end="")
+        return
     if to.suffix not in (".parquet", ".csv"):
         raise UsageError(f"--to {to}: unknown kind of table; allowed: .parquet, .csv")
     frame = load(*(_find_sweep(name, store).path for name in sweeps))
@@ -348,6 +413,34 @@ def export(
     else:
         frame.to_parquet(to, index=False)
     out.print(f"{len(frame)} rows in {to}", markup=False)
+
+
+@app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+def agent(
+    context: typer.Context,
+    file: File,
+    store: Store = Path("runs"),
+    place: PlaceName = "debug",
+    data: Data = None,
+) -> None:
+    """Run one trial as `wandb agent` asks for it: `sweep agent FILE --lr=0.1 --seed=42`."""
+    from analysis.wandb_target import MirrorError, TroubleError
+    from sweep.wandb_sweeps import show_in_wandb, trial_for
+
+    made = make_plan(load_spec(file))
+    config = trial_for(made, context.args)
+    code = _run(made, find_place(place), store, data, None, [config], False, False)
+    try:
+        show_in_wandb(SweepStore(store / made.spec.name), config, made)
+    except (MirrorError, TroubleError) as error:
+        out.print(f"{error}. The trial is in the store; `sweep mirror` shows it.", markup=False)
+    raise typer.Exit(code)
+
+
+def _mirrored(store: SweepStore, say: Callable[[str], None]) -> AbstractContextManager[None]:
+    from sweep.mirroring import MirrorOptions, mirror_beside, wants_offline
+
+    return mirror_beside(store, MirrorOptions(offline=wants_offline(False)), say)
 
 
 def _queue_line(store: SweepStore) -> str:

@@ -76,15 +76,21 @@ def measured_rates(root: Path) -> dict[str, float]:
     return {kind: median(values) for kind, values in rates.items()}
 
 
-def rates_of(table: pa.Table, configs: Mapping[str, TrialConfig]) -> dict[str, float]:
-    """Multiply-adds a second by architecture, from the records of these trials."""
+def rates_of(table: pa.Table, configs: Mapping[str, TrialConfig], share: float = 0.5) -> dict[str, float]:
+    """Multiply-adds a second by architecture, from the records of these trials.
+
+    Args:
+        share: of the epochs that were slower; 0.5 is the median.
+    """
     rates: dict[str, list[float]] = {}
+    work = {trial_id: epoch_macs(config) for trial_id, config in configs.items()}
     for trial_id, seconds in zip(table["trial_id"].to_pylist(), table["train_seconds"].to_pylist()):
-        config = configs.get(trial_id)
-        work = epoch_macs(config) if config else None
-        if config and work:
-            rates.setdefault(_kind(config), []).append(work / seconds)
-    return {kind: median(values) for kind, values in rates.items()}
+        macs = work.get(trial_id)
+        if macs:
+            rates.setdefault(_kind(configs[trial_id]), []).append(macs / seconds)
+    if share == 0.5:
+        return {kind: median(values) for kind, values in rates.items()}
+    return {kind: sorted(values)[int(share * (len(values) - 1))] for kind, values in rates.items()}
 
 
 def forecast(todo: Sequence[tuple[TrialConfig, int]], measured: Mapping[str, float]) -> Forecast:

@@ -164,16 +164,27 @@ def trials_of(rows: Sequence[Planned]) -> tuple[TrialConfig, ...]:
 
 def labels_of(rows: Sequence[Planned]) -> dict[str, str]:
     """By trial: the fields that vary in its part, and its seed; its part's name where there are several."""
-    parts = dict.fromkeys(row.part for row in rows)
+    columns = {name: [getattr(row.config, name) for row in rows] for name in field_names()}
+    return labels_of_columns([row.part for row in rows], [row.trial_id for row in rows], columns)
+
+
+def labels_of_columns(
+    parts: Sequence[str], trial_ids: Sequence[str], columns: Mapping[str, Sequence[Any]]
+) -> dict[str, str]:
+    """As labels_of, from the columns of a plan's table."""
+    several = len(set(parts)) > 1
     labels: dict[str, str] = {}
-    for part in parts:
-        mappings = {row.trial_id: row.config.to_mapping() for row in rows if row.part == part}
-        first = next(iter(mappings.values()))
-        varied = [n for n in first if n != "seed" and any(m[n] != first[n] for m in mappings.values())]
-        for trial_id, values in mappings.items():
-            shown = [n for n in (*varied, "seed") if n != "parent" or values[n]]
-            words = [part] * (len(parts) > 1) + [f"{n}={_brief(values[n])}" for n in shown]
-            labels.setdefault(trial_id, " ".join(words))
+    for part in dict.fromkeys(parts):
+        chosen = [number for number, name in enumerate(parts) if name == part]
+        varied = [
+            name
+            for name, values in columns.items()
+            if name != "seed" and any(values[n] != values[chosen[0]] for n in chosen)
+        ]
+        for n in chosen:
+            shown = [name for name in (*varied, "seed") if name != "parent" or columns[name][n]]
+            words = [part] * several + [f"{name}={_brief(columns[name][n])}" for name in shown]
+            labels.setdefault(trial_ids[n], " ".join(words))
     return labels
 
 
@@ -191,7 +202,7 @@ def pick(trials: Sequence[TrialConfig], prefix: str) -> TrialConfig:
 
 
 def _brief(value: Any) -> str:
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return "-".join(map(str, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
 

@@ -1,6 +1,7 @@
 """What `sweep show` prints of one trial."""
 
 import json
+import shlex
 from typing import Any
 
 from rich.console import Console
@@ -16,6 +17,8 @@ def trial_mapping(folder: TrialFolder) -> dict[str, Any]:
     """All that is known of a trial, as plain values."""
     info = folder.info()
     values: dict[str, Any] = json.loads(info.to_json()) if info else {"trial_id": folder.trial_id}
+    if folder.patch_path.is_file():
+        values["patch"] = str(folder.patch_path)
     values["records"] = [
         {**row, "recorded_at": row["recorded_at"].isoformat()} for row in folder.records().to_pylist()
     ]
@@ -44,6 +47,13 @@ def describe_trial(folder: TrialFolder, out: Console, last: int = 5) -> None:
     out.print(attempts)
     for name, value in info.provenance.items():
         out.print(f"{name}: {value}", markup=False, highlight=False)
+    if folder.patch_path.is_file():
+        out.print(
+            f"patch on that revision: {folder.patch_path}", markup=False, highlight=False, soft_wrap=True
+        )
+    sweep = folder.path.parent.parent / "sweep.toml"
+    again = f"sweep run {shlex.quote(str(sweep))} --trial {folder.trial_id} --store again"
+    out.print(f"to run exactly it again: {again}", markup=False, highlight=False, soft_wrap=True)
     rows = folder.records().to_pylist()[-last:]
     names = ("epoch", "train_loss", "train_accuracy", "valid_loss", "valid_accuracy", "test_accuracy")
     table = Table(*names, box=None, header_style="bold")

@@ -1,15 +1,25 @@
 """How a sweep stands, from its store alone: works while it runs, on any machine that sees the folder."""
 
+import heapq
+import math
+import os
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from core.config import TrialConfig
-from core.records import default_mode
-from core.store import SweepStore, TrialInfo
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from core.config import TrialConfig, field_names
+from core.records import default_mode, now
+from core.standings import Standing, StandingsReader
+from core.store import SweepStore, since
 from sweep.forecast import forecast, rates_of
-from sweep.plan import labels_of, read_plan, trials_of
+from sweep.plan import labels_of_columns
 from sweep.search_spec import Search
 
 
@@ -29,7 +39,7 @@ class TrialStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class SweepStatus:
-    """A sweep's standing. `seconds_left` is None where nothing is known yet."""
+    """A sweep's standing. `seconds_left` is None where nothing is known yet; its range spans 8 in 10 epochs' rates."""
 
     name: str
     question: str
@@ -39,6 +49,14 @@ class SweepStatus:
     seconds_left: float | None
     others: int  # trials in the store that the plan no longer has
     to_come: int = 0  # trials that a search has yet to choose
+    seconds_left_range: tuple[float, float] | None = None
+    epochs_an_hour: float | None = None  # while something runs
+    device_seconds: float = 0.0  # of all attempts
+    energy_joules: float | None = None  # of all epochs in the store, where devices tell it
+    device_utilisation: float | None = None  # fraction, mean over epochs, where devices tell it
+    devices: Mapping[str, int] = field(default_factory=dict)  # by name: trials that run there now
+    curves: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # the metric of the best few
+    rungs: Mapping[int, int] = field(default_factory=dict)  # by epoch: values that a stopping rule has
 
     @property
     def counts(self) -> dict[str, int]:
@@ -79,60 +97,202 @@ class SweepStatus:
             "epochs_total": self.epochs_total,
             "to_come": self.to_come,
             "seconds_left": self.seconds_left,
-            "best": vars(self.best) if self.best else None,
-            "trials": [vars(trial) for trial in self.trials],
+            "seconds_left_range": self.seconds_left_range,
+            "epochs_an_hour": self.epochs_an_hour,
+            "device_seconds": self.device_seconds,
+            "energy_joules": self.energy_joules,
+            "device_utilisation": self.device_utilisation,
+            "devices": dict(self.devices),
+            "rungs": {str(epoch): count for epoch, count in self.rungs.items()},
+            "curves": {trial: [_finite(v) for v in curve] for trial, curve in self.curves.items()},
+            "best": _plain(self.best) if self.best else None,
+            "trials": [_plain(trial) for trial in self.trials],
         }
 
 
+def _plain(trial: TrialStatus) -> dict[str, Any]:
+    return {**vars(trial), "value": _finite(trial.value)}
+
+
+def _finite(value: float | None) -> float | None:
+    """JSON has no NaN."""
+    return value if value is not None and math.isfinite(value) else None
+
+
 class StatusReader:
-    """Reads a sweep's standing again and again; what has ended is not read twice."""
+    """Reads a sweep's standing again and again; what has not changed is not read twice."""
 
     def __init__(self, store: SweepStore):
         self._store = store
-        self._ended: dict[str, TrialInfo] = {}
+        self._standings = StandingsReader(store)
 
     def read(self) -> SweepStatus:
         """The standing now."""
         source = self._store.sweep_file()
         metric = source.get("metric", "valid_accuracy")
         mode = source.get("mode", default_mode(metric))
-        rows = read_plan(self._store)
-        labels = labels_of(rows)
-        configs = {config.trial_id: config for config in trials_of(rows)}
-        infos = {trial_id: self._info(trial_id, config) for trial_id, config in configs.items()}
-        table = self._store.records()
-        newest: dict[str, tuple[int, float]] = {}
-        columns = (table[name].to_pylist() for name in ("trial_id", "epoch", metric))
-        for trial_id, epoch, value in zip(*columns):
-            if trial_id in configs and newest.get(trial_id, (0, 0.0))[0] <= epoch <= configs[trial_id].epochs:
-                newest[trial_id] = (epoch, value)
-        trials = tuple(_standing(c, infos[i], newest.get(i), labels[i]) for i, c in configs.items())
-        todo = [
-            (configs[t.trial_id], t.epochs - t.epoch)
-            for t in trials
-            if t.state in ("waiting", "running", "lost", "interrupted") and t.epochs > t.epoch
-        ]
-        expected = forecast(todo, rates_of(table, configs)) if newest else None
+        plan = _Trials(self._store.plan())
+        standings = self._standings.read()
+        table = self._store.records(("trial_id", "epoch", metric, *_ALSO))
+        newest = _newest(table, plan.epochs, metric)
+        trials = tuple(
+            _standing(trial_id, epochs, standings.get(trial_id), newest.get(trial_id), plan.labels[trial_id])
+            for trial_id, epochs in plan.epochs.items()
+        )
         running = sum(trial.state == "running" for trial in trials)
+        todo = {t.trial_id: t.epochs - t.epoch for t in trials if t.state in _OPEN and t.epochs > t.epoch}
+        left = _time_left(plan, todo, table) if newest and todo else None
+        used = [standing for trial_id, standing in standings.items() if trial_id in plan.epochs]
         return SweepStatus(
             name=self._store.name,
             question=source.get("question", ""),
             metric=metric,
             mode=mode,
             trials=trials,
-            seconds_left=expected.seconds / max(1, running) if expected and expected.seconds else None,
             to_come=_to_come(source, len(trials)),
-            others=sum(folder.trial_id not in configs for folder in self._store.trials()),
+            seconds_left=left[1] / max(1, running) if left else None,
+            seconds_left_range=(left[0] / max(1, running), left[2] / max(1, running)) if left else None,
+            epochs_an_hour=_rate(table) if running else None,
+            device_seconds=sum(s.device_seconds + (since(s.began) if s.began else 0.0) for s in used),
+            energy_joules=_known(pc.sum(table["device_energy_joules"])),
+            device_utilisation=_known(pc.mean(table["device_utilisation"])),
+            devices=dict(Counter(s.device for s in used if s.state == "running" and s.device)),
+            curves=_curves(table, trials, metric, mode),
+            rungs=_rungs(self._store.path / "rungs" / f"{metric}-{mode}"),
+            others=len(set(self._standings.folders()) - plan.epochs.keys()),
         )
 
-    def _info(self, trial_id: str, config: TrialConfig) -> TrialInfo | None:
-        known = self._ended.get(trial_id)
-        if known is not None and known.epoch >= config.epochs:
-            return known
-        info = self._store.trial(trial_id).info()
-        if info is not None and info.ended:
-            self._ended[trial_id] = info
-        return info
+
+_ALSO = ("train_seconds", "recorded_at", "device_energy_joules", "device_utilisation")
+_OPEN = ("waiting", "running", "lost", "interrupted")
+_RATE_SECONDS = 600.0
+_SAMPLE = 2000  # records that a rate is told from
+_CURVES = 5
+
+
+class _Trials:
+    """The plan's columns that a standing needs, each trial once: the first seed of every point first."""
+
+    def __init__(self, table: pa.Table):
+        self._table = table
+        ids, replicas = table["trial_id"].to_pylist(), table["replica"].to_pylist()
+        epochs = table["epochs"].to_pylist()
+        parts = table["part"].to_pylist() if "part" in table.column_names else [""] * len(ids)
+        self.epochs: dict[str, int] = {}
+        self._row: dict[str, int] = {}
+        for n in sorted(range(len(ids)), key=replicas.__getitem__):
+            if epochs[n] > self.epochs.get(ids[n], 0):
+                self.epochs[ids[n]] = epochs[n]
+                self._row[ids[n]] = n
+        columns = {}
+        for name in field_names():
+            if name in table.column_names and (name == "seed" or _varies(table[name])):
+                columns[name] = table[name].to_pylist()
+        self.labels = labels_of_columns(parts, ids, columns)
+
+    def config(self, trial_id: str) -> TrialConfig:
+        (row,) = self._table.slice(self._row[trial_id], 1).to_pylist()
+        return TrialConfig.from_store({name: row[name] for name in field_names() if name in row})
+
+    def alike(self, trial_ids: Iterable[str]) -> dict[str, list[str]]:
+        """Trials by one of them with an epoch of the same work: configs are slow to build ten thousand times."""
+        names = [name for name in _SHAPE if name in self._table.column_names and _varies(self._table[name])]
+        columns = [self._table[name].to_pylist() for name in names]
+        groups: dict[str, list[str]] = {}
+        first: dict[str, str] = {}
+        for trial_id in trial_ids:
+            key = str([column[self._row[trial_id]] for column in columns])
+            groups.setdefault(first.setdefault(key, trial_id), []).append(trial_id)
+        return groups
+
+
+# What an epoch's work depends on (sweep.forecast).
+_SHAPE = (
+    "model", "dataset", "precision", "hidden", "patch_size", "embed_dim", "blocks", "token_ratio",
+    "channel_ratio", "train_limit",
+)  # fmt: skip
+
+
+def _varies(column: pa.ChunkedArray) -> bool:
+    first = column[0].as_py() if len(column) else None
+    if pa.types.is_list(column.type):
+        return any(value != first for value in column.to_pylist())
+    return not pa.types.is_null(column.type) and len(column.unique()) > 1
+
+
+def _newest(table: pa.Table, epochs: Mapping[str, int], metric: str) -> dict[str, tuple[int, float]]:
+    """By trial, its newest epoch within the plan's, and the metric there."""
+    ids = list(epochs)
+    codes = _numbers(pc.fill_null(pc.index_in(table["trial_id"], pa.array(ids, pa.string())), len(ids)))
+    at = _numbers(table["epoch"])
+    limits = np.array([*epochs.values(), 0], dtype=np.int64)
+    rows = np.flatnonzero(at <= limits[codes])
+    rows = rows[np.lexsort((at[rows], codes[rows]))]
+    last = rows[np.append(codes[rows][1:] != codes[rows][:-1], True)] if len(rows) else rows
+    values = table[metric].take(pa.array(last)).to_pylist()
+    return {ids[code]: (epoch, v) for code, epoch, v in zip(codes[last].tolist(), at[last].tolist(), values)}
+
+
+def _known(figure: pa.Scalar) -> float | None:
+    return None if figure.as_py() is None else float(figure.as_py())
+
+
+def _numbers(column: pa.ChunkedArray) -> np.ndarray:
+    """A column without gaps; Arrow's own way to NumPy imports pandas first, which takes half a second."""
+    whole = column.combine_chunks()
+    if isinstance(whole, pa.ChunkedArray):  # an older Arrow's, of no chunk or of several
+        whole = pa.concat_arrays(whole.chunks) if whole.num_chunks else pa.array([], column.type)
+    return np.from_dlpack(whole) if len(whole) else np.array([], dtype=np.int64)
+
+
+def _time_left(plan: _Trials, todo: Mapping[str, int], table: pa.Table) -> tuple[float, float, float] | None:
+    """Device-seconds for what is left: as many as one in ten epochs, the middle, and nine in ten would make it."""
+    step = max(1, table.num_rows // _SAMPLE)
+    sample = table.take(pa.array(range(0, table.num_rows, step))) if step > 1 else table
+    measured = plan.alike(i for i in dict.fromkeys(sample["trial_id"].to_pylist()) if i in plan.epochs)
+    configs = {
+        i: config for first, alike in measured.items() for config in [plan.config(first)] for i in alike
+    }
+    groups = plan.alike(todo)
+    work = [(plan.config(first), sum(todo[i] for i in alike)) for first, alike in groups.items()]
+    spread = [forecast(work, rates_of(sample, configs, share)).seconds for share in (0.9, 0.5, 0.1)]
+    low, middle, high = spread
+    return None if not (low and middle and high) else (low, middle, high)
+
+
+def _rate(table: pa.Table) -> float | None:
+    """Epochs an hour, over the last few minutes in which there were any."""
+    if not table.num_rows:
+        return None
+    times = np.sort(_numbers(table["recorded_at"].cast(pa.int64()))) / 1000
+    recent = times[times > times[-1] - _RATE_SECONDS]
+    span = max(now().timestamp(), recent[-1]) - recent[0]
+    return float((len(recent) - 1) * 3600 / span) if len(recent) > 1 and span > 0 else None
+
+
+def _curves(
+    table: pa.Table, trials: Sequence[TrialStatus], metric: str, mode: str
+) -> dict[str, tuple[float, ...]]:
+    """The metric against epochs of the best few."""
+    sign = 1 if mode == "max" else -1
+    ranked = [t for t in trials if t.value is not None and math.isfinite(t.value)]
+    ranked = heapq.nlargest(_CURVES, ranked, key=lambda t: sign * (t.value or 0.0))
+    best = [t.trial_id for t in ranked]
+    chosen = table.filter(pc.is_in(table["trial_id"], pa.array(best, pa.string()))).sort_by("epoch")
+    curves: dict[str, list[float]] = {trial_id: [] for trial_id in best}
+    for trial_id, value in zip(chosen["trial_id"].to_pylist(), chosen[metric].to_pylist()):
+        curves[trial_id].append(value)
+    return {trial_id: tuple(values) for trial_id, values in curves.items()}
+
+
+def _rungs(folder: Path) -> dict[int, int]:
+    """Trials whose value stands at each rung of a stopping rule."""
+    found = {}
+    with suppress(OSError):
+        for entry in os.scandir(folder):
+            if entry.name.isdigit():
+                found[int(entry.name)] = sum(not name.startswith(".") for name in os.listdir(entry.path))
+    return dict(sorted(found.items()))
 
 
 def _to_come(source: Mapping[str, Any], known: int) -> int:
@@ -143,20 +303,19 @@ def _to_come(source: Mapping[str, Any], known: int) -> int:
 
 
 def _standing(
-    config: TrialConfig, info: TrialInfo | None, newest: tuple[int, float] | None, label: str
+    trial_id: str, epochs: int, standing: Standing | None, newest: tuple[int, float] | None, label: str
 ) -> TrialStatus:
-    state = info.state if info else "waiting"
+    state = standing.state if standing else "waiting"
     epoch, value = newest or (0, None)
-    if info and state == "completed" and info.epoch < config.epochs:
+    if standing and state == "completed" and standing.epoch < epochs:
         state = "waiting"  # its sweep has been given more epochs
-    message = info.attempts[-1].message if info and state == "failed" else ""
     return TrialStatus(
-        trial_id=config.trial_id,
+        trial_id=trial_id,
         label=label,
         state=state,
         epoch=epoch,
-        epochs=config.epochs,
+        epochs=epochs,
         value=value,
-        failure=info.failure if info else "",
-        message=message,
+        failure=standing.failure if standing else "",
+        message=standing.message if standing else "",
     )

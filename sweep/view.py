@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -14,6 +14,8 @@ from core.records import EpochRecord
 from core.store import STATES, SweepStore, TrialInfo
 from sweep.forecast import duration
 from sweep.status import StatusReader, SweepStatus, TrialStatus
+
+_BLOCKS = "▁▂▃▄▅▆▇█"
 
 STYLES = {
     "waiting": "dim",
@@ -44,12 +46,17 @@ def summary(status: SweepStatus) -> list[RenderableType]:
         head.append(f"  {status.question}", "italic")
     done, total = status.epochs_done, max(1, status.epochs_total)
     bar = Table.grid(padding=(0, 1))
-    left = f"about {duration(status.seconds_left)} left" if status.seconds_left else ""
-    bar.add_row(ProgressBar(total, done, width=30), f"{100 * done / total:3.0f} % of {total} epochs", left)
+    left = _time_left(status)
+    bar.add_row(ProgressBar(total, done, width=22), f"{100 * done / total:3.0f} % of {total} epochs", left)
     lines: list[RenderableType] = [head, bar, counts_line(status)]
     if status.best:
         best = status.best
         lines.append(Text(f"best {status.metric} {_value(best)} by {best.trial_id} ({best.label})"))
+    if pace := _pace(status):
+        lines.append(Text(pace, "dim"))
+    if status.rungs:
+        rungs = ", ".join(f"epoch {epoch}: {count}" for epoch, count in status.rungs.items())
+        lines.append(Text(f"rungs: {rungs}"))
     if status.failures:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(status.failures.items()))
         lines.append(Text(f"failures: {kinds}", "red"))
@@ -80,6 +87,37 @@ def trials_table(trials: Iterable[TrialStatus], metric: str) -> Table:
     return table
 
 
+def curves_table(status: SweepStatus, width: int = 24) -> RenderableType:
+    """The metric against epochs of the best few, all on one scale."""
+    labels = {trial.trial_id: trial.label for trial in status.trials}
+    values = [v for curve in status.curves.values() for v in curve if math.isfinite(v)]
+    if not values:
+        return Text("")
+    low, high = min(values), max(values)
+    longest = max(trial.epochs for trial in status.trials)
+    table = Table.grid(padding=(0, 1))
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True, overflow="ellipsis", max_width=34)
+    for trial_id, curve in status.curves.items():
+        drawn = sparkline(curve, low, high, max(1, round(width * min(1.0, len(curve) / longest))))
+        table.add_row(trial_id, Text(drawn.ljust(width), "cyan"), Text(labels[trial_id]))
+    scale = f"{status.metric.replace('_', ' ')} of the best against epochs, {low:.4g} to {high:.4g}"
+    return Group(Text(scale, "dim"), table)
+
+
+def sparkline(values: Sequence[float], low: float, high: float, width: int) -> str:
+    """Values as blocks of eight heights, a block the mean of a few where there are more than fit; `x` is no number."""
+    width = max(1, min(width, len(values)))
+    blocks = ""
+    for n in range(width):
+        part = values[n * len(values) // width : (n + 1) * len(values) // width]
+        mean = sum(part) / len(part)
+        share = (mean - low) / (high - low) if high > low else 1.0
+        blocks += _BLOCKS[min(7, max(0, int(share * 8)))] if math.isfinite(mean) else "x"
+    return blocks
+
+
 def live_picture(status: SweepStatus, rows: int = 8) -> RenderableType:
     """The summary, what runs now, and the best few."""
     running = [t for t in status.trials if t.state == "running"][:rows]
@@ -90,7 +128,7 @@ def live_picture(status: SweepStatus, rows: int = 8) -> RenderableType:
     below: RenderableType = (
         trials_table(shown, status.metric) if shown else Text("no trial at work yet", "dim")
     )
-    return Group(*summary(status), Text(""), below)
+    return Group(*summary(status), Text(""), curves_table(status), Text(""), below)
 
 
 class RunView:
@@ -144,6 +182,31 @@ class RunView:
 
     def say(self, line: str) -> None:
         self._console.print(line, markup=False)
+
+
+def _time_left(status: SweepStatus) -> str:
+    if not status.seconds_left:
+        return ""
+    if status.seconds_left_range is None:
+        return f"about {duration(status.seconds_left)} left"
+    low, high = map(duration, status.seconds_left_range)
+    middle = duration(status.seconds_left)
+    return f"about {middle} left" + (f" ({low} to {high})" if low != high else "")
+
+
+def _pace(status: SweepStatus) -> str:
+    """`1200 epochs an hour · 3.2 h of device time · 2 on Example GPU`."""
+    words = []
+    if status.epochs_an_hour:
+        words.append(f"{status.epochs_an_hour:.0f} epochs an hour")
+    if status.device_seconds >= 1:
+        words.append(f"{duration(status.device_seconds)} of device time")
+    if status.energy_joules:
+        words.append(f"{status.energy_joules / 3.6e6:.3g} kWh")
+    if status.device_utilisation is not None:
+        words.append(f"devices {100 * status.device_utilisation:.0f} % at work")
+    words += [f"{count} on {name}" for name, count in status.devices.items()]
+    return " · ".join(words)
 
 
 def _value(trial: TrialStatus) -> str:

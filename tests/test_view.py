@@ -1,0 +1,118 @@
+"""sweep.view and sweep.status of large sweeps: what a person sees in 80 columns, and how little is read for it."""
+
+import dataclasses
+import io
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from core import records, standings
+from core.store import SweepStore
+from sweep.status import StatusReader
+from sweep.view import live_picture, sparkline
+from tests.places import ROOT
+from tests.synthetic import SyntheticPart, write_sweep
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> SweepStore:
+    part = SyntheticPart(
+        name="large",
+        base={"model": "mlp"},
+        space={"lr": [1e-3 * n for n in range(1, 21)], "activation": ["relu", "tanh"]},
+        final={(1e-3 * n, "relu"): 0.1 + 0.01 * n for n in range(1, 21)},
+        states={
+            (1e-3, "tanh"): ("failed",) * 3,
+            (2e-3, "tanh"): ("interrupted",) * 3,
+            (3e-3, "tanh"): ("waiting",) * 3,
+            (4e-3, "tanh"): ("diverged",) * 3,
+        },
+    )
+    return write_sweep(tmp_path / "large", [part], seeds=3)
+
+
+def test_a_compacted_sweep_is_told_from_its_derived_files_and_as_from_the_trials_own(
+    store: SweepStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = StatusReader(store).read()
+    assert before.counts == {"completed": 108, "failed": 3, "interrupted": 3, "waiting": 3, "diverged": 3}
+    store.compact()
+    trial_of_its_own = standings._standing
+    read: list[str] = []
+    monkeypatch.setattr(standings, "_standing", lambda p: read.append(p.parent.name) or trial_of_its_own(p))
+    table_of_its_own = records.read_records
+    monkeypatch.setattr(
+        records, "read_records", lambda p, c=None: read.append(p.parent.name) or table_of_its_own(p, c)
+    )
+    after = StatusReader(store).read()
+    assert after.to_mapping() == before.to_mapping()
+    open_ones = {t.trial_id for t in before.trials if t.state == "interrupted"}
+    assert set(read) == {"large", *open_ones}  # the compacted file, and trials that have not ended
+
+    # What a derived file says counts no more once the trial's own has changed, or where it is damaged.
+    changed = next(folder for folder in store.trials() if folder.trial_id == before.trials[0].trial_id)
+    info = changed.info()
+    assert info is not None
+    changed.write_info(dataclasses.replace(info, state="stopped"))
+    assert StatusReader(store).read().counts["stopped"] == 1
+    (store.path / "standings.json").write_text("{]")
+    (store.path / "metrics.parquet").write_bytes(b"PAR1")
+    assert StatusReader(store).read().counts["stopped"] == 1
+
+
+def test_time_left_has_a_range_and_curves_are_those_of_the_best(store: SweepStore) -> None:
+    status = StatusReader(store).read()
+    assert status.seconds_left_range is not None
+    low, high = status.seconds_left_range
+    assert low <= (status.seconds_left or 0) <= high
+    # 3 interrupted at epoch 4 of 12 and 3 waiting: 60 epochs of about 5 s, the first of a trial 9.
+    assert 60 * 5 * 0.99 <= low <= 60 * 5.13
+    for epoch, trials in ((3, 9), (9, 2)):
+        rung = store.path / "rungs" / "valid_accuracy-max" / str(epoch)
+        rung.mkdir(parents=True)
+        for n in range(trials):
+            (rung / f"{n:012x}_0.5_continue").touch()
+    assert StatusReader(store).read().rungs == {3: 9, 9: 2}
+    assert len(status.curves) == 5
+    best = max((t.value or 0.0) for t in status.trials if not math.isnan(t.value or 0.0))
+    assert next(iter(status.curves.values()))[-1] == best
+    assert status.device_seconds == pytest.approx(108 * (5 + 12 * 12) + 3 * 5 + 3 * 53 + 3 * 29)
+    json.dumps(status.to_mapping(), allow_nan=False)
+
+
+def test_the_live_view_fits_80_columns(store: SweepStore) -> None:
+    status = dataclasses.replace(
+        StatusReader(store).read(), seconds_left_range=(60.0, 7200.0), rungs={3: 90, 9: 30}
+    )
+    console = Console(width=80, record=True, force_terminal=True, file=io.StringIO())
+    console.print(live_picture(status))
+    text = console.export_text()
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= 80
+    assert "failures: 3 bug" in text
+    assert "█" in text
+    assert "about 5 min left (60 s to 2.0 h)" in text
+    assert "rungs: epoch 3: 90, epoch 9: 30" in text
+
+
+def test_a_sparkline_rises_with_its_values_and_marks_what_is_no_number() -> None:
+    assert sparkline([0, 1, 2, 3, 4, 5, 6, 7], 0, 7, 8) == "▁▂▃▄▅▆▇█"
+    assert sparkline([0, 0, 7, 7], 0, 7, 2) == "▁█"
+    assert sparkline([1.0, math.nan], 0, 1, 2) == "█x"
+    assert sparkline([3.0], 3, 3, 10) == "█"
+
+
+def test_status_is_plain_when_piped_and_json_for_machines(store: SweepStore) -> None:
+    command = [sys.executable, "-m", "sweep", "status", "large", "--store", str(store.path.parent)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "\x1b" not in done.stdout
+    assert "of the best against epochs" in done.stdout
+    done = subprocess.run([*command, "--json"], cwd=ROOT, capture_output=True, text=True, check=True)
+    values = json.loads(done.stdout)
+    assert values["failures"] == {"bug": 3}
+    assert len(values["trials"]) == 120
+    assert values["seconds_left_range"][0] <= values["seconds_left"] <= values["seconds_left_range"][1]
