@@ -39,6 +39,9 @@ Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Put over the file: base.epochs=2.")
 ]
 PlaceName = Annotated[str, typer.Option(help="Where to run: debug, local, or one of places.toml.")]
+WhereStore = Annotated[
+    str | None, typer.Option("--place", help="A Ray place that takes jobs: its store is on the cluster.")
+]
 Json = Annotated[bool, typer.Option("--json", help="For machines.")]
 
 
@@ -102,7 +105,7 @@ def run(
     trial: Annotated[str | None, typer.Option(help="Run only this trial (its id, or how it begins).")] = None,
     retry_failed: Annotated[bool, typer.Option(help="Try failed trials again, whatever failed.")] = False,
     detach: Annotated[
-        bool, typer.Option("--detach", help="slurm: submit and return; the jobs go on by themselves.")
+        bool, typer.Option("--detach", help="slurm, ray: submit and return; it goes on by itself.")
     ] = False,
     overfit: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="debug: train on N batches only, beside the sweep.")
@@ -110,8 +113,12 @@ def run(
     profile: Annotated[bool, typer.Option(help="debug: write a torch profiler trace of 20 steps.")] = False,
 ) -> None:
     """Run what the plan says is left; the same command again resumes."""
-    made = make_plan(load_spec(file, settings or ()))
     where = find_place(place)
+    if where.ray:
+        from cluster.attach import prepare
+
+        prepare(where.ray)  # before anything imports Ray
+    made = make_plan(load_spec(file, settings or ()))
     _check_store(store)
     chosen = [pick(made.trials, trial)] if trial else None
     if overfit or profile:
@@ -125,7 +132,63 @@ def run(
         else:
             profile_trial(config, made, store, where, data, out)
         return
+    if where.ray and where.ray.takes_jobs:
+        words = _words(limit=limit, trial=chosen[0].trial_id if chosen else None, data=data)
+        raise typer.Exit(
+            _run_as_job(made, where, store, [*words, *["--retry-failed"] * retry_failed], detach)
+        )
     raise typer.Exit(_run(made, where, store, data, limit, chosen, retry_failed, detach))
+
+
+def _run_as_job(made: Plan, where: Place, store: Path, words: list[str], detach: bool) -> int:
+    """Submit a sweep to a Ray cluster, or find its job, and follow it; return the exit code."""
+    from sweep.ray_jobs import follow_sweep, submit_sweep
+
+    if store != Path("runs"):
+        raise UsageError(f"--store {store}: place {where.name} has its own, on the cluster")
+    name = made.spec.name
+    words_on = f"sweep status {name} --place {where.name}"
+    job = submit_sweep(made.spec, where, words, lambda text: out.print(text, markup=False))
+    if detach:
+        out.print(f"It goes on by itself: {words_on}", markup=False)
+        return 0
+    try:
+        code, message = follow_sweep(where, job, _write)
+    except KeyboardInterrupt:
+        out.print(
+            f"\nIts job goes on. The same command follows it again, `sweep stop {name} --place {where.name}` "
+            "ends it.",
+            markup=False,
+        )
+        return 130
+    if message:
+        out.print(f"{job.job_id}: {message}", markup=False)
+    return code
+
+
+def _elsewhere(place: str | None, *words: str) -> None:
+    """Where a place keeps the store out of reach, ask there and exit with what that says."""
+    where = find_place(place) if place else None
+    if where is None or where.ray is None or not where.ray.takes_jobs:
+        return
+    from sweep.ray_jobs import ask
+
+    try:
+        raise typer.Exit(ask(where, words, _write))
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+def _words(**options: object) -> list[str]:
+    """Options that are given, as words of a command line."""
+    return [
+        word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))
+    ]
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
 
 
 def _run(
@@ -189,9 +252,11 @@ def status(
     sweep: Annotated[str | None, typer.Argument(metavar="[SWEEP]", help="Left out: all sweeps.")] = None,
     store: Store = Path("runs"),
     watch: Annotated[bool, typer.Option(help="Draw it again until Ctrl-C.")] = False,
+    place: WhereStore = None,
     as_json: Json = False,
 ) -> None:
     """States, progress, best so far, time left, failures by kind."""
+    _elsewhere(place, "status", *([sweep] if sweep else []), *["--watch"] * watch, *["--json"] * as_json)
     from sweep.status import StatusReader
     from sweep.view import live_picture, summary, trials_table
 
@@ -231,8 +296,18 @@ def logs(
     trial: TrialName,
     store: Store = Path("runs"),
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on as it grows.")] = False,
+    place: WhereStore = None,
 ) -> None:
-    """A trial's log."""
+    """A trial's log; with --place also a sweep's, as its job writes it."""
+    if place and (where := find_place(place)).ray and where.ray.takes_jobs:
+        from sweep.ray_jobs import log_of
+
+        try:
+            if log_of(where, trial, follow, _write):
+                return
+        except KeyboardInterrupt:
+            return
+    _elsewhere(place, "logs", trial, *["-f"] * follow)
     folder = _find_trial(trial, store)
     position = 0
     try:
@@ -252,8 +327,11 @@ def logs(
 
 
 @app.command()
-def show(trial: TrialName, store: Store = Path("runs"), as_json: Json = False) -> None:
+def show(
+    trial: TrialName, store: Store = Path("runs"), place: WhereStore = None, as_json: Json = False
+) -> None:
     """A trial's config, provenance, attempts and last records."""
+    _elsewhere(place, "show", trial, *["--json"] * as_json)
     from sweep.show import describe_trial, trial_mapping
 
     folder = _find_trial(trial, store)
@@ -264,8 +342,9 @@ def show(trial: TrialName, store: Store = Path("runs"), as_json: Json = False) -
 
 
 @app.command()
-def stop(sweep: SweepName, store: Store = Path("runs")) -> None:
+def stop(sweep: SweepName, store: Store = Path("runs"), place: WhereStore = None) -> None:
     """Stop what runs of a sweep at the next safe point; the same `sweep run` resumes it."""
+    _elsewhere(place, "stop", sweep)
     found = _find_sweep(sweep, store)
     found.request_stop()
     running = [f.trial_id for f in found.trials() if (info := f.info()) and info.state == "running"]

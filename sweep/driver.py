@@ -8,7 +8,7 @@ between two trials, and one that dies is started again and finds its trial where
 
 import logging
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from core.setting import Unit
@@ -30,6 +30,7 @@ def run_on_ray(
     capacity: int,
     on_end: Callable[[TrialInfo], None],
     work: Work = work_by,
+    needs: Mapping[str, float] | None = None,
 ) -> list[str]:
     """Run units on the Ray cluster that this process is connected to, and return when no slot finds more.
 
@@ -39,6 +40,7 @@ def run_on_ray(
         capacity: how many trials the cluster holds at once.
         on_end: called in this process for each trial that came to an end or a halt.
         work: what each slot does.
+        needs: what a trial needs of its node, by Ray's names; None: the CPUs and GPUs of the orders.
 
     Returns:
         a line for each slot that died for good: not a trial's failure, but a process that could not work.
@@ -46,10 +48,11 @@ def run_on_ray(
     from ray import tune
 
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # its errors come back as ours
+    needs = needs or {"CPU": orders.setting.cpus, "GPU": orders.setting.gpus}
     slots = max(1, min(len(units), capacity, MOST_SLOTS))
     trainable = tune.with_resources(
         tune.with_parameters(_slot_class(), units=units, orders=orders, work=work),
-        {"cpu": orders.setting.cpus, "gpu": orders.setting.gpus},
+        tune.PlacementGroupFactory([{name: value for name, value in needs.items() if value}]),
     )
     with tempfile.TemporaryDirectory(prefix="mixsweep-") as scratch:
         results = tune.Tuner(

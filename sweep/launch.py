@@ -132,6 +132,10 @@ def run_plan(
         raise LaunchError(
             f"resources.ranks: place {place.name} trains a trial in one process; use a SLURM place"
         )
+    if place.ray and place.ray.takes_jobs:
+        raise LaunchError(f"place {place.name} takes jobs: `sweep run` submits one; here, give HOST:PORT")
+    if place.kind != "ray" and (plan.spec.resources.memory or plan.spec.resources.custom):
+        raise LaunchError(f"resources: memory and custom are Ray's; place {place.name} does not know them")
     store = SweepStore(Path(store_root) / plan.spec.name)
     setting = make_setting(plan.spec, store, place, data_dir, retry_failed)
     if raise_errors:
@@ -164,6 +168,10 @@ def run_plan(
         with stop_on_signal(store, on_interrupt):
             if place.kind == "debug":
                 _run_here(todo, orders, plan.spec, on_record, ended)
+            elif place.kind == "ray":
+                from sweep.attached import run_attached
+
+                run_attached(todo, orders, plan.spec.resources, place, ended, on_tick)
             else:
                 _run_on_local_ray(todo, orders, plan.spec, place, ended, on_tick)
         store.compact()

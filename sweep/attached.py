@@ -1,0 +1,149 @@
+"""A sweep on a Ray cluster that is there already, with this process as its driver.
+
+The driver hears from Ray which nodes are gone, and frees their trials at once: nobody waits until a dead
+node's lease is stale.
+"""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from cluster import attach, cargo
+from cluster.attach import ClusterError
+from cluster.places import Place, Ray
+from core.config import TrialConfig
+from core.deaths import record_death
+from core.lease import HEARTBEAT_SECONDS, STALE_SECONDS, holder_of
+from core.setting import Unit
+from core.store import SweepStore, TrialInfo
+from core.tables import bytes_of
+from sweep.driver import Work, run_on_ray
+from sweep.rounds import Rounds, in_background, unless_unreadable
+from sweep.spec import Resources
+from sweep.worker import Orders, work_by
+
+
+def run_attached(
+    todo: list[TrialConfig],
+    orders: Orders,
+    resources: Resources,
+    place: Place,
+    on_end: Callable[[TrialInfo], None],
+    on_tick: Callable[[], None],
+) -> None:
+    """Run trials on the cluster of a place.
+
+    Raises:
+        ClusterError: it cannot be reached, or could never hold a trial.
+    """
+    assert place.ray is not None
+    attach.prepare(place.ray)
+    store = SweepStore(orders.setting.store)
+    with _shipped(orders, place.ray) as (folder, orders), attach.attached(place.ray, folder):
+        has_gpus = any(node.has.get("GPU") for node in attach.nodes())
+        gpus = resources.gpus if resources.gpus is not None else float(has_gpus)
+        orders = replace(orders, setting=replace(orders.setting, gpus=gpus))
+        needs = needs_of(resources, gpus, place.ray)
+        slots = attach.capacity(needs)
+        _check_store_is_shared(store.path)
+        job = attach.this_job()
+        watch = _NodeWatch(store)
+        work: Work = partial(work_on_node, job)
+
+        def tick() -> None:
+            watch.look()
+            on_tick()
+
+        def run(trials: list[TrialConfig]) -> list[str]:
+            units: list[Unit] = [(config,) for config in trials]
+            start = partial(run_on_ray, units, orders, slots, on_end, work, needs)
+            return in_background(start, unless_unreadable(tick))
+
+        def halt() -> bool:
+            watch.look()
+            return store.stop_requested(orders.setting.started_at)
+
+        Rounds(
+            store=store,
+            setting=replace(orders.setting, retry_failed=False),
+            run=run,
+            halt=halt,
+            patience_seconds=STALE_SECONDS + HEARTBEAT_SECONDS,
+        ).go(todo)
+
+
+def needs_of(resources: Resources, gpus: float, place: Ray) -> dict[str, float]:
+    """What a trial needs of a node, by Ray's names; the sweep file comes before the place."""
+    needs = {"CPU": float(resources.cpus), "GPU": gpus}
+    if memory := resources.memory or place.memory:
+        needs["memory"] = float(bytes_of(memory))
+    return {**needs, **place.resources, **resources.custom}
+
+
+def work_on_node(job: str, orders: Orders, units: list[Unit]) -> Iterator[TrialInfo]:
+    """What a worker process does on whichever node it is."""
+    yield from work_by(on_this_node(job, orders), units)
+
+
+def on_this_node(job: str, orders: Orders) -> Orders:
+    """The orders with where this process is: its attempts say on which node they ran."""
+    node_id, host = attach.this_node()
+    return replace(orders, setting=replace(orders.setting, host=host, job=_job_on(job, node_id)))
+
+
+def _job_on(job: str, node_id: str) -> str:
+    return f"{job}@{node_id[:16]}"
+
+
+class _NodeWatch:
+    """Frees the trials of nodes that Ray has given up: their processes end with them."""
+
+    def __init__(self, store: SweepStore):
+        self._store = store
+        self._dead: Mapping[str, str] = {}
+
+    def look(self) -> None:
+        dead = attach.dead_nodes()
+        if dead == self._dead:
+            return
+        for folder in self._store.trials():
+            holder = holder_of(folder.path)
+            info = folder.info()
+            if info is None or info.state not in ("running", "lost"):
+                continue
+            job = info.attempts[-1].job
+            why = dead.get(job.rpartition("@")[2])
+            if why is not None:
+                record_death(folder, job, "killed", f"its node is gone: {why}", dead_holder=holder)
+        self._dead = dead
+
+
+@contextmanager
+def _shipped(orders: Orders, place: Ray) -> Iterator[tuple[Path | None, Orders]]:
+    """The working folder for the workers, and orders that name the imports as these find them."""
+    imports = list(orders.source.get("imports", []))
+    if attach.is_in_a_job():
+        here = Path.cwd()
+        inside = [os.path.relpath(p, here) if Path(p).is_relative_to(here) else p for p in imports]
+        yield None, _with_imports(orders, inside)
+        return
+    with tempfile.TemporaryDirectory(prefix="mixsweep-") as folder:
+        places = cargo.stage(Path(folder), imports, place.exclude)
+        yield Path(folder), _with_imports(orders, [places[name] for name in imports])
+
+
+def _with_imports(orders: Orders, imports: list[str]) -> Orders:
+    return replace(orders, source={**orders.source, "imports": imports}) if imports else orders
+
+
+def _check_store_is_shared(path: Path) -> None:
+    """Make sure that each node sees the store: else its trials would be written where nobody looks."""
+    blind = attach.nodes_that_miss(path / "plan.parquet")
+    if blind:
+        raise ClusterError(
+            f"{path}: not seen on {', '.join(blind)}; give a shared folder, or write shared = false in the place"
+        )
