@@ -47,18 +47,41 @@ def save_checkpoint(folder: Path, payload: dict[str, Any], fence: Callable[[], N
     """
     import torch
 
+    def write(sink: BinaryIO) -> None:
+        try:
+            torch.save(payload, sink)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):  # a full disk, behind torch's complaint about it
+                raise error.__context__ from None
+            raise
+
+    _replace(folder, write, fence)
+
+
+def put_checkpoint(folder: Path, content: bytes, fence: Callable[[], None] = lambda: None) -> None:
+    """As save_checkpoint, of what checkpoint_bytes has read in another folder."""
+    _replace(folder, lambda sink: cast(None, sink.write(content)), fence)
+
+
+def checkpoint_bytes(folder: Path) -> bytes | None:
+    """The content of the newest checkpoint whose digest matches; None where there is none, or it changes just now."""
+    known = set(_digests(folder).values()) - {None}
+    for name in (_NEWEST, _PREVIOUS):
+        with suppress(FileNotFoundError):
+            content = (folder / name).read_bytes()
+            if hashlib.sha256(content).hexdigest() in known:
+                return content
+    return None
+
+
+def _replace(folder: Path, write: Callable[[BinaryIO], None], fence: Callable[[], None]) -> None:
     fence()
     _remove_leftovers(folder)
     beside = folder / f".{_NEWEST}.{os.getpid()}"
     try:
         with open(beside, "wb") as file:
             sink = _HashingFile(file)
-            try:
-                torch.save(payload, cast(BinaryIO, sink))
-            except RuntimeError as error:
-                if isinstance(error.__context__, OSError):  # a full disk, behind torch's complaint about it
-                    raise error.__context__ from None
-                raise
+            write(cast(BinaryIO, sink))
             file.flush()
             os.fsync(file.fileno())
         digest = sink.sha256.hexdigest()

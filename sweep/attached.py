@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from cluster import attach, cargo
 from cluster.attach import ClusterError
@@ -49,10 +50,17 @@ def run_attached(
         orders = replace(orders, setting=replace(orders.setting, gpus=gpus))
         needs = needs_of(resources, gpus, place.ray)
         slots = attach.capacity(needs)
-        _check_store_is_shared(store.path)
         job = attach.this_job()
-        watch = _NodeWatch(store)
         work: Work = partial(work_on_node, job)
+        free: Callable[[Mapping[str, str]], object] = partial(_free_trials, store)
+        if place.ray.shared:
+            _check_store_is_shared(store.path)
+        else:
+            keeper = _start_keeper(orders, todo)
+            work = partial(work_far_on_node, keeper, job)
+            free = keeper.drop_nodes.remote
+
+        watch = _NodeWatch(free)
 
         def tick() -> None:
             watch.look()
@@ -89,6 +97,14 @@ def work_on_node(job: str, orders: Orders, units: list[Unit]) -> Iterator[TrialI
     yield from work_by(on_this_node(job, orders), units)
 
 
+def work_far_on_node(keeper: Any, job: str, orders: Orders, units: list[Unit]) -> Iterator[TrialInfo]:
+    """As work_on_node, where the store is seen by its keeper only."""
+    from sweep.far import work_far
+
+    here = on_this_node(job, orders)
+    yield from work_far(keeper, here.setting.job.rpartition("@")[2], here, units)
+
+
 def on_this_node(job: str, orders: Orders) -> Orders:
     """The orders with where this process is: its attempts say on which node they ran."""
     node_id, host = attach.this_node()
@@ -102,24 +118,40 @@ def _job_on(job: str, node_id: str) -> str:
 class _NodeWatch:
     """Frees the trials of nodes that Ray has given up: their processes end with them."""
 
-    def __init__(self, store: SweepStore):
-        self._store = store
+    def __init__(self, free: Callable[[Mapping[str, str]], object]):
+        self._free = free
         self._dead: Mapping[str, str] = {}
 
     def look(self) -> None:
         dead = attach.dead_nodes()
-        if dead == self._dead:
-            return
-        for folder in self._store.trials():
-            holder = holder_of(folder.path)
-            info = folder.info()
-            if info is None or info.state not in ("running", "lost"):
-                continue
-            job = info.attempts[-1].job
-            why = dead.get(job.rpartition("@")[2])
-            if why is not None:
-                record_death(folder, job, "killed", f"its node is gone: {why}", dead_holder=holder)
-        self._dead = dead
+        if dead != self._dead:
+            self._free(dead)
+            self._dead = dead
+
+
+def _free_trials(store: SweepStore, dead: Mapping[str, str]) -> None:
+    """Write down the deaths of attempts on nodes that are gone, by the beginnings of their ids."""
+    for folder in store.trials():
+        holder = holder_of(folder.path)
+        info = folder.info()
+        if info is None or info.state not in ("running", "lost"):
+            continue
+        job = info.attempts[-1].job
+        why = dead.get(job.rpartition("@")[2])
+        if why is not None:
+            record_death(folder, job, "killed", f"its node is gone: {why}", dead_holder=holder)
+
+
+def _start_keeper(orders: Orders, trials: list[TrialConfig]) -> Any:
+    """The store's keeper, on this node; one that dies is started again."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    from sweep.keeper import Keeper
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
+    return ray.remote(Keeper).options(**options).remote(orders, trials)
 
 
 @contextmanager

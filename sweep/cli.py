@@ -118,6 +118,8 @@ def run(
         from cluster.attach import prepare
 
         prepare(where.ray)  # before anything imports Ray
+        if where.ray.store and not where.ray.takes_jobs and store == Path("runs"):
+            store = Path(where.ray.store)
     made = make_plan(load_spec(file, settings or ()))
     _check_store(store)
     chosen = [pick(made.trials, trial)] if trial else None

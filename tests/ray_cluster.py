@@ -6,6 +6,7 @@ nodes can be killed and cut off as machines are. That needs root and `ip`.
 """
 
 import contextlib
+import json
 import os
 import secrets
 import shutil
@@ -20,6 +21,15 @@ from pathlib import Path
 import pytest
 
 from cluster.rays import RayNode, ray_node
+
+# A node is given up after three checks in vain; Ray's own defaults take about a minute for one that is cut off.
+HEALTH = json.dumps(
+    {
+        "health_check_period_ms": 1000,
+        "health_check_timeout_ms": 5000,
+        "health_check_failure_threshold": 3,
+    }
+)
 
 INSTALL = "apt-get install iproute2, and root"
 
@@ -106,7 +116,13 @@ def networked_cluster(*cpus: int, hidden: Path | None = None) -> Iterator[RayClu
         port = free_port()
         heads = ["ip", "netns", "exec", f"ms{tag}n0"]
         head = stack.enter_context(
-            ray_node(cpus[0], 0, dashboard_port=port, inside=heads, options=[f"--node-ip-address={net}.1"])
+            ray_node(
+                cpus[0],
+                0,
+                dashboard_port=port,
+                inside=heads,
+                options=[f"--node-ip-address={net}.1", f"--system-config={HEALTH}"],
+            )
         )
         nodes = []
         for number, count in enumerate(cpus[1:], start=1):
