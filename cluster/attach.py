@@ -20,6 +20,7 @@ from core.config import UserError
 
 _REACH_SECONDS = 5.0
 _INIT_SECONDS = 15.0
+_ANSWER_SECONDS = 60.0  # of a node that has to start a process first
 
 # Set for each job's own processes by Ray: its runtime environment.
 _IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -140,7 +141,14 @@ def nodes_that_miss(path: Path) -> list[str]:
         for node in nodes()
     ]
     answers = [(node, task.remote(str(path))) for node, task in asked]
-    return [f"{node.host} ({node.address})" for node, answer in answers if not ray.get(answer)]
+
+    def is_seen(answer: Any) -> bool:
+        try:
+            return bool(ray.get(answer, timeout=_ANSWER_SECONDS))
+        except ray.exceptions.RayError:  # the node is gone just now, or nothing runs on it
+            return False
+
+    return [f"{node.host} ({node.address})" for node, answer in answers if not is_seen(answer)]
 
 
 def this_node() -> tuple[str, str]:

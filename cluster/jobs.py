@@ -1,6 +1,7 @@
 """Jobs of a Ray cluster: submitted, followed, asked and found again through its job server."""
 
 import asyncio
+import json
 import logging
 import os
 import re
@@ -57,7 +58,7 @@ class JobServer:
     def __init__(self, place: Ray):
         prepare(place)
         self._place = place
-        _check_address(place.address)
+        self.ray_version = _version_at(place.address)
         from ray.job_submission import JobSubmissionClient
 
         for name in _TALKERS:
@@ -196,15 +197,15 @@ def _columns() -> str:
         return ""
 
 
-def _check_address(address: str) -> None:
-    """Make sure that a job server answers and lets us in; Ray itself would wait for minutes."""
+def _version_at(address: str) -> str:
+    """The version of the Ray whose job server answers and lets us in; Ray itself would wait for minutes."""
     from ray._private.authentication.http_token_authentication import get_auth_headers_if_auth_enabled
 
     headers: Mapping[str, str] = get_auth_headers_if_auth_enabled({})
     request = urllib.request.Request(f"{address.rstrip('/')}/api/version", headers=dict(headers))
     try:
         with urllib.request.urlopen(request, timeout=_REACH_SECONDS) as answer:
-            answer.read()
+            return str(json.load(answer).get("ray_version", "of unknown version"))
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):
             raise ClusterError(wrong_token(address)) from error

@@ -11,6 +11,7 @@ import os
 import shutil
 import tempfile
 import threading
+import time
 import uuid
 from collections.abc import Generator, Iterator
 from contextlib import suppress
@@ -29,7 +30,7 @@ from core.retention import Retention
 from core.setting import Unit
 from core.sources import writable_cache_folder
 from core.store import SweepStore, TrialFolder, TrialInfo
-from sweep.keeper import DONE, HELD, Answer
+from sweep.keeper import DONE, HELD, WAIT, Answer
 from sweep.worker import Orders
 
 _SEND_SECONDS = 2.0  # between two looks at what has changed; each is a heartbeat
@@ -51,15 +52,16 @@ def work_far(keeper: Any, node: str, orders: Orders, units: list[Unit]) -> Itera
     progress = True
     while pending and progress:
         again: list[TrialConfig] = []
-        progress = False
+        progress = waits = False
         for config in pending:
             if ray.get(keeper.stop_requested.remote()):
                 return
             given = ray.get(keeper.take.remote(config.trial_id, node))
             if given.what == DONE:
                 continue
-            if given.what == HELD:
+            if given.what in (HELD, WAIT):
                 again.append(config)
+                waits |= given.what == WAIT
                 continue
             with tempfile.TemporaryDirectory(prefix="mixsweep-far-") as scratch:
                 store = SweepStore(Path(scratch) / orders.setting.store.name)
@@ -68,6 +70,9 @@ def work_far(keeper: Any, node: str, orders: Orders, units: list[Unit]) -> Itera
                 if (yield from _train(keeper, node, given.right, config, store, orders)):
                     progress = True
                     again.append(config)  # then done, unless another one has it
+        if waits and not progress:
+            time.sleep(_SEND_SECONDS)
+            progress = True
         pending = again
 
 

@@ -25,8 +25,8 @@ from sweep.spec import parse_spec
 from sweep.stopping import make_decide
 from sweep.worker import Orders
 
-# What happens to a trial that is asked for.
-GIVEN, HELD, DONE = "given", "held", "done"
+# What happens to a trial that is asked for; `wait`: its worker may still come back to a keeper that was killed.
+GIVEN, HELD, WAIT, DONE = "given", "held", "wait", "done"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +64,7 @@ class Keeper:
         self._store = SweepStore(orders.setting.store)
         self._configs = {config.trial_id: config for config in trials}
         self._grants: dict[str, _Grant] = {}
+        self._returning_until = time.monotonic() + STALE_SECONDS if _is_restarted() else 0.0
         for file in orders.source.get("imports", []):
             registry.import_file(Path(file))
         spec = parse_spec(orders.source)
@@ -77,6 +78,9 @@ class Keeper:
         if grant is not None:
             self._let_go(trial_id)
         folder = self._store.trial(trial_id)
+        info = folder.info()
+        if time.monotonic() < self._returning_until and info and info.attempts and not info.attempts[-1].end:
+            return Given(what=WAIT)
         lease = take_lease(folder.path)
         if lease is None:
             return Given(what=HELD)
@@ -119,14 +123,17 @@ class Keeper:
     def drop_nodes(self, dead: Mapping[str, str]) -> None:
         """Take back what workers on these nodes had, which are gone; by their ids' beginnings, with what is known."""
         for trial_id, grant in list(self._grants.items()):
-            why = dead.get(grant.node)
-            if why is None:
-                continue
-            self._let_go(trial_id)
+            if grant.node in dead:
+                self._let_go(trial_id)
+        for trial_id in self._configs:  # a keeper before this one may have given it
             folder = self._store.trial(trial_id)
             info = folder.info()
-            if info is not None and info.attempts and info.attempts[-1].job.endswith(f"@{grant.node}"):
-                record_death(folder, info.attempts[-1].job, "killed", f"its node is gone: {why}")
+            if info is None or not info.attempts or info.attempts[-1].end:
+                continue
+            job = info.attempts[-1].job
+            why = dead.get(job.rpartition("@")[2])
+            if why is not None:
+                record_death(folder, job, "killed", f"its node is gone: {why}")
 
     def decide(self, record: EpochRecord) -> bool:
         """The stopping rule's word."""
@@ -177,3 +184,11 @@ class Keeper:
         if info is not None and info.state in ("completed", "stopped", "diverged"):
             rows = records.from_table(folder.records())
             self._setting.retention.apply(self._store, info, rows)
+
+
+def _is_restarted() -> bool:
+    """Whether this process is an actor that was killed and started again."""
+    import ray
+
+    context = ray.get_runtime_context() if ray.is_initialized() else None
+    return context is not None and bool(context.get_actor_id() and context.was_current_actor_reconstructed)

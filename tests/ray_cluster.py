@@ -94,6 +94,8 @@ def plain_cluster(*cpus: int, head_options: Sequence[str] = ()) -> Iterator[RayC
 def networked_cluster(*cpus: int, hidden: Path | None = None) -> Iterator[RayCluster]:
     """Nodes with so many CPUs, the head's first, each in a network namespace with an address of its own.
 
+    All but the head's have one `away`, a custom resource.
+
     Args:
         hidden: a folder that only the head's node sees: the others find an empty one.
     """
@@ -134,7 +136,7 @@ def networked_cluster(*cpus: int, hidden: Path | None = None) -> Iterator[RayClu
                 stack.enter_context(
                     ray_node(
                         count, 0, head.meeting, inside=inside,
-                        options=[f"--node-ip-address={net}.{number + 1}"],
+                        options=[f"--node-ip-address={net}.{number + 1}", '--resources={"away": 1}'],
                     )
                 )
             )  # fmt: skip

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from core.store import SweepStore, TrialInfo
@@ -244,6 +245,14 @@ def test_what_cannot_run_is_one_line_within_seconds(
     assert time.monotonic() - begun < 30  # seconds on an idle machine; tests share theirs
 
 
+def test_the_doctor_says_what_a_cluster_has(here: Path) -> None:
+    near = finish(sweep("doctor", "--place", "attach", "--json"))
+    assert {"name": "cluster", "state": "ok"}.items() <= json.loads(near.stdout)[0].items()
+    assert json.loads(near.stdout)[0]["found"] == "3 nodes with 3 CPUs, 0 GPUs"
+    far = finish(sweep("doctor", "--place", "jobs", "--json"))
+    assert [check["state"] for check in json.loads(far.stdout)] == ["ok"]
+
+
 def test_what_is_too_large_for_ray_is_refused_with_its_largest_files_before_anything_is_sent(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -276,8 +285,47 @@ def eight(tmp_path_factory: pytest.TempPathFactory) -> SweepStore:
     return SweepStore(folder / "runs" / "many")
 
 
+OWN_DATA = """
+import numpy, torch
+from core.data import Images
+from core.registry import register_dataset
+
+def load(folder):
+    pixels = torch.from_numpy(numpy.load(folder / "deep" / "pixels.npy"))
+    labels = torch.arange(len(pixels)) % 10
+    return Images(pixels[:160], labels[:160], pixels[160:], labels[160:], 10, (0.5,) * 3, (0.25,) * 3)
+
+register_dataset("own", load)
+"""
+
+
+def test_data_that_only_the_drivers_node_has_comes_once_a_node_to_where_the_trials_resources_are(
+    network: tuple[RayCluster, Path], places: Callable[..., None], tmp_path: Path
+) -> None:
+    cluster, hidden = network
+    token = str(cluster.token_path)
+    places(apart={"address": cluster.address, "token_path": token, "shared": False})
+    (hidden / "data" / "deep").mkdir(parents=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (200, 3, 32, 32), dtype=np.uint8)
+    np.save(hidden / "data" / "deep" / "pixels.npy", pixels)
+    (tmp_path / "own.py").write_text(OWN_DATA)
+    file = write_many(tmp_path, epochs=1, extra='imports = ["own.py"]')
+    file.write_text(
+        file.read_text().replace('"digits"', '"own"').replace("train_limit = 256\nvalid_limit = 100\n", "")
+    )
+    run = sweep_command(file, hidden / "runs-own", "apart", "--limit", "6", "--data", str(hidden / "data"))
+    done = finish([*cluster.inside, *run, "--set", "resources.custom={away=1}"])
+    assert done.returncode == 0, done.stdout
+    found = infos(SweepStore(hidden / "runs-own" / "many"))
+    assert [info.state for info in found] == ["completed"] * 6
+    hosts = {info.attempts[0].host for info in found}
+    assert not any(host.endswith(".1)") for host in hosts)  # the head has no `away`
+    # One cache for all nodes of this machine, and so one copy.
+    assert len(list(Path(os.environ["SWEEP_CACHE"]).glob("data-*/deep/pixels.npy"))) == 1
+
+
 @pytest.mark.faults
-def test_without_a_shared_folder_all_comes_to_the_drivers_node_though_the_keeper_and_a_node_are_killed(
+def test_without_a_shared_folder_all_comes_to_the_drivers_node_though_keeper_and_node_are_killed_and_another_is_cut_off(
     network: tuple[RayCluster, Path], eight: SweepStore, places: Callable[..., None], tmp_path: Path
 ) -> None:
     cluster, hidden = network
@@ -296,20 +344,19 @@ def test_without_a_shared_folder_all_comes_to_the_drivers_node_though_the_keeper
         (keeper,) = [pid for pid in session(cluster.head.pid) if _title(pid).startswith("ray::Keeper")]
         os.kill(keeper, signal.SIGKILL)
         cluster.kill(2)
+        cluster.cut(1)
         output, _ = process.communicate(timeout=300)
     finally:
         kill_family(process)
     assert process.returncode == 0, output
     assert trajectories(store).equals(trajectories(eight))
-    ends = [[attempt.end for attempt in info.attempts] for info in infos(store)]
-    assert sorted(ends) == [["completed"]] * 7 + [["killed", "completed"]]
-    _nothing_twice(store)
+    _check_lost(store, 2)
     checkpoints = [f for f in store.trials() if f.checkpoint_path.exists()]
     assert len(checkpoints) == 5  # as `keep` says, which the driver's node alone can know
 
 
 @pytest.mark.faults
-def test_a_node_killed_and_another_cut_off_cost_their_trials_only_the_epochs_since_a_checkpoint(
+def test_a_node_killed_costs_its_trials_only_the_epochs_since_a_checkpoint(
     network: tuple[RayCluster, Path], eight: SweepStore, places: Callable[..., None], tmp_path: Path
 ) -> None:
     cluster, _ = network
@@ -318,21 +365,27 @@ def test_a_node_killed_and_another_cut_off_cost_their_trials_only_the_epochs_sin
     command = sweep_command(write_many(tmp_path, EIGHTS_EPOCHS), tmp_path / "runs", "attach", *EIGHT)
     process = start([*cluster.inside, *command])
     try:
-        wait_until(lambda: _nodes_at_work(store) == 3)
+        wait_until(lambda: _nodes_at_work(store) == 2)
         cluster.kill(0)
-        cluster.cut(1)
         output, _ = process.communicate(timeout=300)
     finally:
         kill_family(process)
     assert process.returncode == 0, output
     assert trajectories(store).equals(trajectories(eight))
-    lost = [i for i in infos(store) if "its node is gone" in i.attempts[0].message]
-    assert len({info.attempts[0].host for info in lost}) == 2
+    (lost,) = _check_lost(store, 1)
+    told = finish(sweep("show", lost.trial_id, "--store", str(tmp_path / "runs"), "--json"))
+    assert "its node is gone" in json.loads(told.stdout)["attempts"][0]["message"]
+
+
+def _check_lost(store: SweepStore, count: int) -> list[TrialInfo]:
+    """So many trials were lost with their nodes, each of another one; all went on at their checkpoints."""
+    lost = [info for info in infos(store) if len(info.attempts) > 1]
+    assert len({info.attempts[0].host for info in lost}) == count
     for info in lost:
         assert [attempt.end for attempt in info.attempts] == ["killed", "completed"]
+        assert "its node is gone" in info.attempts[0].message
     _nothing_twice(store)
-    told = finish(sweep("show", lost[0].trial_id, "--store", str(tmp_path / "runs")))
-    assert "its node is gone" in " ".join(told.stdout.split())
+    return lost
 
 
 def _nothing_twice(store: SweepStore) -> None:
