@@ -5,6 +5,7 @@ import json
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -135,50 +136,24 @@ def run(
             profile_trial(config, made, store, where, data, out)
         return
     if where.ray and where.ray.takes_jobs:
+        from sweep.ray_jobs import run_as_job
+
+        if store != Path("runs"):
+            raise UsageError(f"--store {store}: place {where.name} has its own, on the cluster")
         words = _words(limit=limit, trial=chosen[0].trial_id if chosen else None, data=data)
-        raise typer.Exit(
-            _run_as_job(made, where, store, [*words, *["--retry-failed"] * retry_failed], detach)
-        )
+        raise typer.Exit(run_as_job(made.spec, where, [*words, *["--retry-failed"] * retry_failed], detach))
     raise typer.Exit(_run(made, where, store, data, limit, chosen, retry_failed, detach))
-
-
-def _run_as_job(made: Plan, where: Place, store: Path, words: list[str], detach: bool) -> int:
-    """Submit a sweep to a Ray cluster, or find its job, and follow it; return the exit code."""
-    from sweep.ray_jobs import follow_sweep, submit_sweep
-
-    if store != Path("runs"):
-        raise UsageError(f"--store {store}: place {where.name} has its own, on the cluster")
-    name = made.spec.name
-    words_on = f"sweep status {name} --place {where.name}"
-    job = submit_sweep(made.spec, where, words, lambda text: out.print(text, markup=False))
-    if detach:
-        out.print(f"It goes on by itself: {words_on}", markup=False)
-        return 0
-    try:
-        code, message = follow_sweep(where, job, _write)
-    except KeyboardInterrupt:
-        out.print(
-            f"\nIts job goes on. The same command follows it again, `sweep stop {name} --place {where.name}` "
-            "ends it.",
-            markup=False,
-        )
-        return 130
-    if message:
-        out.print(f"{job.job_id}: {message}", markup=False)
-    return code
 
 
 def _elsewhere(place: str | None, *words: str) -> None:
     """Where a place keeps the store out of reach, ask there and exit with what that says."""
     where = find_place(place) if place else None
-    if where is None or where.ray is None or not where.ray.takes_jobs:
-        return
-    from sweep.ray_jobs import ask
+    if where is not None and where.ray and where.ray.takes_jobs:
+        from sweep.ray_jobs import ask, write_out
 
-    try:
-        raise typer.Exit(ask(where, words, _write))
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
+        with suppress(KeyboardInterrupt):
+            raise typer.Exit(ask(where, words, write_out))
+        raise typer.Exit(130)
 
 
 def _words(**options: object) -> list[str]:
@@ -186,11 +161,6 @@ def _words(**options: object) -> list[str]:
     return [
         word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))
     ]
-
-
-def _write(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
 
 
 def _run(
@@ -302,10 +272,10 @@ def logs(
 ) -> None:
     """A trial's log; with --place also a sweep's, as its job writes it."""
     if place and (where := find_place(place)).ray and where.ray.takes_jobs:
-        from sweep.ray_jobs import log_of
+        from sweep.ray_jobs import log_of, write_out
 
         try:
-            if log_of(where, trial, follow, _write):
+            if log_of(where, trial, follow, write_out):
                 return
         except KeyboardInterrupt:
             return

@@ -3,6 +3,7 @@
 The store is on the cluster, so what is asked of a sweep by name is asked there too, by a small job.
 """
 
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,40 @@ from cluster.places import Place
 from sweep.spec import SweepSpec
 
 _FILE = "submitted-sweep.toml"
+
+
+def run_as_job(spec: SweepSpec, place: Place, words: Sequence[str], detach: bool) -> int:
+    """What `sweep run` does at a place that takes jobs: submit or find the job, and follow it; the exit code.
+
+    Args:
+        words: further ones of `sweep run`, for the job.
+    """
+    job = submit_sweep(spec, place, words, say)
+    there = f"--place {place.name}"
+    if detach:
+        say(f"It goes on by itself: sweep status {spec.name} {there}")
+        return 0
+    try:
+        code, message = follow_sweep(place, job, write_out)
+    except KeyboardInterrupt:
+        say(
+            f"\nIts job goes on. The same command follows it again, `sweep stop {spec.name} {there}` ends it."
+        )
+        return 130
+    if message:
+        say(f"{job.job_id}: {message}")
+    return code
+
+
+def write_out(text: str) -> None:
+    """Print a piece of a log."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def say(line: str) -> None:
+    """Print a line of ours."""
+    write_out(line + "\n")
 
 
 def submit_sweep(spec: SweepSpec, place: Place, words: Sequence[str], say: Callable[[str], None]) -> Job:
