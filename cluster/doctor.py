@@ -25,7 +25,7 @@ from cluster.machine import (
     look_at_folder,
     look_at_machine,
 )
-from cluster.places import Place, Slurm
+from cluster.places import Place, Ray, Slurm
 from cluster.probe import Report, run_probe
 from core.provenance import provenance
 
@@ -73,7 +73,10 @@ def examine(
         "store": lambda: [check_store(look_at_folder(store))],
         "data": lambda: [_data_here(data)],
     }
-    if place.slurm is None:
+    if place.ray is not None:
+        # Where it takes jobs, store and data are over there.
+        looks = {"cluster": partial(check_cluster, place.ray), **({} if place.ray.takes_jobs else looks)}
+    elif place.slurm is None:
         looks = {"python": partial(check_machine, place), **looks}
         if place.kind == "local":
             looks["ray"] = lambda: [check_ray()]
@@ -154,6 +157,19 @@ def check_store(folder: Folder) -> Check:
     if folder.free_bytes < _ROOM_BYTES:
         return Check("store", "warning", found, "make room: checkpoints will not fit")
     return Check("store", "ok", found)
+
+
+def check_cluster(place: Ray) -> list[Check]:
+    """Whether a Ray cluster lets this machine in, and what it has."""
+    from cluster.attach import attached, nodes
+    from cluster.jobs import JobServer
+
+    if place.takes_jobs:
+        return [Check("cluster", "ok", f"takes jobs; Ray {JobServer(place).ray_version}")]
+    with attached(place, None):
+        found = nodes()
+    has = ", ".join(f"{sum(n.has.get(name, 0.0) for n in found):g} {name}s" for name in ("CPU", "GPU"))
+    return [Check("cluster", "ok", f"{len(found)} nodes with {has}")]
 
 
 def check_ray() -> Check:

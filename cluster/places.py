@@ -5,6 +5,7 @@ options or name more places.
 """
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,10 +15,11 @@ from typing import Any
 from core.config import UserError, did_you_mean
 from core.tables import Reader
 
-KINDS = ("debug", "local", "slurm")
+KINDS = ("debug", "local", "ray", "slurm")
 BUILT_IN = ("debug", "local")
 LAUNCHES = ("array", "ray")
 _KEYS = ("kind", "data", "cpus", "gpus")
+_HOST_AND_PORT = re.compile(r"[^\s/:]+:[0-9]{1,5}|\[[0-9a-fA-F:]+\]:[0-9]{1,5}")
 
 
 class PlaceError(UserError):
@@ -51,6 +53,28 @@ class Slurm:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Ray:
+    """A Ray cluster that is there already. What it is asked for is beside the sweep file's `[resources]`."""
+
+    address: str = "auto"  # `http://host:8265`: by jobs; `auto` or `host:port`: this process is the driver
+    store: str = ""  # the folder of sweeps as the driver sees it; for jobs it has to be said
+    shared: bool = (
+        True  # whether all nodes see that folder; false: what they make is sent to the driver's node
+    )
+    memory: str = ""  # of a trial that does not say: `4G`
+    resources: Mapping[str, float] = field(default_factory=dict)  # custom ones of a trial
+    exclude: tuple[str, ...] = ()  # of what is shipped to the cluster: patterns of paths, as `notes/*`
+    environment: Mapping[str, str] = field(default_factory=dict)
+    token_path: str = ""  # a file with the cluster's token; empty: as Ray's own RAY_AUTH_… variables say
+    python: str = "python"  # the command that starts Python on the cluster
+
+    @property
+    def takes_jobs(self) -> bool:
+        """Whether the address is that of a job server."""
+        return self.address.startswith(("http://", "https://"))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Place:
     """A place of one kind.
 
@@ -63,6 +87,7 @@ class Place:
     cpus: int | None = None
     gpus: int | None = None
     slurm: Slurm | None = None
+    ray: Ray | None = None
 
 
 def places_files() -> tuple[Path, ...]:
@@ -101,9 +126,44 @@ def _place(name: str, tables: Mapping[str, Any], path: Path) -> Place:
     place = Place(name=name, kind=kind, data=Path(data).expanduser() if data else None)
     if kind == "slurm":
         return Place(name=name, kind=kind, data=place.data, slurm=_slurm(reader, table, at))
+    if kind == "ray":
+        return Place(name=name, kind=kind, data=place.data, ray=_ray(reader, table, at))
     reader.keys(table, _KEYS, at)
     counts = {key: reader.integer(table, key, 0, low=0, where=at) for key in ("cpus", "gpus") if key in table}
     return Place(name=name, kind=kind, data=place.data, cpus=counts.get("cpus"), gpus=counts.get("gpus"))
+
+
+def _ray(reader: Reader, table: Mapping[str, Any], at: str) -> Ray:
+    default = Ray()
+    reader.keys(table, ("kind", "data", *vars(default)), at)
+    values: dict[str, Any] = {}
+    for key in ("address", "store", "memory", "token_path", "python"):
+        values[key] = reader.text(table, key, getattr(default, key), at)
+    values["shared"] = table.get("shared", default.shared)
+    if not isinstance(values["shared"], bool):
+        raise reader.error(f"{at}shared", f"{values['shared']!r} is neither true nor false")
+    values["exclude"] = reader.texts(table, "exclude", at)
+    values["environment"] = _environment(reader, table, at)
+    values["resources"] = reader.numbers(table, "resources", at)
+    reader.size(table, "memory", at)
+    made = Ray(**values)
+    if not made.takes_jobs and made.address != "auto" and not _HOST_AND_PORT.fullmatch(made.address):
+        raise reader.error(
+            f"{at}address", f"{made.address!r} is neither http://HOST:8265 nor HOST:PORT nor auto"
+        )
+    if made.takes_jobs and not made.store.startswith("/"):
+        raise reader.error(
+            f"{at}store", "write the folder of sweeps on the cluster, from / on: jobs need one"
+        )
+    return made
+
+
+def _environment(reader: Reader, table: Mapping[str, Any], at: str) -> dict[str, str]:
+    values = dict(reader.table(table, "environment", at))
+    for key, value in values.items():
+        if not isinstance(value, str):
+            raise reader.error(f"{at}environment.{key}", f"{value!r} is not a string")
+    return values
 
 
 def _slurm(reader: Reader, table: Mapping[str, Any], at: str) -> Slurm:
@@ -120,9 +180,7 @@ def _slurm(reader: Reader, table: Mapping[str, Any], at: str) -> Slurm:
         else:
             values[key] = dict(reader.table(table, key, at))
     reader.choice(table, "launch", default.launch, LAUNCHES, at)
-    for key, value in values["environment"].items():
-        if not isinstance(value, str):
-            raise reader.error(f"{at}environment.{key}", f"{value!r} is not a string")
+    values["environment"] = _environment(reader, table, at)
     for key, value in values["directives"].items():
         if not isinstance(value, str | int):
             raise reader.error(f"{at}directives.{key}", f"{value!r} is neither a string, a number nor true")

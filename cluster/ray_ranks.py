@@ -6,8 +6,8 @@ Each of them finds the variables that torch's launchers export; what they do wit
 import os
 import socket
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 # A worker that died, its node with it or not, ends its group; so often it is started anew, maybe elsewhere.
@@ -16,12 +16,11 @@ _RESTARTS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class RankResources:
-    """How many ranks, over how many nodes, and what each of them is given."""
+    """How many ranks, over how many nodes, and what each of them needs, by Ray's names."""
 
     ranks: int
     nodes: int = 1
-    cpus: int = 1
-    gpus: float = 0.0
+    needs: Mapping[str, float] = field(default_factory=lambda: {"CPU": 1.0})
 
 
 def run_ranks(function: Callable[[], None], resources: RankResources) -> None:
@@ -46,8 +45,8 @@ def run_ranks(function: Callable[[], None], resources: RankResources) -> None:
             torch_config=_meeting(),
             scaling_config=train.ScalingConfig(
                 num_workers=resources.ranks,
-                resources_per_worker={"CPU": resources.cpus, "GPU": resources.gpus},
-                use_gpu=resources.gpus > 0,
+                resources_per_worker={name: value for name, value in resources.needs.items() if value},
+                use_gpu=resources.needs.get("GPU", 0.0) > 0,
                 placement_strategy=_strategy(resources),
             ),
             run_config=train.RunConfig(

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,7 +64,7 @@ def local_ray(cpus: int | None = None, gpus: int | None = None) -> Iterator[dict
     Yields:
         the cluster's resources by name.
     """
-    os.environ.update(_quiet(os.environ))
+    os.environ.update(quiet(os.environ))
     import ray
 
     ray.init(
@@ -103,6 +103,11 @@ class RayNode:
     def __init__(self, process: "subprocess.Popen[bytes]", folder: Path):
         self._process = process
         self.folder = folder
+
+    @property
+    def pid(self) -> int:
+        """The leader of its session."""
+        return self._process.pid
 
     @property
     def token_path(self) -> Path:
@@ -157,8 +162,22 @@ class RayNode:
 
 
 @contextmanager
-def ray_node(cpus: int, gpus: int, join: Meeting | None = None) -> Iterator[RayNode]:
+def ray_node(
+    cpus: int,
+    gpus: int,
+    join: Meeting | None = None,
+    *,
+    dashboard_port: int | None = None,
+    inside: Sequence[str] = (),
+    options: Sequence[str] = (),
+) -> Iterator[RayNode]:
     """A node of a Ray cluster on this machine: the head of a new one, or one more; ended on leaving.
+
+    Args:
+        join: the cluster; None: the node is the head of a new one.
+        dashboard_port: of a head: where its job server answers this machine, and no other; None: it has none.
+        inside: a command that runs `ray start` somewhere else on this machine: `ip netns exec NAME`.
+        options: further ones of `ray start`.
 
     Any number of clusters and nodes of one user may be on a machine: ports are free ones, folders are private,
     and who has no token is not let in. A node whose starter is killed ends too.
@@ -169,7 +188,9 @@ def ray_node(cpus: int, gpus: int, join: Meeting | None = None) -> Iterator[RayN
     root = _short_root()
     _remove_leftovers(Path(root))
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root))
-    words = ["--head", "--port=0", "--include-dashboard=false", "--no-monitor"]
+    words = ["--head", "--port=0", "--no-monitor", f"--include-dashboard={str(bool(dashboard_port)).lower()}"]
+    if dashboard_port:
+        words += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}"]
     if importlib.util.find_spec("grpc") is not None:
         words.append(f"--ray-client-server-port={_free_port()}")  # nobody asked for it; else always 10001
     if join is not None:
@@ -182,9 +203,10 @@ def ray_node(cpus: int, gpus: int, join: Meeting | None = None) -> Iterator[RayN
         with open(folder / "start.log", "wb") as log:
             process = subprocess.Popen(
                 [
-                    sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *words,
+                    *inside, sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *words,
                     f"--num-cpus={cpus}", f"--num-gpus={gpus}", f"--object-store-memory={_OBJECT_STORE_BYTES}",
                     f"--temp-dir={folder / 'r'}", "--include-log-monitor=false", "--dashboard-agent-listen-port=0",
+                    *options,
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -245,7 +267,7 @@ def _node_environment(token_path: Path) -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN")}
     return {
         **kept,
-        **_quiet(os.environ),
+        **quiet(os.environ),
         "PYTHONPATH": _python_path(),
         "RAY_ENABLE_AUTO_CONNECT": "0",  # or a driver that lost its cluster would start one on the machine
         "RAY_AUTH_MODE": "token",
@@ -283,7 +305,8 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _quiet(environment: Mapping[str, str]) -> dict[str, str]:
+def quiet(environment: Mapping[str, str]) -> dict[str, str]:
+    """What keeps Ray quiet and out of the way, as variables; those that are set already stay as they are."""
     return {name: environment.get(name, value) for name, value in _QUIET.items()}
 
 

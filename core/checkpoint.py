@@ -47,24 +47,53 @@ def save_checkpoint(folder: Path, payload: dict[str, Any], fence: Callable[[], N
     """
     import torch
 
+    def write(sink: BinaryIO) -> None:
+        try:
+            torch.save(payload, sink)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):  # a full disk, behind torch's complaint about it
+                raise error.__context__ from None
+            raise
+
+    _replace(folder, write, int(payload.get("epoch", 0)), fence)
+
+
+def put_checkpoint(
+    folder: Path, content: bytes, epoch: int, fence: Callable[[], None] = lambda: None
+) -> None:
+    """As save_checkpoint, of what checkpoint_bytes has read in another folder."""
+    _replace(folder, lambda sink: cast(None, sink.write(content)), epoch, fence)
+
+
+def checkpoint_bytes(folder: Path) -> tuple[bytes, int] | None:
+    """The content of the newest checkpoint whose digest matches, and its epoch (0 where that is not said).
+
+    None where there is none, or it changes just now.
+    """
+    digests, epoch = _digests(folder), checkpoint_epoch(folder)
+    for name in (_NEWEST, _PREVIOUS):
+        with suppress(FileNotFoundError):
+            content = (folder / name).read_bytes()
+            digest = hashlib.sha256(content).hexdigest()
+            if digest in digests.values():
+                return content, epoch if digest == digests.get(_NEWEST) else 0
+    return None
+
+
+def _replace(folder: Path, write: Callable[[BinaryIO], None], epoch: int, fence: Callable[[], None]) -> None:
     fence()
     _remove_leftovers(folder)
     beside = folder / f".{_NEWEST}.{os.getpid()}"
     try:
         with open(beside, "wb") as file:
             sink = _HashingFile(file)
-            try:
-                torch.save(payload, cast(BinaryIO, sink))
-            except RuntimeError as error:
-                if isinstance(error.__context__, OSError):  # a full disk, behind torch's complaint about it
-                    raise error.__context__ from None
-                raise
+            write(cast(BinaryIO, sink))
             file.flush()
             os.fsync(file.fileno())
         digest = sink.sha256.hexdigest()
         # What stands is read anew: after a kill or damage, the digests on disk may be ahead of the files.
         standing, before = _verified(folder) or ("", None)
-        digests = json.dumps({_NEWEST: digest, _PREVIOUS: before, "epoch": payload.get("epoch", 0)}).encode()
+        digests = json.dumps({_NEWEST: digest, _PREVIOUS: before, "epoch": epoch}).encode()
         records.write_bytes(folder / _DIGESTS, digests, fence)
         if standing == _NEWEST:
             os.replace(folder / _NEWEST, folder / _PREVIOUS)
@@ -118,7 +147,8 @@ def copy_checkpoint(source: Path, target: Path, fence: Callable[[], None] = lamb
     digest = hashlib.sha256(content).hexdigest()
     if digest != _digests(source).get(_NEWEST):
         return False
-    records.write_bytes(target / _DIGESTS, json.dumps({_NEWEST: digest, _PREVIOUS: None}).encode(), fence)
+    text = json.dumps({_NEWEST: digest, _PREVIOUS: None, "epoch": checkpoint_epoch(source)})
+    records.write_bytes(target / _DIGESTS, text.encode(), fence)
     records.write_bytes(target / _NEWEST, content, fence)
     return True
 

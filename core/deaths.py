@@ -35,17 +35,18 @@ def epoch_reached(folder: TrialFolder, attempt: Attempt) -> int:
     return epoch
 
 
-def record_death(folder: TrialFolder, job: str, end: str, message: str) -> bool:
+def record_death(folder: TrialFolder, job: str, end: str, message: str, dead_holder: str = "") -> bool:
     """Write down why a trial's last attempt ended, where it could not: its scheduler knows.
 
     Args:
         job: the attempt's; nothing is written of a newer one.
-        end: a kind of failure, or one of INTERRUPTIONS.
+        end: a kind of failure, one of INTERRUPTIONS, or `killed`: what goes on as any attempt that was killed.
+        dead_holder: of the trial's lease, where it is known to be dead; see take_lease.
 
     Returns:
         whether it was written: not where the attempt has ended or its process still lives.
     """
-    lease = take_lease(folder.path)
+    lease = take_lease(folder.path, dead_holder)
     if lease is None:
         return False
     with lease:
@@ -55,6 +56,6 @@ def record_death(folder: TrialFolder, job: str, end: str, message: str) -> bool:
         dead = with_its_death(folder, info)
         assert dead is not None
         attempt = replace(dead.attempts[-1], end=end, message=message)
-        state = "interrupted" if end in INTERRUPTIONS else "failed"
+        state = "interrupted" if end in (*INTERRUPTIONS, "killed") else "failed"
         folder.write_info(replace(dead, state=state, attempts=(*dead.attempts[:-1], attempt)), lease.check)
     return True

@@ -74,8 +74,12 @@ class Lease:
                 continue
 
 
-def take_lease(folder: Path) -> Lease | None:
-    """The lease of a folder (made if absent), or None while another live process holds it."""
+def take_lease(folder: Path, dead_holder: str = "") -> Lease | None:
+    """The lease of a folder (made if absent), or None while another live process holds it.
+
+    Args:
+        dead_holder: a holder, as holder_of has it, that is known to be dead though its lease is not stale yet.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / _NAME
     token = uuid.uuid4().hex
@@ -91,7 +95,7 @@ def take_lease(folder: Path) -> Lease | None:
         except FileExistsError:
             pass
         held = _read(path)
-        if held is None or _is_live(path, held):
+        if held is None or (held["token"] != dead_holder and _is_live(path, held)):
             return None
         with _right_to_take(folder, held["token"]) as won:
             if not won or (_read(path) or {}).get("token") != held["token"]:
@@ -106,6 +110,11 @@ def lease_is_live(folder: Path) -> bool:
     """Whether some process holds the folder and still beats."""
     held = _read(folder / _NAME)
     return held is not None and _is_live(folder / _NAME, held)
+
+
+def holder_of(folder: Path) -> str:
+    """What tells one holder of a folder's lease from all others; '' where nobody holds it."""
+    return (_read(folder / _NAME) or {}).get("token", "")
 
 
 def _create(path: Path, beside: Path, content: str) -> None:

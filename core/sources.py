@@ -135,7 +135,7 @@ def cached_arrays(files: Sequence[Path]) -> list[np.ndarray]:
         )  # even where nothing can be written
         if arrays is not None:
             return arrays
-    folder = _writable_cache_folder() / name
+    folder = writable_cache_folder() / name
     with FileLock(folder.with_name(f"{name}.lock")):
         arrays = _open_arrays(folder)  # another process may have made it meanwhile
         if arrays is None:
@@ -166,7 +166,12 @@ def _is_trusted(folder: Path) -> bool:
     return stat.S_ISDIR(facts.st_mode) and facts.st_uid == os.getuid() and not facts.st_mode & 0o077
 
 
-def _writable_cache_folder() -> Path:
+def writable_cache_folder() -> Path:
+    """The first folder for caches that this user can write and trust.
+
+    Raises:
+        DataError: there is none.
+    """
     folders = _cache_folders()
     for folder in folders:
         try:

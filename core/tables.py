@@ -1,5 +1,6 @@
 """Typed values out of TOML tables: sweep files and places. Each complaint is one line with the dotted key."""
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -68,3 +69,34 @@ class Reader:
         if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= _MOST:
             raise self.error(where + key, f"{value!r} is not a number from {low} to {_MOST:g}")
         return float(value)
+
+    def numbers(self, source: Mapping[str, Any], key: str, where: str = "") -> dict[str, float]:
+        """A table of numbers above zero."""
+        found = {}
+        for name, value in self.table(source, key, where).items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _MOST:
+                raise self.error(f"{where}{key}.{name}", f"{value!r} is not a number above 0")
+            found[name] = float(value)
+        return found
+
+    def size(self, source: Mapping[str, Any], key: str, where: str = "") -> int:
+        """A size like `512M` or `4G`; 0 where it is not said."""
+        text = self.text(source, key, "", where)
+        if not text:
+            return 0
+        try:
+            return bytes_of(text)
+        except ValueError as error:
+            raise self.error(where + key, str(error)) from error
+
+
+def bytes_of(text: str) -> int:
+    """The bytes of a size like `512M` or `4G`.
+
+    Raises:
+        ValueError: it is none.
+    """
+    found = re.fullmatch(r"([0-9]+)([KMGT])", text)
+    if not found:
+        raise ValueError(f"{text!r} is not a size like 512M or 4G")
+    return int(found[1]) * 1024 ** ("KMGT".index(found[2]) + 1)

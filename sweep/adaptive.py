@@ -5,7 +5,7 @@ that goes on takes up what was chosen and not finished before it chooses more.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -15,12 +15,13 @@ from core.config import TrialConfig, UserError
 from core.lease import Lease, take_lease
 from core.setting import Setting, is_done
 from core.store import SweepStore, TrialInfo
+from sweep.driver import Work, run_supply_on_ray
 from sweep.plan import Plan, Planned, make_plan, read_plan, save_plan
 from sweep.population import Population, with_heirs
 from sweep.spec import SweepSpec
 from sweep.supply import Leg
 from sweep.tpe import Result, read_result, refit, suggest
-from sweep.worker import Orders
+from sweep.worker import Orders, work_by
 
 # Kinds of places whose driver lives as long as the sweep.
 DRIVEN = ("local", "ray")
@@ -110,6 +111,8 @@ def run_search(
     on_end: Callable[[TrialInfo], None],
     say: Callable[[str], None],
     fence: Callable[[], None],
+    work: Work = work_by,
+    needs: Mapping[str, float] | None = None,
 ) -> int:
     """Run an adaptive sweep on the Ray cluster that this process is connected to, to its end or a stop.
 
@@ -121,6 +124,8 @@ def run_search(
         on_end: called in this process for each trial that came to an end or a halt.
         say: told what a user should know.
         fence: called before each write to the plan; raises where the right to it is lost.
+        work: what a worker process does.
+        needs: what a trial needs of its node, by Ray's names; None: the CPUs and GPUs of the orders.
 
     Returns:
         how many trials were not chosen, though the sweep file asks for them and the space has more.
@@ -128,8 +133,6 @@ def run_search(
     Raises:
         SearchError: no process could work.
     """
-    from sweep.driver import run_supply_on_ray
-
     store = SweepStore(orders.setting.store)
     while True:
         plan = with_known(plan, store)
@@ -140,7 +143,7 @@ def run_search(
         else:
             supply = Suggestions(plan, store, orders.setting, limit, fence)
         before = _epochs(store)
-        deaths = run_supply_on_ray(supply, orders, capacity, on_end)
+        deaths = run_supply_on_ray(supply, orders, capacity, on_end, work, needs)
         if supply.exhausted:
             say(f"The space has no further trial: the search ends with {len(supply.plan.trials)}.")
             return 0

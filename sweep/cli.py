@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -42,6 +42,9 @@ Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Put over the file: base.epochs=2.")
 ]
 PlaceName = Annotated[str, typer.Option(help="Where to run: debug, local, or one of places.toml.")]
+WhereStore = Annotated[
+    str | None, typer.Option("--place", help="A Ray place that takes jobs: its store is on the cluster.")
+]
 Json = Annotated[bool, typer.Option("--json", help="For machines.")]
 
 
@@ -105,7 +108,7 @@ def run(
     trial: Annotated[str | None, typer.Option(help="Run only this trial (its id, or how it begins).")] = None,
     retry_failed: Annotated[bool, typer.Option(help="Try failed trials again, whatever failed.")] = False,
     detach: Annotated[
-        bool, typer.Option("--detach", help="slurm: submit and return; the jobs go on by themselves.")
+        bool, typer.Option("--detach", help="slurm, ray: submit and return; it goes on by itself.")
     ] = False,
     overfit: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="debug: train on N batches only, beside the sweep.")
@@ -117,6 +120,12 @@ def run(
 ) -> None:
     """Run what the plan says is left; the same command again resumes."""
     where = find_place(place)
+    if where.ray:
+        from cluster.attach import prepare
+
+        prepare(where.ray)  # before anything imports Ray
+        if where.ray.store and not where.ray.takes_jobs and store == Path("runs"):
+            store = Path(where.ray.store)
     _check_store(store)
     made = _plan(file, settings, store)
     chosen = [pick(made.trials, trial)] if trial else None
@@ -133,6 +142,14 @@ def run(
         else:
             profile_trial(config, made, store, where, data, out)
         return
+    if where.ray and where.ray.takes_jobs:
+        from sweep.ray_jobs import run_as_job
+
+        if store != Path("runs"):
+            raise UsageError(f"--store {store}: place {where.name} has its own, on the cluster")
+        words = _words(limit=limit, trial=chosen[0].trial_id if chosen else None, data=data)
+        flags = ["--retry-failed"] * retry_failed + ["--mirror"] * mirror
+        raise typer.Exit(run_as_job(made.spec, where, [*words, *flags], detach))
     raise typer.Exit(_run(made, where, store, data, limit, chosen, retry_failed, detach, mirror))
 
 
@@ -142,6 +159,24 @@ def _plan(file: str, settings: list[str] | None, root: Path) -> Plan:
 
     made = make_plan(load_spec(file, settings or ()))
     return with_known(made, SweepStore(root / made.spec.name))
+
+
+def _elsewhere(place: str | None, *words: str) -> None:
+    """Where a place keeps the store out of reach, ask there and exit with what that says."""
+    where = find_place(place) if place else None
+    if where is not None and where.ray and where.ray.takes_jobs:
+        from sweep.ray_jobs import ask, write_out
+
+        with suppress(KeyboardInterrupt):
+            raise typer.Exit(ask(where, words, write_out))
+        raise typer.Exit(130)
+
+
+def _words(**options: object) -> list[str]:
+    """Options that are given, as words of a command line."""
+    return [
+        word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))
+    ]
 
 
 def _run(
@@ -206,9 +241,11 @@ def status(
     sweep: Annotated[str | None, typer.Argument(metavar="[SWEEP]", help="Left out: all sweeps.")] = None,
     store: Store = Path("runs"),
     watch: Annotated[bool, typer.Option(help="Draw it again until Ctrl-C.")] = False,
+    place: WhereStore = None,
     as_json: Json = False,
 ) -> None:
     """States, progress, best so far, time left, failures by kind."""
+    _elsewhere(place, "status", *([sweep] if sweep else []), *["--watch"] * watch, *["--json"] * as_json)
     from sweep.status import StatusReader
     from sweep.view import curves_table, live_picture, summary, trials_table
 
@@ -250,8 +287,18 @@ def logs(
     trial: TrialName,
     store: Store = Path("runs"),
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on as it grows.")] = False,
+    place: WhereStore = None,
 ) -> None:
-    """A trial's log."""
+    """A trial's log; with --place also a sweep's, as its job writes it."""
+    if place and (where := find_place(place)).ray and where.ray.takes_jobs:
+        from sweep.ray_jobs import log_of, write_out
+
+        try:
+            if log_of(where, trial, follow, write_out):
+                return
+        except KeyboardInterrupt:
+            return
+    _elsewhere(place, "logs", trial, *["-f"] * follow)
     folder = _find_trial(trial, store)
     position = 0
     try:
@@ -271,8 +318,11 @@ def logs(
 
 
 @app.command()
-def show(trial: TrialName, store: Store = Path("runs"), as_json: Json = False) -> None:
+def show(
+    trial: TrialName, store: Store = Path("runs"), place: WhereStore = None, as_json: Json = False
+) -> None:
     """A trial's config, provenance, attempts and last records."""
+    _elsewhere(place, "show", trial, *["--json"] * as_json)
     from sweep.show import describe_trial, trial_mapping
 
     folder = _find_trial(trial, store)
@@ -283,8 +333,9 @@ def show(trial: TrialName, store: Store = Path("runs"), as_json: Json = False) -
 
 
 @app.command()
-def stop(sweep: SweepName, store: Store = Path("runs")) -> None:
+def stop(sweep: SweepName, store: Store = Path("runs"), place: WhereStore = None) -> None:
     """Stop what runs of a sweep at the next safe point; the same `sweep run` resumes it."""
+    _elsewhere(place, "stop", sweep)
     found = _find_sweep(sweep, store)
     found.request_stop()
     running = [f.trial_id for f in found.trials() if (info := f.info()) and info.state == "running"]

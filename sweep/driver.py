@@ -11,7 +11,7 @@ hands out through Tune's own searcher; actors go on from one to the next as well
 
 import logging
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from core.setting import Unit
@@ -34,6 +34,7 @@ def run_on_ray(
     capacity: int,
     on_end: Callable[[TrialInfo], None],
     work: Work = work_by,
+    needs: Mapping[str, float] | None = None,
 ) -> list[str]:
     """Run units on the Ray cluster that this process is connected to, and return when no slot finds more.
 
@@ -43,6 +44,7 @@ def run_on_ray(
         capacity: how many trials the cluster holds at once.
         on_end: called in this process for each trial that came to an end or a halt.
         work: what each slot does.
+        needs: what a trial needs of its node, by Ray's names; None: the CPUs and GPUs of the orders.
 
     Returns:
         a line for each slot that died for good: not a trial's failure, but a process that could not work.
@@ -50,7 +52,7 @@ def run_on_ray(
     from ray import tune
 
     slots = max(1, min(len(units), capacity, MOST_SLOTS))
-    return _run(units, orders, on_end, work, {"slot": tune.grid_search(list(range(slots)))}, {})
+    return _run(units, orders, on_end, work, needs, {"slot": tune.grid_search(list(range(slots)))}, {})
 
 
 def run_supply_on_ray(
@@ -59,11 +61,12 @@ def run_supply_on_ray(
     capacity: int,
     on_end: Callable[[TrialInfo], None],
     work: Work = work_by,
+    needs: Mapping[str, float] | None = None,
 ) -> list[str]:
     """Run what a supply hands out, and return when it is over; else as run_on_ray."""
     slots = max(1, min(capacity, MOST_SLOTS))
     search = {"search_alg": as_searcher(supply), "num_samples": -1, "max_concurrent_trials": slots}
-    return _run([], orders, on_end, work, {}, search)
+    return _run([], orders, on_end, work, needs, {}, search)
 
 
 def _run(
@@ -71,17 +74,21 @@ def _run(
     orders: Orders,
     on_end: Callable[[TrialInfo], None],
     work: Work,
+    needs: Mapping[str, float] | None,
     param_space: dict[str, Any],
     search: dict[str, Any],
 ) -> list[str]:
     from ray import tune
 
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # its errors come back as ours
-    # A slot whose trials have ranks only waits for them; Tune wants it to ask for something all the same.
-    alone = orders.setting.ranks == 1
+    needs = needs or {"CPU": orders.setting.cpus, "GPU": orders.setting.gpus}
+    if orders.setting.ranks > 1:
+        needs = {
+            "memory": 1
+        }  # a slot whose trials have ranks only waits for them; Tune wants it to ask for something
     trainable = tune.with_resources(
         tune.with_parameters(_slot_class(), units=units, orders=orders, work=work),
-        {"cpu": orders.setting.cpus, "gpu": orders.setting.gpus} if alone else {"memory": 1},
+        tune.PlacementGroupFactory([{name: value for name, value in needs.items() if value}]),
     )
     with tempfile.TemporaryDirectory(prefix="mixsweep-") as scratch:
         results = tune.Tuner(

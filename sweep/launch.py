@@ -137,6 +137,10 @@ def run_plan(
         raise LaunchError(f"resources.nodes = {plan.spec.resources.nodes}: place {place.name} is one machine")
     if plan.spec.resources.ranks > 1 and plan.spec.search is not None:
         raise LaunchError("resources.ranks: with [search] a trial has one process")
+    if place.ray and place.ray.takes_jobs:
+        raise LaunchError(f"place {place.name} takes jobs: `sweep run` submits one; here, give HOST:PORT")
+    if place.kind != "ray" and (plan.spec.resources.memory or plan.spec.resources.custom):
+        raise LaunchError(f"resources: memory and custom are Ray's; place {place.name} does not know them")
     store = SweepStore(Path(store_root) / plan.spec.name)
     search = plan.spec.search if only is None else None
     if search is not None:
@@ -175,6 +179,14 @@ def run_plan(
         with stop_on_signal(store, on_interrupt):
             if place.kind == "debug":
                 _run_here(todo, orders, plan.spec, on_record, ended)
+            elif place.kind == "ray":
+                from sweep.attached import run_attached, search_attached
+
+                if search is not None:
+                    still_to_come = search_attached(plan, orders, place, limit, ended, on_tick, say)
+                    trials = with_known(plan, store).trials
+                else:
+                    run_attached(todo, orders, plan.spec.resources, place, ended, on_tick)
             elif search is not None:
                 still_to_come = _search_on_local_ray(plan, orders, place, limit, ended, on_tick, say)
                 trials = with_known(plan, store).trials

@@ -78,11 +78,13 @@ class Resources:
     """What one trial is given. `gpus` left out means one where the machine has any.
 
     With `ranks` above 1 so many processes train each trial together, over `nodes`; `cpus` and `gpus` are each
-    one's.
+    one's. `memory` (`4G`) and `custom` resources are Ray's, which places by them.
     """
 
     cpus: int = 1
     gpus: float | None = None
+    memory: str = ""
+    custom: Mapping[str, float] = field(default_factory=dict)
     compile: bool = False
     ranks: int = 1
     nodes: int = 1
@@ -385,7 +387,10 @@ def _resources(reader: Reader, source: Mapping[str, Any]) -> Resources:
     compile_ = table.get("compile", False)
     if not isinstance(compile_, bool):
         raise reader.error("resources.compile", f"{compile_!r} is neither true nor false")
+    reader.size(table, "memory", at)
     made = Resources(
+        memory=reader.text(table, "memory", "", at),
+        custom=reader.numbers(table, "custom", at),
         cpus=reader.integer(table, "cpus", 1, low=1, where=at),
         gpus=reader.number(table, "gpus", 0, low=0, where=at) if "gpus" in table else None,
         compile=compile_,

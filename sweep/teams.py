@@ -1,6 +1,6 @@
 """Trials of several ranks on a Ray cluster: what a slot of the Tune driver does with each of them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -11,31 +11,40 @@ from core.store import SweepStore, TrialInfo
 from sweep.worker import Orders, work_by
 
 
-def work_in_teams(orders: Orders, units: Sequence[Unit], nodes: int = 1) -> Iterator[TrialInfo]:
+def work_in_teams(
+    orders: Orders,
+    units: Sequence[Unit],
+    nodes: int = 1,
+    needs: Mapping[str, float] | None = None,
+    here: Callable[[Orders], Orders] = lambda orders: orders,
+) -> Iterator[TrialInfo]:
     """Run what is free of these units, each by processes of its own that train it together; yield each trial's end.
 
     Args:
         nodes: over which the ranks of a trial are spread.
+        needs: of each rank, by Ray's names; None: the CPUs and GPUs of the orders.
+        here: what each rank makes of its orders, where it is.
 
     Raises:
         ray.train.TrainingFailedError: a team could not work, as often as it was tried.
     """
     setting = orders.setting
     store = SweepStore(setting.store)
-    team = RankResources(ranks=setting.ranks, nodes=nodes, cpus=setting.cpus, gpus=setting.gpus)
+    needs = needs or {"CPU": setting.cpus, "GPU": setting.gpus}
+    team = RankResources(ranks=setting.ranks, nodes=nodes, needs=needs)
     for unit in units:
         if store.stop_requested(setting.started_at):
             return
         if not any(_is_free(store, config, orders) for config in unit):
             continue
-        run_ranks(partial(_be_a_rank, orders, unit), team)
+        run_ranks(partial(_be_a_rank, orders, unit, here), team)
         for config in unit:
             if info := store.trial(config.trial_id).info():
                 yield info
 
 
-def _be_a_rank(orders: Orders, unit: Unit) -> None:
-    for _ in work_by(orders, [unit]):
+def _be_a_rank(orders: Orders, unit: Unit, here: Callable[[Orders], Orders]) -> None:
+    for _ in work_by(here(orders), [unit]):
         pass  # rank 0 has it in the store
 
 

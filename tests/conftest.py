@@ -3,12 +3,13 @@
 import multiprocessing
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 from hypothesis import settings
 
 from core import device as devices
@@ -75,6 +76,19 @@ def slurm() -> Iterator[SlurmCluster]:
         for name, value in cluster.environment.items():
             patch.setenv(name, value)
         yield cluster
+
+
+@pytest.fixture
+def ray_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Writes places of kind `ray`, each by its options."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    path = tmp_path / "config" / "mixsweep" / "places.toml"
+    path.parent.mkdir(parents=True)
+
+    def write(**tables: Mapping[str, Any]) -> None:
+        path.write_text(tomli_w.dumps({name: {"kind": "ray", **table} for name, table in tables.items()}))
+
+    return write
 
 
 @pytest.fixture

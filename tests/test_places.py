@@ -1,10 +1,11 @@
 """cluster.places: the built-in places, and those of places.toml."""
 
+import re
 from pathlib import Path
 
 import pytest
 
-from cluster.places import Place, PlaceError, find_place
+from cluster.places import Place, PlaceError, Ray, find_place
 
 
 @pytest.fixture
@@ -78,3 +79,40 @@ def test_a_file_that_is_no_text_is_one_line(folders: tuple[Path, Path]) -> None:
     folders[1].write_bytes(b"\xff\xfe\x00")
     with pytest.raises(PlaceError, match=f"{folders[1]}: not a TOML file"):
         find_place("local")
+
+
+def test_a_ray_place_is_attached_to_or_takes_jobs(folders: tuple[Path, Path]) -> None:
+    here, _ = folders
+    here.write_text(
+        "[near]\nkind = 'ray'\n[far]\nkind = 'ray'\naddress = 'http://head:8265'\nstore = '/runs'\n"
+        "shared = false\nmemory = '4G'\nresources = { a100 = 1 }\nexclude = ['notes/']\n"
+    )
+    near, far = find_place("near").ray, find_place("far").ray
+    assert near == Ray()
+    assert not near.takes_jobs
+    assert far is not None
+    assert far.takes_jobs
+    assert (far.shared, far.memory, dict(far.resources), far.exclude) == (
+        False,
+        "4G",
+        {"a100": 1.0},
+        ("notes/",),
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("address = 'head'", "neither http://HOST:8265 nor HOST:PORT nor auto"),
+        ("address = 'http://head:8265'", "store: write the folder of sweeps on the cluster"),
+        ("memory = '4 GB'", "is not a size like 512M or 4G"),
+        ("resources = { a100 = 0 }", "resources.a100: 0 is not a number above 0"),
+        ("shared = 'no'", "shared: 'no' is neither true nor false"),
+        ("stor = '/runs'", "stor: unknown key"),
+    ],
+)
+def test_a_wrong_ray_place_is_one_line(folders: tuple[Path, Path], line: str, words: str) -> None:
+    here, _ = folders
+    here.write_text(f"[it]\nkind = 'ray'\n{line}\n")
+    with pytest.raises(PlaceError, match=re.escape(words)):
+        find_place("it")

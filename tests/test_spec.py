@@ -134,6 +134,8 @@ WRONG = [
     ("resources.cpus", True, "resources.cpus: True is not an integer"),
     ("resources.gpus", -1, "resources.gpus: -1 is not a number"),
     ("resources.gpus", math.inf, "resources.gpus: inf is not a number"),
+    ("resources.memory", "4", "resources.memory: '4' is not a size like 512M or 4G"),
+    ("resources.custom", {"tpu": 0}, "resources.custom.tpu: 0 is not a number above 0"),
     ("resources.compile", 1, "resources.compile: 1 is neither true nor false"),
     ("samples", 0, "samples: 0 is not an integer of 1 or more"),
     ("search_seed", -1, "search_seed: -1 is not an integer of 0 or more"),
