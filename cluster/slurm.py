@@ -42,10 +42,11 @@ class SlurmError(UserError):
 
 @dataclass(frozen=True)
 class Task:
-    """What the queue says of a job or an array's task: its state, and why it waits."""
+    """What the queue says of a job or an array's task: its state, why it waits, and on which node it is or was."""
 
     state: str
     reason: str
+    node: str = ""  # of several nodes an expression: `n[1-2]`
 
     @property
     def is_live(self) -> bool:
@@ -149,12 +150,17 @@ def tasks_of(job_ids: Iterable[str]) -> dict[str, Task]:
     if not wanted:
         return {}
     done = _run(
-        "squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%r", f"--jobs={','.join(wanted)}"
+        "squeue",
+        "--noheader",
+        "--array",
+        "--states=all",
+        "--format=%i|%T|%N|%r",
+        f"--jobs={','.join(wanted)}",
     )
     if done.returncode != 0 and "Invalid job id" not in done.stderr:
         raise SlurmError(f"squeue: {_own_words(done.stderr)}")
-    rows = [line.strip().split("|", 2) for line in done.stdout.splitlines() if line.count("|") == 2]
-    return {job: Task(state, reason) for job, state, reason in rows}
+    rows = [line.strip().split("|", 3) for line in done.stdout.splitlines() if line.count("|") == 3]
+    return {job: Task(state, reason, node) for job, state, node, reason in rows}
 
 
 def jobs_by_folder() -> dict[str, str]:

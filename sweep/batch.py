@@ -21,6 +21,7 @@ from core.lease import take_lease
 from core.setting import Setting, is_done
 from core.store import SweepStore, TrialInfo
 from sweep.allocation import run_in_allocation
+from sweep.following import Losses
 from sweep.spec import Resources
 from sweep.submissions import (
     Submission,
@@ -124,6 +125,7 @@ class Batch:
         self._setting = setting
         self._store = SweepStore(setting.store)
         self._verdicts = Verdicts(self._store)
+        self._losses = Losses(self._store, self._attempts_of)
         self._done: set[str] = set()  # within one command, what is done stays done
         self._has_looked = False
 
@@ -144,7 +146,8 @@ class Batch:
         """Wait until nothing is left, and submit anew what was lost.
 
         Raises:
-            BatchError: a task ended twice without a word in the store, or can never start.
+            BatchError: all that is left ended again and again without a word in the store, or a task can never
+                start.
             slurm.SlurmError: the scheduler has not answered for half an hour.
         """
         told = set(self._done)
@@ -152,22 +155,24 @@ class Batch:
         before: object = None
         silent_since: float | None = None
         suspects: set[str] = set()
-        tries: dict[str, object] = {}  # of trials submitted anew: how all stood by then
         never: Counter[tuple[str, str]] = Counter()
         while True:
             began = time.monotonic()
             try:
                 standing = self._read()
+                for trial_id in [c.trial_id for c in self._trials if c.trial_id in self._done - told]:
+                    if info := self._info(trial_id):
+                        told.add(trial_id)
+                        on_end(info)
                 never = self._refuse_what_never_starts(standing.queue, never)
                 # A file server may show an end late: what looks lost is looked at twice.
-                lost = [config for config in standing.homeless if config.trial_id in suspects]
-                suspects = {config.trial_id for config in standing.homeless} - {c.trial_id for c in lost}
+                homeless = [config.trial_id for config in standing.homeless]
+                lost = [trial_id for trial_id in homeless if trial_id in suspects]
+                is_new = len(lost) < len(homeless)
+                suspects = set(homeless)
                 stopped = self._store.stop_requested(self._setting.started_at)
                 if lost and not stopped:
-                    self._check_progress(lost, standing, tries)
-                    with self._alone():
-                        homeless = {config.trial_id for config in self._read().homeless}
-                        self._submit([config for config in lost if config.trial_id in homeless])
+                    suspects -= self._submit_anew(lost, standing, say)
                 silent_since = None
             except slurm.SlurmError as error:
                 if silent_since is None:
@@ -177,17 +182,31 @@ class Batch:
                     raise
                 _wait(_LONGEST_POLL_SECONDS, on_tick)
                 continue
-            for config in self._trials:
-                if config.trial_id in self._done - told and (info := self._info(config)):
-                    told.add(config.trial_id)
-                    on_end(info)
             if not standing.left or stopped:
                 return
             now = (len(standing.left), sorted((job, task.state) for job, task in standing.queue.items()))
-            interval = _FIRST_POLL_SECONDS if now != before or suspects else interval * 1.5
+            interval = _FIRST_POLL_SECONDS if now != before or is_new else interval * 1.5
             before = now
             cost = time.monotonic() - began
             _wait(min(max(interval, _COST_FACTOR * cost), _LONGEST_POLL_SECONDS), on_tick)
+
+    def _submit_anew(
+        self, lost: Sequence[str], standing: "_Standing", say: Callable[[str], None]
+    ) -> set[str]:
+        """Submit those of the lost trials for which it is time; return which."""
+        due = self._losses.due(lost, standing.queue, time.monotonic())
+        left = [config.trial_id for config in standing.left]
+        # Another one's end may still lead on; what never gets anywhere must not hold that up.
+        if set(left) <= set(lost) and self._losses.hopeless(left):
+            raise BatchError(self._losses.describe(left))
+        if news := self._losses.news(lost):
+            say(news)
+        if not due:
+            return set()
+        with self._alone():
+            trials = [config for config in self._read().homeless if config.trial_id in due]
+            self._submit(trials)
+        return {config.trial_id for config in trials}
 
     def _read(self) -> "_Standing":
         """Ask the queue once, and read each trial that is not done once."""
@@ -197,9 +216,9 @@ class Batch:
             asked = self._with_ids(asked)
         # The queue first, then the store: a task that the queue no longer has has said its last word there.
         queue = slurm.tasks_of(submission.job_id for submission in asked if submission.job_id)
-        infos = {config.trial_id: self._info(config) for config in self._left()}
+        infos = {config.trial_id: self._info(config.trial_id) for config in self._left()}
         if self._verdicts.record(filter(None, infos.values()), queue):
-            infos = {config.trial_id: self._info(config) for config in self._left()}
+            infos = {config.trial_id: self._info(config.trial_id) for config in self._left()}
         left = self._left(infos)
         have = covered(asked, queue, self._store)
         homeless, leaving = [], []
@@ -211,7 +230,7 @@ class Batch:
                 homeless.append(config)
             elif info.attempts[-1].job:
                 leaving.append(config)
-        return _Standing(left, queue, homeless, leaving, infos)
+        return _Standing(left, queue, homeless, leaving)
 
     def _with_ids(self, asked: Sequence[Submission]) -> list[Submission]:
         """Find the jobs of a command that was killed before it had written their ids down."""
@@ -237,8 +256,11 @@ class Batch:
         if not trials:
             return []
         place = self._slurm
-        infos = filter(None, map(self._info, self._trials))
-        request = request_for(self._name, place, self._resources, failing_nodes(infos, self._place.name))
+        infos = [i for config in self._trials if (i := self._info(config.trial_id)) is not None]
+        attempts = {info.trial_id: len(info.attempts) for info in infos}
+        where = self._place.name
+        failing = {*failing_nodes(infos, where), *self._losses.nodes(infos, where)}
+        request = request_for(self._name, place, self._resources, tuple(sorted(failing)))
         slurm.check_partition(place)
         allowed = slurm.limits(place)
         in_one_job = place.launch == "ray"
@@ -279,6 +301,8 @@ class Batch:
                 raise
             made.append(replace(submission, job_id=job_id))
             save_submission(self._store, made[-1])
+        for submission in made:
+            self._losses.submitted(submission, attempts)
         return made
 
     def _refuse_what_never_starts(
@@ -298,42 +322,23 @@ class Batch:
                 raise BatchError(f"job {job} can never start: {reason} (squeue); cancelled")
         return now
 
-    def _check_progress(
-        self, lost: Sequence[TrialConfig], standing: "_Standing", tries: dict[str, object]
-    ) -> None:
-        """Do not submit for ever what never gets anywhere: a task with a Python that does not start."""
-        now = {
-            trial_id: (len(info.attempts), info.epoch) if info else None
-            for trial_id, info in standing.infos.items()
-        }
-        for config in lost:
-            if tries.get(config.trial_id) == now:
-                raise BatchError(
-                    f"the task of trial {config.trial_id} ended twice without a word: {self._output()}"
-                )
-            tries[config.trial_id] = now
-
-    def _output(self) -> str:
-        """Where the newest job's output is, and how it ends."""
-        files = sorted(jobs_path(self._store).glob("*/*.out"), key=lambda path: path.stat().st_mtime)
-        if not files:
-            return "it left no output; does every node see the store?"
-        lines = [line for line in files[-1].read_text(errors="replace").splitlines() if line.strip()]
-        return f"{lines[-1] if lines else 'no output'} ({files[-1]})"
-
     def _left(self, infos: Mapping[str, TrialInfo | None] | None = None) -> list[TrialConfig]:
         for config in self._trials:
             if config.trial_id in self._done or (infos is None and self._has_looked):
                 continue
-            info = self._info(config) if infos is None else infos[config.trial_id]
+            info = self._info(config.trial_id) if infos is None else infos[config.trial_id]
             if is_done(info, config, self._setting):
                 self._done.add(config.trial_id)
         self._has_looked = True
         return [config for config in self._trials if config.trial_id not in self._done]
 
-    def _info(self, config: TrialConfig) -> TrialInfo | None:
+    def _attempts_of(self, trial_id: str) -> int:
+        info = self._info(trial_id)
+        return len(info.attempts) if info is not None else 0
+
+    def _info(self, trial_id: str) -> TrialInfo | None:
         try:
-            return self._store.trial(config.trial_id).info()
+            return self._store.trial(trial_id).info()
         except UserError:  # damaged: its task meets it again, and says so
             return None
 
@@ -349,7 +354,6 @@ class _Standing:
     queue: dict[str, Task]
     homeless: list[TrialConfig]
     leaving: list[TrialConfig]
-    infos: dict[str, TrialInfo | None]
 
 
 def cancel_waiting(store: SweepStore) -> int:

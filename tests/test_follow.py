@@ -1,0 +1,302 @@
+"""Following jobs: the real Batch against a stand-in for the scheduler's answers, on a clock that the test moves."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster import slurm
+from cluster.places import Place, Slurm
+from cluster.slurm import Limits, Request, SlurmError, Task
+from core.config import TrialConfig
+from core.setting import Setting
+from core.store import Attempt, SweepStore, TrialInfo
+from sweep.batch import Batch, BatchError
+from sweep.plan import Plan, make_plan, save_plan
+from sweep.spec import load_spec
+from sweep.submissions import read_submission
+
+SWEEP = """
+name = "followed"
+question = "Is it followed?"
+seeds = 1
+[base]
+model = "mlp"
+dataset = "digits"
+epochs = 4
+[space]
+hidden = {{ grid_search = [{widths}] }}
+"""
+
+RUNNING = Task("RUNNING", "None", "n1")
+FAILED = Task("FAILED", "NonZeroExitCode", "n7")
+
+
+class TooLongError(Exception):
+    """The clock of the test has run out."""
+
+
+@dataclass
+class Clock:
+    """Stands in for `time`: sleeping moves it."""
+
+    end: float
+    now: float = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        if self.now > self.end:
+            raise TooLongError
+
+
+@dataclass(frozen=True)
+class Job:
+    job_id: str
+    at: float
+    folder: Path
+    request: Request
+
+
+# What squeue says of a trial's task: by the trial's number in the plan, its job, and the job's age in seconds.
+Behaviour = Callable[[int, Job, float], Task]
+
+
+@dataclass
+class Scheduler:
+    """Stands in for sbatch, squeue and scancel; what happens to tasks, a test says."""
+
+    store: SweepStore
+    plan: Plan
+    clock: Clock
+    behaviour: Behaviour = lambda number, job, age: RUNNING
+    refuses_until: float = -1.0
+    jobs: dict[str, Job] = field(default_factory=dict)
+    cancelled: list[str] = field(default_factory=list)
+
+    def submit(self, place: Slurm, request: Request, calls: Sequence[Any], folder: Path) -> str:
+        if self.clock.now < self.refuses_until:
+            raise SlurmError("sbatch: Socket timed out on send/recv operation")
+        job = Job(str(100 + len(self.jobs)), self.clock.now, folder, request)
+        self.jobs[job.job_id] = job
+        return job.job_id
+
+    def tasks_of(self, job_ids: Iterable[str]) -> dict[str, Task]:
+        numbers = {config.trial_id: number for number, config in enumerate(self.plan.trials)}
+        found = {}
+        for job_id in sorted(set(job_ids) & set(self.jobs)):
+            job = self.jobs[job_id]
+            tasks = read_submission(self.store, job.folder.name).tasks
+            for index, trials in enumerate(tasks):
+                name = f"{job_id}_{index}" if len(tasks) > 1 else job_id
+                found[name] = self.behaviour(numbers[trials[0]], job, self.clock.now - job.at)
+        return found
+
+    def cancel(self, job_ids: Iterable[str], **options: bool) -> None:
+        self.cancelled.extend(job_ids)
+
+    def submissions_of(self, number: int) -> list[Job]:
+        """The jobs that a trial was in."""
+        trial_id = self.plan.trials[number].trial_id
+        return [
+            job
+            for job in self.jobs.values()
+            if trial_id in read_submission(self.store, job.folder.name).trial_ids
+        ]
+
+
+@dataclass
+class Following:
+    """A command that follows a sweep, and all that it said and told."""
+
+    store: SweepStore
+    plan: Plan
+    clock: Clock
+    scheduler: Scheduler
+    batch: Batch
+    said: list[str] = field(default_factory=list)
+    ended: list[str] = field(default_factory=list)
+
+    def follow(self) -> None:
+        self.batch.submit_what_nobody_has()
+        self.batch.follow(lambda info: self.ended.append(info.trial_id), lambda: None, self.said.append)
+
+    def config(self, number: int) -> TrialConfig:
+        return self.plan.trials[number]
+
+    def attempt(self, number: int, job: Job, state: str, epoch: int = 0, host: str = "n1") -> None:
+        """Write one more attempt of a trial into the store, if this job has not made one."""
+        folder = self.store.trial(self.config(number).trial_id)
+        info = folder.info()
+        attempts = info.attempts if info else ()
+        if any(attempt.job == job.job_id for attempt in attempts):
+            return
+        folder.path.mkdir(parents=True, exist_ok=True)
+        attempt = Attempt(
+            number=len(attempts) + 1, place="campus", host=host, pid=1, job=job.job_id, end=state
+        )
+        folder.write_info(
+            TrialInfo(
+                trial_id=folder.trial_id,
+                config=self.config(number),
+                state=state,
+                epoch=epoch,
+                attempts=(*attempts, attempt),
+            )
+        )
+
+    def completes(self, number: int, job: Job, age: float, seconds: float, host: str = "n1") -> Task:
+        """A task that does its trial in so many seconds."""
+        if age < seconds:
+            return Task("RUNNING", "None", host)
+        self.attempt(number, job, "completed", 4, host)
+        return Task("COMPLETED", "None", host)
+
+
+@pytest.fixture
+def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Following]:
+    """Makes a command that follows so many trials, on a clock that stops after so many seconds."""
+
+    def make(trials: int = 2, seconds: float = 7200, **options: Any) -> Following:
+        path = tmp_path / "followed.toml"
+        path.write_text(SWEEP.format(widths=", ".join(f"[{8 + n}]" for n in range(trials))))
+        plan = make_plan(load_spec(str(path)))
+        store = SweepStore(tmp_path / "runs" / "followed")
+        save_plan(plan, store)
+        clock = Clock(seconds)
+        scheduler = Scheduler(store, plan, clock)
+        for name in ("submit", "tasks_of", "cancel"):
+            monkeypatch.setattr(slurm, name, getattr(scheduler, name))
+        monkeypatch.setattr(slurm, "check_partition", lambda place: None)
+        monkeypatch.setattr(slurm, "limits", lambda place: Limits(1000, 30))
+        monkeypatch.setattr(slurm, "ends_of", lambda job_ids: {})
+        monkeypatch.setattr("sweep.batch.time", clock)
+        setting = Setting(
+            store=store.path.absolute(),
+            place="campus",
+            command_id="this",
+            started_at="2026-01-01T00:00:00+00:00",
+        )
+        place = Place(name="campus", kind="slurm", slurm=Slurm(**options))
+        batch = Batch("followed", place, plan.spec.resources, plan.trials, setting)
+        return Following(store, plan, clock, scheduler, batch)
+
+    return make
+
+
+def test_a_task_that_dies_at_each_start_ends_nothing_while_others_work_and_is_told_once(
+    make: Callable[..., Following],
+) -> None:
+    it = make(trials=2)
+
+    def behave(number: int, job: Job, age: float) -> Task:
+        if number == 0:
+            return it.completes(0, job, age, 3600)
+        (job.folder / f"{job.job_id}_{'1_' * (job.job_id == '100')}0_log.out").write_text(
+            "python: not found\n"
+        )
+        return FAILED
+
+    it.scheduler.behaviour = behave
+    with pytest.raises(BatchError, match=r"times without a word: python: not found \(.*_log.out\)"):
+        it.follow()
+    assert it.clock.now > 3600
+    assert it.ended == [it.config(0).trial_id]
+    (line,) = it.said
+    assert f"trial {it.config(1).trial_id} ended 2 times without a word: python: not found" in line
+    times = [job.at for job in it.scheduler.submissions_of(1)]
+    assert 5 <= len(times) <= 10
+    assert times[1] < 10  # at once
+    gaps = [after - before for before, after in pairwise(times[1:])]
+    assert gaps == sorted(gaps)
+    assert 30 <= gaps[0] < 65
+
+
+def test_the_ends_of_others_do_not_make_a_dying_task_be_submitted_without_bound(
+    make: Callable[..., Following],
+) -> None:
+    it = make(trials=16)
+    it.scheduler.behaviour = lambda n, job, age: it.completes(n, job, age, 10 * n) if n else FAILED
+    with pytest.raises(BatchError, match="without a word"):
+        it.follow()
+    assert len(it.ended) == 15
+    assert len(it.scheduler.submissions_of(0)) <= 5  # in 150 seconds
+
+
+def test_where_every_task_dies_the_command_ends_soon_and_names_no_node(
+    make: Callable[..., Following],
+) -> None:
+    it = make(trials=3)
+    it.scheduler.behaviour = lambda number, job, age: FAILED
+    with pytest.raises(
+        BatchError, match=r"\(and those of 2 others\) ended 3 times without a word: it left no"
+    ):
+        it.follow()
+    assert it.clock.now < 120
+    assert [job.request.exclude for job in it.scheduler.jobs.values()] == [(), (), ()]
+
+
+def test_a_trial_whose_node_is_mended_is_done(make: Callable[..., Following]) -> None:
+    it = make(trials=2)
+    it.scheduler.behaviour = lambda n, job, age: (
+        it.completes(n, job, age, 2000 if n == 0 else 30) if n == 0 or job.at > 200 else FAILED
+    )
+    it.follow()
+    assert set(it.ended) == {config.trial_id for config in it.plan.trials}
+
+
+def test_a_scheduler_that_takes_no_job_for_minutes_is_asked_again(make: Callable[..., Following]) -> None:
+    it = make(trials=1)
+
+    def behave(number: int, job: Job, age: float) -> Task:
+        it.scheduler.refuses_until = 300
+        return FAILED if job.job_id == "100" else it.completes(number, job, age, 30)
+
+    it.scheduler.behaviour = behave
+    it.follow()
+    assert it.said == ["sbatch: Socket timed out on send/recv operation; asking again"]
+    assert len(it.scheduler.jobs) == 2
+    assert it.clock.now < 400
+
+
+def test_a_node_that_ends_tasks_without_a_word_is_left_out_where_another_works(
+    make: Callable[..., Following],
+) -> None:
+    it = make(trials=3)
+
+    def behave(number: int, job: Job, age: float) -> Task:
+        if number == 0 or "n7" in job.request.exclude:
+            return it.completes(number, job, age, 5 if number == 0 else 30)
+        if number == 1:  # of several nodes, nobody knows which one it was
+            return Task("FAILED", "NonZeroExitCode", "n[8-9]")
+        return FAILED if age > 20 else Task("RUNNING", "None", "n7")
+
+    it.scheduler.behaviour = behave
+    it.follow()
+    assert {job.request.exclude for job in it.scheduler.submissions_of(1)[:-1]} == {()}
+    first, second = it.scheduler.submissions_of(2)
+    assert first.request.exclude == ()
+    assert second.request.exclude == ("n7",)
+
+
+def test_trials_behind_one_that_kills_its_task_are_not_blamed(make: Callable[..., Following]) -> None:
+    it = make(trials=2, trials_per_task=2)
+
+    def behave(number: int, job: Job, age: float) -> Task:
+        if (
+            len(it.scheduler.jobs) <= 4
+        ):  # the first trial's process is killed, and the second's turn never comes
+            it.attempt(0, job, "interrupted")
+            return FAILED
+        it.completes(0, job, age, 10)
+        return it.completes(1, job, age, 10)
+
+    it.scheduler.behaviour = behave
+    it.follow()
+    assert len(it.scheduler.jobs) == 5
+    assert it.said == []
