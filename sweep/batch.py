@@ -40,7 +40,7 @@ _LONGEST_POLL_SECONDS = 30.0
 _COST_FACTOR = 10.0  # a poll takes a tenth of the time at most, short of the longest interval
 _TICK_SECONDS = 0.5
 
-_GIVE_UP_SECONDS = 1800.0  # of a scheduler that does not answer
+_GIVE_UP_SECONDS = 1800.0  # of a scheduler or a file server that does not answer
 _NEVER_POLLS = 3  # so often in turn a task must say that it can never start
 
 
@@ -147,8 +147,7 @@ class Batch:
 
         Raises:
             BatchError: all that is left ended again and again without a word in the store, or a task can never
-                start.
-            slurm.SlurmError: the scheduler has not answered for half an hour.
+                start; or the scheduler, or the store's file server, has not answered for half an hour.
         """
         told = set(self._done)
         interval = _FIRST_POLL_SECONDS
@@ -174,12 +173,14 @@ class Batch:
                 if lost and not stopped:
                     suspects -= self._submit_anew(lost, standing, say)
                 silent_since = None
-            except slurm.SlurmError as error:
+            except (slurm.SlurmError, OSError) as error:  # so does a file server now and then
                 if silent_since is None:
                     say(f"{error}; asking again")
-                silent_since = silent_since or began
+                    silent_since = began
                 if began - silent_since > _GIVE_UP_SECONDS:
-                    raise
+                    raise BatchError(
+                        f"{error}: so for half an hour; the jobs go on, the same command follows them again"
+                    ) from error
                 _wait(_LONGEST_POLL_SECONDS, on_tick)
                 continue
             if not standing.left or stopped:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from cluster import job, slurm
 from cluster.job import Warnings
-from core.config import TrialConfig
+from core.config import TrialConfig, UserError
 from core.failures import INTERRUPTIONS, Interruption
 from core.lease import HEARTBEAT_SECONDS, STALE_SECONDS
 from core.records import EpochRecord
 from core.retention import Retention
 from core.setting import Setting, is_done
-from core.store import Attempt, SweepStore
+from core.store import Attempt, SweepStore, TrialInfo
 from sweep.plan import read_plan, trials_of
 from sweep.spec import parse_spec
 from sweep.submissions import Submission, read_submission
@@ -172,13 +172,20 @@ def _work_until_free(orders: Orders, trials: Sequence[TrialConfig], pace: Pace) 
 
 def _holders(trials: Sequence[TrialConfig], store: SweepStore, setting: Setting) -> list[Attempt]:
     """The attempts of others that have the trials which are left."""
-    infos = (store.trial(config.trial_id).info() for config in left_of(trials, store, setting))
+    infos = (_info(config, store) for config in left_of(trials, store, setting))
     return [info.attempts[-1] for info in infos if info is not None and info.state == "running"]
 
 
 def left_of(trials: Sequence[TrialConfig], store: SweepStore, setting: Setting) -> list[TrialConfig]:
-    """The trials for which something is left to do."""
-    return [c for c in trials if not is_done(store.trial(c.trial_id).info(), c, setting)]
+    """The trials for which something is left to do; one that cannot be read is left, and holds no other up."""
+    return [c for c in trials if not is_done(_info(c, store), c, setting)]
+
+
+def _info(config: TrialConfig, store: SweepStore) -> TrialInfo | None:
+    try:
+        return store.trial(config.trial_id).info()
+    except (OSError, UserError):  # its run meets it again, and says so
+        return None
 
 
 def is_still_running() -> bool:

@@ -1,5 +1,7 @@
 """Following jobs: the real Batch against a stand-in for the scheduler's answers, on a clock that the test moves."""
 
+import errno
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -18,6 +20,7 @@ from sweep.batch import Batch, BatchError
 from sweep.plan import Plan, make_plan, save_plan
 from sweep.spec import load_spec
 from sweep.submissions import read_submission
+from sweep.task import run_task
 
 SWEEP = """
 name = "followed"
@@ -26,6 +29,8 @@ seeds = 1
 [base]
 model = "mlp"
 dataset = "digits"
+train_limit = 256
+valid_limit = 100
 epochs = 4
 [space]
 hidden = {{ grid_search = [{widths}] }}
@@ -300,3 +305,60 @@ def test_trials_behind_one_that_kills_its_task_are_not_blamed(make: Callable[...
     it.follow()
     assert len(it.scheduler.jobs) == 5
     assert it.said == []
+
+
+def test_a_file_server_that_fails_for_a_while_is_asked_again(
+    make: Callable[..., Following], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    it = make(trials=2)
+    it.scheduler.behaviour = lambda number, job, age: it.completes(number, job, age, 100)
+    read_text = Path.read_text
+
+    def fails_for_a_while(path: Path, *words: Any, **options: Any) -> str:
+        if 20 < it.clock.now < 40 and path.name in ("trial.json", "submission.json"):
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+        return read_text(path, *words, **options)
+
+    monkeypatch.setattr(Path, "read_text", fails_for_a_while)
+    it.follow()
+    assert len(it.ended) == 2
+    (line,) = it.said
+    assert "Stale file handle" in line
+    assert line.endswith("; asking again")
+
+
+def test_a_file_server_that_stays_away_ends_the_following(
+    make: Callable[..., Following], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    it = make(trials=1)
+
+    read_text = Path.read_text
+
+    def fails(path: Path, *words: Any, **options: Any) -> str:
+        if it.clock.now > 20 and path.name == "submission.json":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return read_text(path, *words, **options)
+
+    monkeypatch.setattr(Path, "read_text", fails)
+    with pytest.raises(BatchError, match=r"Input/output error.*for half an hour"):
+        it.follow()
+    assert 1800 < it.clock.now < 2000
+    assert len(it.said) == 1
+
+
+def test_a_damaged_trial_does_not_hold_up_the_others_of_its_task(
+    make: Callable[..., Following], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    it = make(trials=3, trials_per_task=3)
+    it.batch.submit_what_nobody_has()
+    damaged = it.store.trial(it.config(1).trial_id).path
+    damaged.mkdir(parents=True)
+    (damaged / "trial.json").write_text("{")
+    unreadable = it.store.trial(it.config(2).trial_id).path
+    (unreadable / "trial.json").mkdir(parents=True)  # reading it is an OSError, whoever reads
+    monkeypatch.setenv("SLURM_JOB_ID", "100")
+    run_task(str(it.store.path), "0001", 0)
+    info = it.store.trial(it.config(0).trial_id).info()
+    assert info is not None
+    assert info.state == "completed"
+    assert (damaged / "trial.json").read_text() == "{"
