@@ -22,13 +22,14 @@ from core.setting import Setting, is_done
 from core.store import SweepStore, TrialInfo
 from sweep.allocation import run_in_allocation
 from sweep.following import Losses
-from sweep.spec import Resources
+from sweep.spec import Resources, SweepSpec
 from sweep.submissions import (
     Submission,
     covered,
     folder_of,
     jobs_path,
     next_id,
+    save_as_submitted,
     save_submission,
     submissions,
 )
@@ -107,20 +108,17 @@ class Batch:
     """One command's sweep at a scheduler: submits what nobody has, and follows it.
 
     Args:
-        name: of the jobs.
+        spec: of the sweep, as the command read it.
         trials: what the command asks for, in the order in which it is to run.
         setting: of the command; `gpus` are those of the sweep file or the place.
     """
 
-    def __init__(
-        self, name: str, place: Place, resources: Resources, trials: Sequence[TrialConfig], setting: Setting
-    ):
+    def __init__(self, spec: SweepSpec, place: Place, trials: Sequence[TrialConfig], setting: Setting):
         if place.slurm is None:
             raise BatchError(f"--place {place.name}: not a place of kind slurm")
-        self._name = name
+        self._spec = spec
         self._place = place
         self._slurm = place.slurm
-        self._resources = resources
         self._trials = trials
         self._setting = setting
         self._store = SweepStore(setting.store)
@@ -261,7 +259,7 @@ class Batch:
         attempts = {info.trial_id: len(info.attempts) for info in infos}
         where = self._place.name
         failing = {*failing_nodes(infos, where), *self._losses.nodes(infos, where)}
-        request = request_for(self._name, place, self._resources, tuple(sorted(failing)))
+        request = request_for(self._spec.name, place, self._spec.resources, tuple(sorted(failing)))
         slurm.check_partition(place)
         allowed = slurm.limits(place)
         in_one_job = place.launch == "ray"
@@ -282,13 +280,17 @@ class Batch:
                 data_dir=str(self._setting.data_dir or ""),
                 cpus=request.cpus // at_once,
                 gpus=request.gpus // at_once,
-                ranks=self._resources.ranks,
+                ranks=self._spec.resources.ranks,
                 exclude=request.exclude,
                 minutes=place.time,
                 warning_seconds=place.warning_seconds,
                 kill_wait_seconds=allowed.kill_wait_seconds,
             )
-            save_submission(self._store, submission)  # before any of its tasks can start
+            # Both before any of its tasks can start.
+            ids = submission.trial_ids
+            of_these = [config for config in trials if config.trial_id in ids]
+            save_as_submitted(self._store, submission.submission_id, of_these, self._spec.to_toml())
+            save_submission(self._store, submission)
             folder = folder_of(self._store, submission.submission_id)
             made_of = str(self._store.path.absolute()), submission.submission_id
             calls = [partial(run_task, *made_of, index) for index in range(len(submission.tasks))]

@@ -2,10 +2,12 @@
 
 Its submission.json says which trials each task has and how they are trained; submitit's files and the jobs'
 output lie beside it. What a trial is, a task reads from the store's plan when it starts, so that a task that
-waited or was requeued never runs a stale config.
+waited or was requeued never runs a stale config. The trials as they were submitted, and their sweep file, are
+kept for those that a later command's plan no longer has.
 """
 
 import json
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -14,10 +16,12 @@ from typing import Any
 
 from cluster.slurm import Task
 from core import records
-from core.config import UserError
+from core.config import TrialConfig, UserError
 from core.store import SweepStore
 
 _NAME = "submission.json"
+_TRIALS = "trials.json"
+_SWEEP_FILE = "sweep.toml"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +76,29 @@ def save_submission(store: SweepStore, submission: Submission) -> None:
     folder = folder_of(store, submission.submission_id)
     folder.mkdir(parents=True, exist_ok=True)
     records.write_bytes(folder / _NAME, text.encode())
+
+
+def save_as_submitted(
+    store: SweepStore, submission_id: str, trials: Sequence[TrialConfig], sweep_file: str
+) -> None:
+    """Keep a submission's trials, and their sweep file as its command read it."""
+    folder = folder_of(store, submission_id)
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps([config.to_mapping() for config in trials], ensure_ascii=False)
+    records.write_bytes(folder / _TRIALS, text.encode())
+    records.write_bytes(folder / _SWEEP_FILE, sweep_file.encode())
+
+
+def trials_as_submitted(store: SweepStore, submission_id: str) -> dict[str, TrialConfig]:
+    """A submission's trials by id, as its command had them."""
+    text = (folder_of(store, submission_id) / _TRIALS).read_text(encoding="utf-8")
+    configs = map(TrialConfig.from_store, json.loads(text))
+    return {config.trial_id: config for config in configs}
+
+
+def sweep_file_as_submitted(store: SweepStore, submission_id: str) -> dict[str, Any]:
+    """The sweep file of a submission's command, resolved."""
+    return tomllib.loads((folder_of(store, submission_id) / _SWEEP_FILE).read_text(encoding="utf-8"))
 
 
 def read_submission(store: SweepStore, submission_id: str) -> Submission:

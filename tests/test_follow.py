@@ -20,7 +20,7 @@ from sweep.batch import Batch, BatchError
 from sweep.plan import Plan, make_plan, save_plan
 from sweep.spec import load_spec
 from sweep.submissions import read_submission
-from sweep.task import run_task
+from sweep.task import run_task, trials_and_orders
 
 SWEEP = """
 name = "followed"
@@ -131,6 +131,10 @@ class Following:
         self.batch.submit_what_nobody_has()
         self.batch.follow(lambda info: self.ended.append(info.trial_id), lambda: None, self.said.append)
 
+    def later_command(self, *settings: str) -> None:
+        """Leave the plan in the store that a later command has, with this put over the sweep file."""
+        save_plan(make_plan(load_spec(str(self.plan.spec.path), settings)), self.store)
+
     def config(self, number: int) -> TrialConfig:
         return self.plan.trials[number]
 
@@ -188,7 +192,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Follo
             started_at="2026-01-01T00:00:00+00:00",
         )
         place = Place(name="campus", kind="slurm", slurm=Slurm(**options))
-        batch = Batch("followed", place, plan.spec.resources, plan.trials, setting)
+        batch = Batch(plan.spec, place, plan.trials, setting)
         return Following(store, plan, clock, scheduler, batch)
 
     return make
@@ -362,3 +366,51 @@ def test_a_damaged_trial_does_not_hold_up_the_others_of_its_task(
     assert info is not None
     assert info.state == "completed"
     assert (damaged / "trial.json").read_text() == "{"
+
+
+def test_a_later_command_with_fewer_and_shorter_trials_takes_nothing_from_tasks_that_wait(
+    make: Callable[..., Following], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    it = make(trials=3)
+    it.batch.submit_what_nobody_has()
+    it.later_command("space.hidden.grid_search=[[8]]", "base.epochs=2", 'question="Another?"')
+    monkeypatch.setenv("SLURM_JOB_ID", "100")
+    for index in range(3):
+        run_task(str(it.store.path), "0001", index)
+    infos = [it.store.trial(it.config(number).trial_id).info() for number in range(3)]
+    assert [info and (info.state, info.epoch) for info in infos] == [("completed", 4)] * 3
+    submission = read_submission(it.store, "0001")
+    questions = [
+        trials_and_orders(it.store, submission, task)[1].source["question"] for task in submission.tasks
+    ]
+    assert questions == ["Another?", "Is it followed?", "Is it followed?"]
+    _, orders = trials_and_orders(it.store, submission, submission.tasks[2])
+    assert set(orders.epochs) == {config.trial_id for config in it.plan.trials}  # those that a rule compares
+
+
+def test_a_later_command_with_more_epochs_is_heard_by_tasks_that_wait(
+    make: Callable[..., Following], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    it = make(trials=2)
+    it.batch.submit_what_nobody_has()
+    it.later_command("base.epochs=6", 'question="Longer?"')
+    monkeypatch.setenv("SLURM_JOB_ID", "100")
+    run_task(str(it.store.path), "0001", 1)
+    info = it.store.trial(it.config(1).trial_id).info()
+    assert info is not None
+    assert (info.state, info.epoch) == ("completed", 6)
+
+
+def test_what_a_follower_submits_anew_is_of_its_own_command(make: Callable[..., Following]) -> None:
+    it = make(trials=2)
+
+    def behave(number: int, job: Job, age: float) -> Task:
+        it.later_command("space.hidden.grid_search=[[8]]", 'question="Another?"')
+        return FAILED if job.job_id == "100" else it.completes(number, job, age, 30)
+
+    it.scheduler.behaviour = behave
+    it.follow()
+    submission = read_submission(it.store, "0002")
+    trials, orders = trials_and_orders(it.store, submission, submission.tasks[1])
+    assert trials == (it.config(1),)
+    assert orders.source["question"] == "Is it followed?"
