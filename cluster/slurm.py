@@ -47,6 +47,7 @@ class Task:
     state: str
     reason: str
     node: str = ""  # of several nodes an expression: `n[1-2]`
+    script: str = ""  # the file that was submitted; a site may rewrite a job's comment, but not this
 
     @property
     def is_live(self) -> bool:
@@ -154,13 +155,13 @@ def tasks_of(job_ids: Iterable[str]) -> dict[str, Task]:
         "--noheader",
         "--array",
         "--states=all",
-        "--format=%i|%T|%N|%r",
+        "--format=%i|%T|%N|%r|%o",
         f"--jobs={','.join(wanted)}",
     )
     if done.returncode != 0 and "Invalid job id" not in done.stderr:
         raise SlurmError(f"squeue: {_own_words(done.stderr)}")
-    rows = [line.strip().split("|", 3) for line in done.stdout.splitlines() if line.count("|") == 3]
-    return {job: Task(state, reason, node) for job, state, node, reason in rows}
+    rows = [line.strip().split("|", 4) for line in done.stdout.splitlines() if line.count("|") >= 4]
+    return {job: Task(state, reason, node, script) for job, state, node, reason, script in rows}
 
 
 def jobs_by_folder() -> dict[str, str]:

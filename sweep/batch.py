@@ -32,6 +32,7 @@ from sweep.submissions import (
     save_as_submitted,
     save_submission,
     submissions,
+    tasks_in_queue,
 )
 from sweep.task import run_task
 from sweep.verdicts import Verdicts, failing_nodes
@@ -214,7 +215,7 @@ class Batch:
         if any(not submission.job_id for submission in asked):
             asked = self._with_ids(asked)
         # The queue first, then the store: a task that the queue no longer has has said its last word there.
-        queue = slurm.tasks_of(submission.job_id for submission in asked if submission.job_id)
+        queue = tasks_in_queue(asked, self._store)
         infos = {config.trial_id: self._info(config.trial_id) for config in self._left()}
         if self._verdicts.record(filter(None, infos.values()), queue):
             infos = {config.trial_id: self._info(config.trial_id) for config in self._left()}
@@ -361,27 +362,16 @@ class _Standing:
 
 def cancel_waiting(store: SweepStore) -> int:
     """Cancel a sweep's tasks that wait in the queue, and no others; return how many there were."""
-    made = list(_unfinished(store))
-    queue = slurm.tasks_of(s.job_id for s in made)
-    waiting = sum(task.state == "PENDING" for task in queue.values())
-    if waiting:
-        slurm.cancel((s.job_id for s in made), waiting_only=True)
-    return waiting
+    queue = tasks_in_queue(list(submissions(store)), store)
+    waiting = [task_id for task_id, task in queue.items() if task.state == "PENDING"]
+    slurm.cancel({task_id.partition("_")[0] for task_id in waiting}, waiting_only=True)
+    return len(waiting)
 
 
 def queue_counts(store: SweepStore) -> dict[str, int]:
     """A sweep's live tasks by their state in the queue."""
-    counts: dict[str, int] = {}
-    for task in slurm.tasks_of(s.job_id for s in _unfinished(store)).values():
-        if task.is_live:
-            counts[task.state.lower()] = counts.get(task.state.lower(), 0) + 1
-    return counts
-
-
-def _unfinished(store: SweepStore) -> Iterator[Submission]:
-    """Submissions with a trial that has not ended."""
-    ended = {f.trial_id for f in store.trials() if (info := f.info()) and info.ended}
-    return (s for s in submissions(store) if s.job_id and not s.trial_ids <= ended)
+    tasks = tasks_in_queue(list(submissions(store)), store).values()
+    return dict(Counter(task.state.lower() for task in tasks if task.is_live))
 
 
 def _wait(seconds: float, on_tick: Callable[[], None]) -> None:

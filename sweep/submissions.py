@@ -7,13 +7,16 @@ kept for those that a later command's plan no longer has.
 """
 
 import json
+import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from cluster import slurm
 from cluster.slurm import Task
 from core import records
 from core.config import TrialConfig, UserError
@@ -125,14 +128,39 @@ def submissions(store: SweepStore) -> Iterator[Submission]:
             yield read_submission(store, path.parent.name)
 
 
+def tasks_in_queue(asked: Sequence[Submission], store: SweepStore) -> dict[str, Task]:
+    """What the queue has of these submissions, by task, in one query.
+
+    A number alone proves nothing: another cluster that uses the same store, or one whose numbers began anew, has
+    a stranger's job under it. A job is ours if its script is in its submission's folder.
+    """
+    folders: dict[str, set[str]] = {}
+    for submission in asked:
+        if submission.job_id:
+            folder = os.path.realpath(folder_of(store, submission.submission_id))
+            folders.setdefault(submission.job_id, set()).add(folder)
+    found = slurm.tasks_of(folders)
+    return {
+        task_id: task
+        for task_id, task in found.items()
+        if _folder_of_script(task.script) in folders[task_id.partition("_")[0]]
+    }
+
+
+@cache
+def _folder_of_script(script: str) -> str:
+    return os.path.realpath(os.path.dirname(script))
+
+
 def covered(asked: Sequence[Submission], queue: Mapping[str, Task], store: SweepStore) -> set[str]:
     """The trials that a live task has. Tasks of a command that was told to stop end without more."""
     found: set[str] = set()
     for submission in asked:
         if store.stop_requested(submission.started_at):
             continue
+        folder = os.path.realpath(folder_of(store, submission.submission_id))
         for index, trial_ids in enumerate(submission.tasks):
             task = queue.get(submission.task_id(index))
-            if task is not None and task.is_live:
+            if task is not None and task.is_live and _folder_of_script(task.script) == folder:
                 found.update(trial_ids)
     return found

@@ -3,7 +3,7 @@
 import errno
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,10 @@ from cluster.slurm import Limits, Request, SlurmError, Task
 from core.config import TrialConfig
 from core.setting import Setting
 from core.store import Attempt, SweepStore, TrialInfo
-from sweep.batch import Batch, BatchError
+from sweep.batch import Batch, BatchError, cancel_waiting, queue_counts
 from sweep.plan import Plan, make_plan, save_plan
 from sweep.spec import load_spec
-from sweep.submissions import read_submission
+from sweep.submissions import read_submission, save_submission
 from sweep.task import run_task, trials_and_orders
 
 SWEEP = """
@@ -99,7 +99,8 @@ class Scheduler:
             tasks = read_submission(self.store, job.folder.name).tasks
             for index, trials in enumerate(tasks):
                 name = f"{job_id}_{index}" if len(tasks) > 1 else job_id
-                found[name] = self.behaviour(numbers[trials[0]], job, self.clock.now - job.at)
+                task = self.behaviour(numbers[trials[0]], job, self.clock.now - job.at)
+                found[name] = replace(task, script=task.script or f"{job.folder}/script.sh")
         return found
 
     def cancel(self, job_ids: Iterable[str], **options: bool) -> None:
@@ -138,7 +139,9 @@ class Following:
     def config(self, number: int) -> TrialConfig:
         return self.plan.trials[number]
 
-    def attempt(self, number: int, job: Job, state: str, epoch: int = 0, host: str = "n1") -> None:
+    def attempt(
+        self, number: int, job: Job, state: str, epoch: int = 0, host: str = "n1", end: str = ""
+    ) -> None:
         """Write one more attempt of a trial into the store, if this job has not made one."""
         folder = self.store.trial(self.config(number).trial_id)
         info = folder.info()
@@ -147,7 +150,7 @@ class Following:
             return
         folder.path.mkdir(parents=True, exist_ok=True)
         attempt = Attempt(
-            number=len(attempts) + 1, place="campus", host=host, pid=1, job=job.job_id, end=state
+            number=len(attempts) + 1, place="campus", host=host, pid=1, job=job.job_id, end=end or state
         )
         folder.write_info(
             TrialInfo(
@@ -414,3 +417,60 @@ def test_what_a_follower_submits_anew_is_of_its_own_command(make: Callable[..., 
     trials, orders = trials_and_orders(it.store, submission, submission.tasks[1])
     assert trials == (it.config(1),)
     assert orders.source["question"] == "Is it followed?"
+
+
+WAITING = Task("PENDING", "Priority")
+
+
+@pytest.mark.parametrize("why", ["more epochs", "a retry"])
+def test_a_stop_and_a_status_see_tasks_whose_trials_have_ended_before(
+    why: str, make: Callable[..., Following]
+) -> None:
+    it = make(trials=2)
+    for number in range(2):
+        earlier = Job("7", 0.0, it.store.path, Request(name="earlier", cpus=1))
+        if why == "more epochs":
+            it.attempt(number, earlier, "completed", epoch=2)
+        else:
+            it.attempt(number, earlier, "failed", end="node")
+    it.scheduler.behaviour = lambda number, job, age: (WAITING, RUNNING)[number]
+    assert [len(made.tasks) for made in it.batch.submit_what_nobody_has()] == [2]
+    assert queue_counts(it.store) == {"pending": 1, "running": 1}
+    assert cancel_waiting(it.store) == 1
+    assert it.scheduler.cancelled == ["100"]
+
+
+def test_a_strangers_job_under_the_same_number_is_neither_ours_nor_cancelled(
+    make: Callable[..., Following],
+) -> None:
+    it = make(trials=1)
+    it.scheduler.behaviour = lambda number, job, age: replace(WAITING, script="/home/someone/else/run.sh")
+    it.batch.submit_what_nobody_has()
+    assert queue_counts(it.store) == {}
+    assert cancel_waiting(it.store) == 0
+    assert it.scheduler.cancelled == []
+    assert len(it.batch.submit_what_nobody_has()) == 1  # what the stranger waits for is not our trial
+
+
+def test_numbers_that_began_anew_leave_no_trial_to_a_job_of_another_submission(
+    make: Callable[..., Following],
+) -> None:
+    it = make(trials=2)
+    it.scheduler.behaviour = lambda number, job, age: it.completes(number, job, age, 30)
+    (first,) = it.batch.submit_what_nobody_has()
+    save_submission(it.store, replace(first, job_id="101", tasks=first.tasks[:1]))
+    save_submission(it.store, replace(first, submission_id="0002", job_id="101", tasks=first.tasks[1:]))
+    del it.scheduler.jobs["100"]
+    it.scheduler.jobs["101"] = Job("101", 0.0, it.store.path / "jobs" / "0002", Request(name="x", cpus=1))
+    (made,) = it.batch.submit_what_nobody_has()
+    assert made.tasks == ((it.config(0).trial_id,),)
+
+
+def test_a_store_that_is_reached_by_a_link_has_the_same_jobs(
+    make: Callable[..., Following], tmp_path: Path
+) -> None:
+    it = make(trials=1)
+    it.scheduler.behaviour = lambda number, job, age: WAITING
+    it.batch.submit_what_nobody_has()
+    (tmp_path / "link").symlink_to(it.store.path.parent)
+    assert queue_counts(SweepStore(tmp_path / "link" / "followed")) == {"pending": 1}
