@@ -33,6 +33,10 @@ NEVER = {
     "QOSMaxWallDurationPerJobLimit", "BadConstraints",
 }  # fmt: skip
 
+# What a task that is held says of it, in squeue's words: somebody, or a failed launch, has stopped it there.
+_HELD_STATES = {"REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
+_HELD_REASON = re.compile(r"held|JobHold", re.IGNORECASE)
+
 _NO_ANSWER_SECONDS = 60
 
 
@@ -52,6 +56,18 @@ class Task:
     @property
     def is_live(self) -> bool:
         return self.state in LIVE
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it waits until somebody releases it."""
+        return self.state in _HELD_STATES or (
+            self.state == "PENDING" and bool(_HELD_REASON.search(self.reason))
+        )
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is in the queue and does not run."""
+        return self.state == "PENDING" or self.is_held
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from core.lease import take_lease
 from core.setting import Setting, is_done
 from core.store import SweepStore, TrialInfo
 from sweep.allocation import run_in_allocation
-from sweep.following import Losses
+from sweep.following import Losses, Waits
 from sweep.spec import Resources, SweepSpec
 from sweep.submissions import (
     Submission,
@@ -43,7 +43,6 @@ _COST_FACTOR = 10.0  # a poll takes a tenth of the time at most, short of the lo
 _TICK_SECONDS = 0.5
 
 _GIVE_UP_SECONDS = 1800.0  # of a scheduler or a file server that does not answer
-_NEVER_POLLS = 3  # so often in turn a task must say that it can never start
 
 
 class BatchError(UserError):
@@ -124,6 +123,7 @@ class Batch:
         self._setting = setting
         self._store = SweepStore(setting.store)
         self._verdicts = Verdicts(self._store)
+        self._waits = Waits()
         self._losses = Losses(self._store, self._attempts_of)
         self._done: set[str] = set()  # within one command, what is done stays done
         self._has_looked = False
@@ -153,7 +153,6 @@ class Batch:
         before: object = None
         silent_since: float | None = None
         suspects: set[str] = set()
-        never: Counter[tuple[str, str]] = Counter()
         while True:
             began = time.monotonic()
             try:
@@ -162,7 +161,7 @@ class Batch:
                     if info := self._info(trial_id):
                         told.add(trial_id)
                         on_end(info)
-                never = self._refuse_what_never_starts(standing.queue, never)
+                self._refuse_what_never_starts(standing.queue, say)
                 # A file server may show an end late: what looks lost is looked at twice.
                 homeless = [config.trial_id for config in standing.homeless]
                 lost = [trial_id for trial_id in homeless if trial_id in suspects]
@@ -309,22 +308,16 @@ class Batch:
             self._losses.submitted(submission, attempts)
         return made
 
-    def _refuse_what_never_starts(
-        self, queue: Mapping[str, Task], before: Mapping[tuple[str, str], int]
-    ) -> Counter[tuple[str, str]]:
-        """End what was accepted but can never run, instead of waiting for ever."""
-        now = Counter(
-            (job, task.reason)
-            for job, task in queue.items()
-            if task.state == "PENDING" and task.reason in slurm.NEVER
-        )
-        # In passing, a task of several partitions says so of one of them.
-        for (job, reason), count in now.items():
-            now[job, reason] = count + before.get((job, reason), 0)
-            if now[job, reason] >= _NEVER_POLLS:
-                slurm.cancel((stuck for stuck, _ in now), waiting_only=True)
-                raise BatchError(f"job {job} can never start: {reason} (squeue); cancelled")
-        return now
+    def _refuse_what_never_starts(self, queue: Mapping[str, Task], say: Callable[[str], None]) -> None:
+        """End what was accepted but can never run, instead of waiting for ever; tell of what is held."""
+        now = time.monotonic()
+        self._waits.look(queue, now)
+        if stuck := self._waits.never(now):
+            slurm.cancel(stuck, waiting_only=True)
+            job, reason = next(iter(stuck.items()))
+            raise BatchError(f"job {job} can never start: {reason} (squeue); cancelled")
+        for line in self._waits.news(now):
+            say(line)
 
     def _left(self, infos: Mapping[str, TrialInfo | None] | None = None) -> list[TrialConfig]:
         for config in self._trials:
@@ -363,15 +356,15 @@ class _Standing:
 def cancel_waiting(store: SweepStore) -> int:
     """Cancel a sweep's tasks that wait in the queue, and no others; return how many there were."""
     queue = tasks_in_queue(list(submissions(store)), store)
-    waiting = [task_id for task_id, task in queue.items() if task.state == "PENDING"]
+    waiting = [task_id for task_id, task in queue.items() if task.waits]
     slurm.cancel({task_id.partition("_")[0] for task_id in waiting}, waiting_only=True)
     return len(waiting)
 
 
 def queue_counts(store: SweepStore) -> dict[str, int]:
-    """A sweep's live tasks by their state in the queue."""
+    """A sweep's live tasks by their state in the queue; of those that are held, with the reason."""
     tasks = tasks_in_queue(list(submissions(store)), store).values()
-    return dict(Counter(task.state.lower() for task in tasks if task.is_live))
+    return dict(Counter(f"held ({t.reason})" if t.is_held else t.state.lower() for t in tasks if t.is_live))
 
 
 def _wait(seconds: float, on_tick: Callable[[], None]) -> None:

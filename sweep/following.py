@@ -1,9 +1,10 @@
 """What a command that follows its jobs keeps in mind from one look at them to the next."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from cluster.slurm import Task
+from cluster.slurm import NEVER, Task
 from core.store import SweepStore, TrialInfo
 from sweep.submissions import Submission, folder_of
 
@@ -13,6 +14,48 @@ _LONGEST_DELAY_SECONDS = 3600.0
 
 # Ends of a task for which its node may be to blame: a missing mount, a Python that does not start there.
 _BLAMED = {"FAILED", "NODE_FAIL", "BOOT_FAIL"}
+
+
+# So long in turn a task says that it can never start, or is held, before it is believed: some say so in passing,
+# as one of several partitions does.
+_SURE_SECONDS = 60.0
+
+
+class Waits:
+    """Tasks that wait for what may never come, and since when."""
+
+    def __init__(self) -> None:
+        self._since: dict[tuple[str, str], float] = {}  # by task and reason
+        self._told: set[tuple[str, str]] = set()
+
+    def look(self, queue: Mapping[str, Task], now: float) -> None:
+        """Keep since when the tasks of the queue say that they are held, or can never start."""
+        waiting = [
+            (task_id, task.reason)
+            for task_id, task in queue.items()
+            if task.is_held or (task.state == "PENDING" and task.reason in NEVER)
+        ]
+        self._since = {key: self._since.get(key, now) for key in waiting}
+
+    def never(self, now: float) -> dict[str, str]:
+        """The tasks that can never start, with what they say."""
+        return {task_id: reason for task_id, reason in self._sure(now) if reason in NEVER}
+
+    def news(self, now: float) -> list[str]:
+        """A line for each job that is held, once."""
+        held = Counter(
+            (task_id.partition("_")[0], reason) for task_id, reason in self._sure(now) if reason not in NEVER
+        )
+        new = {key: count for key, count in held.items() if key not in self._told}
+        self._told = set(held)
+        return [
+            f"job {job}: {count} of its tasks held ({reason}); "
+            + ("its cluster's administrators hold it" if "Admin" in reason else f"scontrol release {job}")
+            for (job, reason), count in new.items()
+        ]
+
+    def _sure(self, now: float) -> list[tuple[str, str]]:
+        return [key for key, since in self._since.items() if now - since >= _SURE_SECONDS]
 
 
 @dataclass(frozen=True)

@@ -474,3 +474,69 @@ def test_a_store_that_is_reached_by_a_link_has_the_same_jobs(
     it.batch.submit_what_nobody_has()
     (tmp_path / "link").symlink_to(it.store.path.parent)
     assert queue_counts(SweepStore(tmp_path / "link" / "followed")) == {"pending": 1}
+
+
+@pytest.mark.parametrize(
+    ("held", "told"),
+    [
+        (
+            Task("PENDING", "launch failed requeued held"),
+            "(launch failed requeued held); scontrol release 100",
+        ),
+        (Task("SPECIAL_EXIT", "job requeued in held state"), "state); scontrol release 100"),
+        (Task("PENDING", "JobHeldUser"), "(JobHeldUser); scontrol release 100"),
+        (Task("PENDING", "JobHeldAdmin"), "(JobHeldAdmin); its cluster's administrators hold it"),
+    ],
+)
+def test_tasks_that_are_held_are_told_of_once_and_go_on_when_released(
+    held: Task, told: str, make: Callable[..., Following]
+) -> None:
+    it = make(trials=3)
+    heard: list[float] = []
+
+    def behave(number: int, job: Job, age: float) -> Task:
+        heard.extend([it.clock.now] if it.said and not heard else [])
+        return held if number and age < 3000 else it.completes(number, job, age, 3100)
+
+    it.scheduler.behaviour = behave
+    made = it.batch.submit_what_nobody_has()
+    assert queue_counts(it.store) == {"running": 1, f"held ({held.reason})": 2}
+    it.batch.follow(lambda info: None, lambda: None, it.said.append)
+    assert len(made) == len(it.scheduler.jobs) == 1
+    (line,) = it.said
+    assert line.startswith("job 100: 2 of its tasks held (")
+    assert line.endswith(told)
+    assert 60 <= heard[0] < 150
+
+
+def test_a_stop_cancels_what_is_held(make: Callable[..., Following]) -> None:
+    it = make(trials=1)
+    it.scheduler.behaviour = lambda number, job, age: Task("SPECIAL_EXIT", "job requeued in held state")
+    it.batch.submit_what_nobody_has()
+    assert cancel_waiting(it.store) == 1
+    assert it.scheduler.cancelled == ["100"]
+
+
+@pytest.mark.parametrize("reason", ["BadConstraints", "PartitionTimeLimit"])
+def test_what_can_never_start_is_believed_after_a_minute(reason: str, make: Callable[..., Following]) -> None:
+    it = make(trials=2)
+    never = Task("PENDING", reason)
+    it.scheduler.behaviour = lambda number, job, age: never if number else it.completes(0, job, age, 10)
+    with pytest.raises(BatchError, match=f"job 100_1 can never start: {reason}"):
+        it.follow()
+    assert 60 <= it.clock.now < 150
+    assert it.scheduler.cancelled == ["100_1"]
+
+
+def test_what_says_so_in_passing_goes_on(make: Callable[..., Following]) -> None:
+    it = make(trials=1)
+
+    def behave(number: int, job: Job, age: float) -> Task:
+        in_passing = age < 40 or 80 < age < 120
+        waiting = Task("PENDING", "BadConstraints" if in_passing else "Priority")
+        return waiting if age < 200 else it.completes(number, job, age, 300)
+
+    it.scheduler.behaviour = behave
+    it.follow()
+    assert len(it.ended) == 1
+    assert it.said == []
