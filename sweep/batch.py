@@ -177,7 +177,7 @@ class Batch:
                     silent_since = began
                 if began - silent_since > _GIVE_UP_SECONDS:
                     raise BatchError(
-                        f"{error}: so for half an hour; the jobs go on, the same command follows them again"
+                        f"{error} (for half an hour now); the jobs go on, and the same command follows them again"
                     ) from error
                 _wait(_LONGEST_POLL_SECONDS, on_tick)
                 continue

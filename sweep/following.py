@@ -15,7 +15,6 @@ _LONGEST_DELAY_SECONDS = 3600.0
 # Ends of a task for which its node may be to blame: a missing mount, a Python that does not start there.
 _BLAMED = {"FAILED", "NODE_FAIL", "BOOT_FAIL"}
 
-
 # So long in turn a task says that it can never start, or is held, before it is believed: some say so in passing,
 # as one of several partitions does.
 _SURE_SECONDS = 60.0
