@@ -33,6 +33,10 @@ NEVER = {
     "QOSMaxWallDurationPerJobLimit", "BadConstraints",
 }  # fmt: skip
 
+# What a task that is held says of it, in squeue's words: somebody, or a failed launch, has stopped it there.
+_HELD_STATES = {"REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
+_HELD_REASON = re.compile(r"held|JobHold", re.IGNORECASE)
+
 _NO_ANSWER_SECONDS = 60
 
 
@@ -42,14 +46,28 @@ class SlurmError(UserError):
 
 @dataclass(frozen=True)
 class Task:
-    """What the queue says of a job or an array's task: its state, and why it waits."""
+    """What the queue says of a job or an array's task: its state, why it waits, and on which node it is or was."""
 
     state: str
     reason: str
+    node: str = ""  # of several nodes an expression: `n[1-2]`
+    script: str = ""  # the file that was submitted; a site may rewrite a job's comment, but not this
 
     @property
     def is_live(self) -> bool:
         return self.state in LIVE
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it waits until somebody releases it."""
+        return self.state in _HELD_STATES or (
+            self.state == "PENDING" and bool(_HELD_REASON.search(self.reason))
+        )
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is in the queue and does not run."""
+        return self.state == "PENDING" or self.is_held
 
 
 @dataclass(frozen=True)
@@ -149,12 +167,17 @@ def tasks_of(job_ids: Iterable[str]) -> dict[str, Task]:
     if not wanted:
         return {}
     done = _run(
-        "squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%r", f"--jobs={','.join(wanted)}"
+        "squeue",
+        "--noheader",
+        "--array",
+        "--states=all",
+        "--format=%i|%T|%N|%r|%o",
+        f"--jobs={','.join(wanted)}",
     )
     if done.returncode != 0 and "Invalid job id" not in done.stderr:
         raise SlurmError(f"squeue: {_own_words(done.stderr)}")
-    rows = [line.strip().split("|", 2) for line in done.stdout.splitlines() if line.count("|") == 2]
-    return {job: Task(state, reason) for job, state, reason in rows}
+    rows = [line.strip().split("|", 4) for line in done.stdout.splitlines() if line.count("|") >= 4]
+    return {job: Task(state, reason, node, script) for job, state, node, reason, script in rows}
 
 
 def jobs_by_folder() -> dict[str, str]:

@@ -25,7 +25,7 @@ from core.store import SweepStore, TrialInfo
 from sweep.driver import run_on_ray
 from sweep.rounds import Rounds, in_background
 from sweep.submissions import Submission, folder_of, read_submission
-from sweep.task import Pace, is_still_running, left_of, stored_orders, stored_trials
+from sweep.task import Pace, is_still_running, left_of, trials_and_orders
 from sweep.worker import Orders, work_by
 
 _JOIN_SECONDS = 180.0  # for all nodes to be there
@@ -115,7 +115,7 @@ def work_on_node(
 
 def _drive(submission: Submission, store: SweepStore, node: RayNode, warnings: Warnings) -> str:
     """Tune on the cluster, until nothing is left that this job could do; return '' or why it shall come back."""
-    orders = stored_orders(store, submission)
+    left, orders = _left_and_orders(submission, store)
     setting = orders.setting
     capacity = _capacity(setting.cpus, setting.gpus)
     work = partial(work_on_node, submission, warnings.ends_at - _TEARDOWN_SECONDS)
@@ -142,22 +142,22 @@ def _drive(submission: Submission, store: SweepStore, node: RayNode, warnings: W
         halt=lambda: asked_to_stop() or bool(warnings.reason),
         patience_seconds=STALE_SECONDS + HEARTBEAT_SECONDS,
         workers_leave=True,
-    ).go(_trials_left(submission, store, orders))
+    ).go(left)
     if ending in ("done", "held") or (ending == "halted" and asked_to_stop()):
         return ""
     timed_out = ending == "paused" and not asked_to_stop()
     return warnings.reason or ("timeout" if timed_out else "")
 
 
-def _trials_left(submission: Submission, store: SweepStore, orders: Orders) -> list[TrialConfig]:
-    return left_of(
-        [c for c in stored_trials(store) if c.trial_id in submission.trial_ids], store, orders.setting
-    )
+def _left_and_orders(submission: Submission, store: SweepStore) -> tuple[list[TrialConfig], Orders]:
+    (task,) = submission.tasks
+    trials, orders = trials_and_orders(store, submission, task)
+    return left_of(trials, store, orders.setting), orders
 
 
 def _is_work_left(submission: Submission, store: SweepStore) -> bool:
-    orders = stored_orders(store, submission)
-    return bool(_trials_left(submission, store, orders)) and not store.stop_requested(submission.started_at)
+    left, _ = _left_and_orders(submission, store)
+    return bool(left) and not store.stop_requested(submission.started_at)
 
 
 def _devices() -> tuple[int, int]:

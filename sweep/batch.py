@@ -21,15 +21,18 @@ from core.lease import take_lease
 from core.setting import Setting, is_done
 from core.store import SweepStore, TrialInfo
 from sweep.allocation import run_in_allocation
-from sweep.spec import Resources
+from sweep.following import Losses, Waits
+from sweep.spec import Resources, SweepSpec
 from sweep.submissions import (
     Submission,
     covered,
     folder_of,
     jobs_path,
     next_id,
+    save_as_submitted,
     save_submission,
     submissions,
+    tasks_in_queue,
 )
 from sweep.task import run_task
 from sweep.verdicts import Verdicts, failing_nodes
@@ -39,8 +42,7 @@ _LONGEST_POLL_SECONDS = 30.0
 _COST_FACTOR = 10.0  # a poll takes a tenth of the time at most, short of the longest interval
 _TICK_SECONDS = 0.5
 
-_GIVE_UP_SECONDS = 1800.0  # of a scheduler that does not answer
-_NEVER_POLLS = 3  # so often in turn a task must say that it can never start
+_GIVE_UP_SECONDS = 1800.0  # of a scheduler or a file server that does not answer
 
 
 class BatchError(UserError):
@@ -106,24 +108,23 @@ class Batch:
     """One command's sweep at a scheduler: submits what nobody has, and follows it.
 
     Args:
-        name: of the jobs.
+        spec: of the sweep, as the command read it.
         trials: what the command asks for, in the order in which it is to run.
         setting: of the command; `gpus` are those of the sweep file or the place.
     """
 
-    def __init__(
-        self, name: str, place: Place, resources: Resources, trials: Sequence[TrialConfig], setting: Setting
-    ):
+    def __init__(self, spec: SweepSpec, place: Place, trials: Sequence[TrialConfig], setting: Setting):
         if place.slurm is None:
             raise BatchError(f"--place {place.name}: not a place of kind slurm")
-        self._name = name
+        self._spec = spec
         self._place = place
         self._slurm = place.slurm
-        self._resources = resources
         self._trials = trials
         self._setting = setting
         self._store = SweepStore(setting.store)
         self._verdicts = Verdicts(self._store)
+        self._waits = Waits()
+        self._losses = Losses(self._store, self._attempts_of)
         self._done: set[str] = set()  # within one command, what is done stays done
         self._has_looked = False
 
@@ -144,50 +145,67 @@ class Batch:
         """Wait until nothing is left, and submit anew what was lost.
 
         Raises:
-            BatchError: a task ended twice without a word in the store, or can never start.
-            slurm.SlurmError: the scheduler has not answered for half an hour.
+            BatchError: all that is left ended again and again without a word in the store, or a task can never
+                start; or the scheduler, or the store's file server, has not answered for half an hour.
         """
         told = set(self._done)
         interval = _FIRST_POLL_SECONDS
         before: object = None
         silent_since: float | None = None
         suspects: set[str] = set()
-        tries: dict[str, object] = {}  # of trials submitted anew: how all stood by then
-        never: Counter[tuple[str, str]] = Counter()
         while True:
             began = time.monotonic()
             try:
                 standing = self._read()
-                never = self._refuse_what_never_starts(standing.queue, never)
+                for trial_id in [c.trial_id for c in self._trials if c.trial_id in self._done - told]:
+                    if info := self._info(trial_id):
+                        told.add(trial_id)
+                        on_end(info)
+                self._refuse_what_never_starts(standing.queue, say)
                 # A file server may show an end late: what looks lost is looked at twice.
-                lost = [config for config in standing.homeless if config.trial_id in suspects]
-                suspects = {config.trial_id for config in standing.homeless} - {c.trial_id for c in lost}
+                homeless = [config.trial_id for config in standing.homeless]
+                lost = [trial_id for trial_id in homeless if trial_id in suspects]
+                is_new = len(lost) < len(homeless)
+                suspects = set(homeless)
                 stopped = self._store.stop_requested(self._setting.started_at)
                 if lost and not stopped:
-                    self._check_progress(lost, standing, tries)
-                    with self._alone():
-                        homeless = {config.trial_id for config in self._read().homeless}
-                        self._submit([config for config in lost if config.trial_id in homeless])
+                    suspects -= self._submit_anew(lost, standing, say)
                 silent_since = None
-            except slurm.SlurmError as error:
+            except (slurm.SlurmError, OSError) as error:  # so does a file server now and then
                 if silent_since is None:
                     say(f"{error}; asking again")
-                silent_since = silent_since or began
+                    silent_since = began
                 if began - silent_since > _GIVE_UP_SECONDS:
-                    raise
+                    raise BatchError(
+                        f"{error} (for half an hour now); the jobs go on, and the same command follows them again"
+                    ) from error
                 _wait(_LONGEST_POLL_SECONDS, on_tick)
                 continue
-            for config in self._trials:
-                if config.trial_id in self._done - told and (info := self._info(config)):
-                    told.add(config.trial_id)
-                    on_end(info)
             if not standing.left or stopped:
                 return
             now = (len(standing.left), sorted((job, task.state) for job, task in standing.queue.items()))
-            interval = _FIRST_POLL_SECONDS if now != before or suspects else interval * 1.5
+            interval = _FIRST_POLL_SECONDS if now != before or is_new else interval * 1.5
             before = now
             cost = time.monotonic() - began
             _wait(min(max(interval, _COST_FACTOR * cost), _LONGEST_POLL_SECONDS), on_tick)
+
+    def _submit_anew(
+        self, lost: Sequence[str], standing: "_Standing", say: Callable[[str], None]
+    ) -> set[str]:
+        """Submit those of the lost trials for which it is time; return which."""
+        due = self._losses.due(lost, standing.queue, time.monotonic())
+        left = [config.trial_id for config in standing.left]
+        # Another one's end may still lead on; what never gets anywhere must not hold that up.
+        if set(left) <= set(lost) and self._losses.hopeless(left):
+            raise BatchError(self._losses.describe(left))
+        if news := self._losses.news(lost):
+            say(news)
+        if not due:
+            return set()
+        with self._alone():
+            trials = [config for config in self._read().homeless if config.trial_id in due]
+            self._submit(trials)
+        return {config.trial_id for config in trials}
 
     def _read(self) -> "_Standing":
         """Ask the queue once, and read each trial that is not done once."""
@@ -196,10 +214,10 @@ class Batch:
         if any(not submission.job_id for submission in asked):
             asked = self._with_ids(asked)
         # The queue first, then the store: a task that the queue no longer has has said its last word there.
-        queue = slurm.tasks_of(submission.job_id for submission in asked if submission.job_id)
-        infos = {config.trial_id: self._info(config) for config in self._left()}
+        queue = tasks_in_queue(asked, self._store)
+        infos = {config.trial_id: self._info(config.trial_id) for config in self._left()}
         if self._verdicts.record(filter(None, infos.values()), queue):
-            infos = {config.trial_id: self._info(config) for config in self._left()}
+            infos = {config.trial_id: self._info(config.trial_id) for config in self._left()}
         left = self._left(infos)
         have = covered(asked, queue, self._store)
         homeless, leaving = [], []
@@ -211,7 +229,7 @@ class Batch:
                 homeless.append(config)
             elif info.attempts[-1].job:
                 leaving.append(config)
-        return _Standing(left, queue, homeless, leaving, infos)
+        return _Standing(left, queue, homeless, leaving)
 
     def _with_ids(self, asked: Sequence[Submission]) -> list[Submission]:
         """Find the jobs of a command that was killed before it had written their ids down."""
@@ -237,8 +255,11 @@ class Batch:
         if not trials:
             return []
         place = self._slurm
-        infos = filter(None, map(self._info, self._trials))
-        request = request_for(self._name, place, self._resources, failing_nodes(infos, self._place.name))
+        infos = [i for config in self._trials if (i := self._info(config.trial_id)) is not None]
+        attempts = {info.trial_id: len(info.attempts) for info in infos}
+        where = self._place.name
+        failing = {*failing_nodes(infos, where), *self._losses.nodes(infos, where)}
+        request = request_for(self._spec.name, place, self._spec.resources, tuple(sorted(failing)))
         slurm.check_partition(place)
         allowed = slurm.limits(place)
         in_one_job = place.launch == "ray"
@@ -259,13 +280,17 @@ class Batch:
                 data_dir=str(self._setting.data_dir or ""),
                 cpus=request.cpus // at_once,
                 gpus=request.gpus // at_once,
-                ranks=self._resources.ranks,
+                ranks=self._spec.resources.ranks,
                 exclude=request.exclude,
                 minutes=place.time,
                 warning_seconds=place.warning_seconds,
                 kill_wait_seconds=allowed.kill_wait_seconds,
             )
-            save_submission(self._store, submission)  # before any of its tasks can start
+            # Both before any of its tasks can start.
+            ids = submission.trial_ids
+            of_these = [config for config in trials if config.trial_id in ids]
+            save_as_submitted(self._store, submission.submission_id, of_these, self._spec.to_toml())
+            save_submission(self._store, submission)
             folder = folder_of(self._store, submission.submission_id)
             made_of = str(self._store.path.absolute()), submission.submission_id
             calls = [partial(run_task, *made_of, index) for index in range(len(submission.tasks))]
@@ -279,61 +304,38 @@ class Batch:
                 raise
             made.append(replace(submission, job_id=job_id))
             save_submission(self._store, made[-1])
+        for submission in made:
+            self._losses.submitted(submission, attempts)
         return made
 
-    def _refuse_what_never_starts(
-        self, queue: Mapping[str, Task], before: Mapping[tuple[str, str], int]
-    ) -> Counter[tuple[str, str]]:
-        """End what was accepted but can never run, instead of waiting for ever."""
-        now = Counter(
-            (job, task.reason)
-            for job, task in queue.items()
-            if task.state == "PENDING" and task.reason in slurm.NEVER
-        )
-        # In passing, a task of several partitions says so of one of them.
-        for (job, reason), count in now.items():
-            now[job, reason] = count + before.get((job, reason), 0)
-            if now[job, reason] >= _NEVER_POLLS:
-                slurm.cancel((stuck for stuck, _ in now), waiting_only=True)
-                raise BatchError(f"job {job} can never start: {reason} (squeue); cancelled")
-        return now
-
-    def _check_progress(
-        self, lost: Sequence[TrialConfig], standing: "_Standing", tries: dict[str, object]
-    ) -> None:
-        """Do not submit for ever what never gets anywhere: a task with a Python that does not start."""
-        now = {
-            trial_id: (len(info.attempts), info.epoch) if info else None
-            for trial_id, info in standing.infos.items()
-        }
-        for config in lost:
-            if tries.get(config.trial_id) == now:
-                raise BatchError(
-                    f"the task of trial {config.trial_id} ended twice without a word: {self._output()}"
-                )
-            tries[config.trial_id] = now
-
-    def _output(self) -> str:
-        """Where the newest job's output is, and how it ends."""
-        files = sorted(jobs_path(self._store).glob("*/*.out"), key=lambda path: path.stat().st_mtime)
-        if not files:
-            return "it left no output; does every node see the store?"
-        lines = [line for line in files[-1].read_text(errors="replace").splitlines() if line.strip()]
-        return f"{lines[-1] if lines else 'no output'} ({files[-1]})"
+    def _refuse_what_never_starts(self, queue: Mapping[str, Task], say: Callable[[str], None]) -> None:
+        """End what was accepted but can never run, instead of waiting for ever; tell of what is held."""
+        now = time.monotonic()
+        self._waits.look(queue, now)
+        if stuck := self._waits.never(now):
+            slurm.cancel(stuck, waiting_only=True)
+            job, reason = next(iter(stuck.items()))
+            raise BatchError(f"job {job} can never start: {reason} (squeue); cancelled")
+        for line in self._waits.news(now):
+            say(line)
 
     def _left(self, infos: Mapping[str, TrialInfo | None] | None = None) -> list[TrialConfig]:
         for config in self._trials:
             if config.trial_id in self._done or (infos is None and self._has_looked):
                 continue
-            info = self._info(config) if infos is None else infos[config.trial_id]
+            info = self._info(config.trial_id) if infos is None else infos[config.trial_id]
             if is_done(info, config, self._setting):
                 self._done.add(config.trial_id)
         self._has_looked = True
         return [config for config in self._trials if config.trial_id not in self._done]
 
-    def _info(self, config: TrialConfig) -> TrialInfo | None:
+    def _attempts_of(self, trial_id: str) -> int:
+        info = self._info(trial_id)
+        return len(info.attempts) if info is not None else 0
+
+    def _info(self, trial_id: str) -> TrialInfo | None:
         try:
-            return self._store.trial(config.trial_id).info()
+            return self._store.trial(trial_id).info()
         except UserError:  # damaged: its task meets it again, and says so
             return None
 
@@ -349,32 +351,20 @@ class _Standing:
     queue: dict[str, Task]
     homeless: list[TrialConfig]
     leaving: list[TrialConfig]
-    infos: dict[str, TrialInfo | None]
 
 
 def cancel_waiting(store: SweepStore) -> int:
     """Cancel a sweep's tasks that wait in the queue, and no others; return how many there were."""
-    made = list(_unfinished(store))
-    queue = slurm.tasks_of(s.job_id for s in made)
-    waiting = sum(task.state == "PENDING" for task in queue.values())
-    if waiting:
-        slurm.cancel((s.job_id for s in made), waiting_only=True)
-    return waiting
+    queue = tasks_in_queue(list(submissions(store)), store)
+    waiting = [task_id for task_id, task in queue.items() if task.waits]
+    slurm.cancel({task_id.partition("_")[0] for task_id in waiting}, waiting_only=True)
+    return len(waiting)
 
 
 def queue_counts(store: SweepStore) -> dict[str, int]:
-    """A sweep's live tasks by their state in the queue."""
-    counts: dict[str, int] = {}
-    for task in slurm.tasks_of(s.job_id for s in _unfinished(store)).values():
-        if task.is_live:
-            counts[task.state.lower()] = counts.get(task.state.lower(), 0) + 1
-    return counts
-
-
-def _unfinished(store: SweepStore) -> Iterator[Submission]:
-    """Submissions with a trial that has not ended."""
-    ended = {f.trial_id for f in store.trials() if (info := f.info()) and info.ended}
-    return (s for s in submissions(store) if s.job_id and not s.trial_ids <= ended)
+    """A sweep's live tasks by their state in the queue; of those that are held, with the reason."""
+    tasks = tasks_in_queue(list(submissions(store)), store).values()
+    return dict(Counter(f"held ({t.reason})" if t.is_held else t.state.lower() for t in tasks if t.is_live))
 
 
 def _wait(seconds: float, on_tick: Callable[[], None]) -> None:

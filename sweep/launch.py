@@ -168,7 +168,7 @@ def run_plan(
         on_end(info)
 
     if todo and place.kind == "slurm":
-        batch = Batch(plan.spec.name, place, plan.spec.resources, todo, setting)
+        batch = Batch(plan.spec, place, todo, setting)
         for made in batch.submit_what_nobody_has():
             say(f"Submitted {len(made.tasks)} tasks as job {made.job_id}.")
         if not detach:

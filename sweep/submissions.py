@@ -2,22 +2,29 @@
 
 Its submission.json says which trials each task has and how they are trained; submitit's files and the jobs'
 output lie beside it. What a trial is, a task reads from the store's plan when it starts, so that a task that
-waited or was requeued never runs a stale config.
+waited or was requeued never runs a stale config. The trials as they were submitted, and their sweep file, are
+kept for those that a later command's plan no longer has.
 """
 
 import json
+import os
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from cluster import slurm
 from cluster.slurm import Task
 from core import records
-from core.config import UserError
+from core.config import TrialConfig, UserError
 from core.store import SweepStore
 
 _NAME = "submission.json"
+_TRIALS = "trials.json"
+_SWEEP_FILE = "sweep.toml"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +81,29 @@ def save_submission(store: SweepStore, submission: Submission) -> None:
     records.write_bytes(folder / _NAME, text.encode())
 
 
+def save_as_submitted(
+    store: SweepStore, submission_id: str, trials: Sequence[TrialConfig], sweep_file: str
+) -> None:
+    """Keep a submission's trials, and their sweep file as its command read it."""
+    folder = folder_of(store, submission_id)
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps([config.to_mapping() for config in trials], ensure_ascii=False)
+    records.write_bytes(folder / _TRIALS, text.encode())
+    records.write_bytes(folder / _SWEEP_FILE, sweep_file.encode())
+
+
+def trials_as_submitted(store: SweepStore, submission_id: str) -> dict[str, TrialConfig]:
+    """A submission's trials by id, as its command had them."""
+    text = (folder_of(store, submission_id) / _TRIALS).read_text(encoding="utf-8")
+    configs = map(TrialConfig.from_store, json.loads(text))
+    return {config.trial_id: config for config in configs}
+
+
+def sweep_file_as_submitted(store: SweepStore, submission_id: str) -> dict[str, Any]:
+    """The sweep file of a submission's command, resolved."""
+    return tomllib.loads((folder_of(store, submission_id) / _SWEEP_FILE).read_text(encoding="utf-8"))
+
+
 def read_submission(store: SweepStore, submission_id: str) -> Submission:
     """A submission by its id.
 
@@ -98,14 +128,39 @@ def submissions(store: SweepStore) -> Iterator[Submission]:
             yield read_submission(store, path.parent.name)
 
 
+def tasks_in_queue(asked: Sequence[Submission], store: SweepStore) -> dict[str, Task]:
+    """What the queue has of these submissions, by task, in one query.
+
+    A number alone proves nothing: another cluster that uses the same store, or one whose numbers began anew, has
+    a stranger's job under it. A job is ours if its script is in its submission's folder.
+    """
+    folders: dict[str, set[str]] = {}
+    for submission in asked:
+        if submission.job_id:
+            folder = os.path.realpath(folder_of(store, submission.submission_id))
+            folders.setdefault(submission.job_id, set()).add(folder)
+    found = slurm.tasks_of(folders)
+    return {
+        task_id: task
+        for task_id, task in found.items()
+        if _folder_of_script(task.script) in folders[task_id.partition("_")[0]]
+    }
+
+
+@cache
+def _folder_of_script(script: str) -> str:
+    return os.path.realpath(os.path.dirname(script))
+
+
 def covered(asked: Sequence[Submission], queue: Mapping[str, Task], store: SweepStore) -> set[str]:
     """The trials that a live task has. Tasks of a command that was told to stop end without more."""
     found: set[str] = set()
     for submission in asked:
         if store.stop_requested(submission.started_at):
             continue
+        folder = os.path.realpath(folder_of(store, submission.submission_id))
         for index, trial_ids in enumerate(submission.tasks):
             task = queue.get(submission.task_id(index))
-            if task is not None and task.is_live:
+            if task is not None and task.is_live and _folder_of_script(task.script) == folder:
                 found.update(trial_ids)
     return found

@@ -1,21 +1,22 @@
 """What a task of an array job does: its trials, as the store has them now, until they or its time are over."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from cluster import job, slurm
 from cluster.job import Warnings
-from core.config import TrialConfig
+from core.config import TrialConfig, UserError
 from core.failures import INTERRUPTIONS, Interruption
 from core.lease import HEARTBEAT_SECONDS, STALE_SECONDS
 from core.records import EpochRecord
 from core.retention import Retention
 from core.setting import Setting, is_done
-from core.store import Attempt, SweepStore
+from core.store import Attempt, SweepStore, TrialInfo
 from sweep.plan import read_plan, trials_of
 from sweep.spec import parse_spec
-from sweep.submissions import Submission, read_submission
+from sweep.submissions import Submission, read_submission, sweep_file_as_submitted, trials_as_submitted
 from sweep.troubles import Trouble, note_trouble, troubles_of
 from sweep.worker import Orders, work_by
 
@@ -41,7 +42,7 @@ def run_task(store_path: str, submission_id: str, index: int) -> None:
     ends_at = job.ends_at(submission.minutes)
     with Warnings(ends_at, submission.warning_seconds, submission.kill_wait_seconds, last=True) as warnings:
         try:
-            trials, orders = _trials_and_orders(store, submission, index)
+            trials, orders = trials_and_orders(store, submission, submission.tasks[index])
             pace = Pace(store, orders.setting, warnings)
             _check_device(submission)
             _work_until_free(orders, trials, pace)
@@ -100,16 +101,31 @@ class Pace:
         return self.reason
 
 
-def stored_trials(store: SweepStore) -> tuple[TrialConfig, ...]:
-    """The plan's trials as the last command left them."""
-    return trials_of(read_plan(store))
+def trials_and_orders(
+    store: SweepStore, submission: Submission, trial_ids: Sequence[str]
+) -> tuple[tuple[TrialConfig, ...], Orders]:
+    """Trials of a submission, and how a task trains them: by the sweep file and the plan that the store has now.
+
+    A later command may have narrowed that plan: a trial that it no longer has, or gives fewer epochs, is what it
+    was when it was submitted.
+    """
+    planned = {config.trial_id: config for config in trials_of(read_plan(store))}
+    submitted = trials_as_submitted(store, submission.submission_id)
+    is_planned = planned.keys() >= set(trial_ids)
+    known = planned if is_planned else submitted | planned
+    trials = tuple(_longest(submitted[trial_id], known[trial_id]) for trial_id in trial_ids)
+    source = store.sweep_file() if is_planned else sweep_file_as_submitted(store, submission.submission_id)
+    epochs = {config.trial_id: config.epochs for config in (*known.values(), *trials)}
+    return trials, _orders(store, submission, source, epochs)
 
 
-def stored_orders(
-    store: SweepStore, submission: Submission, plan: Sequence[TrialConfig] | None = None
+def _longest(*configs: TrialConfig) -> TrialConfig:
+    return max(configs, key=lambda config: config.epochs)
+
+
+def _orders(
+    store: SweepStore, submission: Submission, source: Mapping[str, Any], epochs: Mapping[str, int]
 ) -> Orders:
-    """How a task trains: by the submission, and by the sweep file and the plan in the store."""
-    source = store.sweep_file()
     spec = parse_spec(source)
     setting = Setting(
         store=store.path,
@@ -130,23 +146,14 @@ def stored_orders(
         retry_failed=submission.retry_failed,
         stopping=spec.stopping is not None,
     )
-    epochs = {config.trial_id: config.epochs for config in plan or stored_trials(store)}
     return Orders(setting=setting, source=source, epochs=epochs)
-
-
-def _trials_and_orders(
-    store: SweepStore, submission: Submission, index: int
-) -> tuple[tuple[TrialConfig, ...], Orders]:
-    plan = stored_trials(store)
-    trials = tuple(config for config in plan if config.trial_id in submission.tasks[index])
-    return trials, stored_orders(store, submission, plan)
 
 
 def _follow_rank_0(store: SweepStore, submission: Submission, index: int) -> None:
     """Be one of the other ranks: rank 0 leads, writes and requeues."""
     from core.ranks import RankError, end_of
 
-    trials, orders = _trials_and_orders(store, submission, index)
+    trials, orders = trials_and_orders(store, submission, submission.tasks[index])
     try:
         for _ in work_by(orders, [trials]):
             pass  # nothing is yielded here
@@ -188,13 +195,20 @@ def _work_until_free(orders: Orders, trials: Sequence[TrialConfig], pace: Pace) 
 
 def _holders(trials: Sequence[TrialConfig], store: SweepStore, setting: Setting) -> list[Attempt]:
     """The attempts of others that have the trials which are left."""
-    infos = (store.trial(config.trial_id).info() for config in left_of(trials, store, setting))
+    infos = (_info(config, store) for config in left_of(trials, store, setting))
     return [info.attempts[-1] for info in infos if info is not None and info.state == "running"]
 
 
 def left_of(trials: Sequence[TrialConfig], store: SweepStore, setting: Setting) -> list[TrialConfig]:
-    """The trials for which something is left to do."""
-    return [c for c in trials if not is_done(store.trial(c.trial_id).info(), c, setting)]
+    """The trials for which something is left to do; one that cannot be read is left, and holds no other up."""
+    return [c for c in trials if not is_done(_info(c, store), c, setting)]
+
+
+def _info(config: TrialConfig, store: SweepStore) -> TrialInfo | None:
+    try:
+        return store.trial(config.trial_id).info()
+    except (OSError, UserError):  # its run meets it again, and says so
+        return None
 
 
 def is_still_running() -> bool:
