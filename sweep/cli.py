@@ -1,13 +1,11 @@
 """The command line: `sweep` and `python -m sweep`."""
 
-import glob
 import json
-import os
 import signal
 import sys
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -16,10 +14,30 @@ from rich.console import Console
 from rich.text import Text
 
 from cluster.places import Place, find_place
-from core.config import TrialConfig, UserError, did_you_mean
-from core.store import SweepStore, TrialFolder
+from core.config import TrialConfig, UserError
+from core.store import SweepStore
+from sweep import outputs
+from sweep.arguments import (
+    Data,
+    File,
+    Json,
+    PlaceName,
+    Set,
+    Store,
+    SweepName,
+    TrialName,
+    UsageError,
+    WhereStore,
+    all_sweeps,
+    as_words,
+    check_store,
+    elsewhere,
+    find_sweep,
+    find_trial,
+    out,
+)  # fmt: skip
 from sweep.plan import Plan, make_plan, pick
-from sweep.spec import PRESETS, find_sweep_file, load_spec, preset_names
+from sweep.spec import PRESETS, load_spec, preset_names
 
 app = typer.Typer(
     help="Plan a sweep, run it anywhere, and report what it shows.",
@@ -27,29 +45,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-out = Console(highlight=False, soft_wrap=False)
-
-File = Annotated[str, typer.Argument(metavar="FILE", help="A sweep file's path, or a preset's name.")]
-SweepName = Annotated[
-    str, typer.Argument(metavar="SWEEP", help="A sweep's name in the store, or its folder.")
-]
-TrialName = Annotated[
-    str, typer.Argument(metavar="TRIAL", help="A trial's id, or how it begins; SWEEP/ID if several have it.")
-]
-Store = Annotated[Path, typer.Option(help="The folder of sweeps.")]
-Data = Annotated[Path | None, typer.Option(help="Where the images lie; else SWEEP_DATA, else the place's.")]
-Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Put over the file: base.epochs=2.")
-]
-PlaceName = Annotated[str, typer.Option(help="Where to run: debug, local, or one of places.toml.")]
-WhereStore = Annotated[
-    str | None, typer.Option("--place", help="A Ray place that takes jobs: its store is on the cluster.")
-]
-Json = Annotated[bool, typer.Option("--json", help="For machines.")]
-
-
-class UsageError(UserError):
-    """Something that was asked for does not exist."""
 
 
 @app.command()
@@ -89,7 +84,7 @@ def plan(
     from sweep.plan_view import describe_plan, plan_mapping
 
     where = find_place(place)
-    _check_store(store)
+    check_store(store)
     made = _plan(file, settings, store)
     if as_json:
         out.print_json(json.dumps(plan_mapping(made, store, where)))
@@ -126,7 +121,7 @@ def run(
         prepare(where.ray)  # before anything imports Ray
         if where.ray.store and not where.ray.takes_jobs and store == Path("runs"):
             store = Path(where.ray.store)
-    _check_store(store)
+    check_store(store)
     made = _plan(file, settings, store)
     chosen = [pick(made.trials, trial)] if trial else None
     if overfit or profile:
@@ -147,9 +142,9 @@ def run(
 
         if store != Path("runs"):
             raise UsageError(f"--store {store}: place {where.name} has its own, on the cluster")
-        words = _words(limit=limit, trial=chosen[0].trial_id if chosen else None, data=data)
+        options = as_words(limit=limit, trial=chosen[0].trial_id if chosen else None, data=data)
         flags = ["--retry-failed"] * retry_failed + ["--mirror"] * mirror
-        raise typer.Exit(run_as_job(made.spec, where, [*words, *flags], detach))
+        raise typer.Exit(run_as_job(made.spec, where, [*options, *flags], detach))
     raise typer.Exit(_run(made, where, store, data, limit, chosen, retry_failed, detach, mirror))
 
 
@@ -159,24 +154,6 @@ def _plan(file: str, settings: list[str] | None, root: Path) -> Plan:
 
     made = make_plan(load_spec(file, settings or ()))
     return with_known(made, SweepStore(root / made.spec.name))
-
-
-def _elsewhere(place: str | None, *words: str) -> None:
-    """Where a place keeps the store out of reach, ask there and exit with what that says."""
-    where = find_place(place) if place else None
-    if where is not None and where.ray and where.ray.takes_jobs:
-        from sweep.ray_jobs import ask, write_out
-
-        with suppress(KeyboardInterrupt):
-            raise typer.Exit(ask(where, words, write_out))
-        raise typer.Exit(130)
-
-
-def _words(**options: object) -> list[str]:
-    """Options that are given, as words of a command line."""
-    return [
-        word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))
-    ]
 
 
 def _run(
@@ -245,11 +222,11 @@ def status(
     as_json: Json = False,
 ) -> None:
     """States, progress, best so far, time left, failures by kind."""
-    _elsewhere(place, "status", *([sweep] if sweep else []), *["--watch"] * watch, *["--json"] * as_json)
+    elsewhere(place, "status", *([sweep] if sweep else []), *["--watch"] * watch, *["--json"] * as_json)
     from sweep.status import StatusReader
     from sweep.view import curves_table, live_picture, summary, trials_table
 
-    found = [_find_sweep(sweep, store)] if sweep else _all_sweeps(store)
+    found = [find_sweep(sweep, store)] if sweep else all_sweeps(store)
     readers = [StatusReader(one) for one in found]
     if as_json:
         rows = [reader.read().to_mapping() for reader in readers]
@@ -298,8 +275,8 @@ def logs(
                 return
         except KeyboardInterrupt:
             return
-    _elsewhere(place, "logs", trial, *["-f"] * follow)
-    folder = _find_trial(trial, store)
+    elsewhere(place, "logs", trial, *["-f"] * follow)
+    folder = find_trial(trial, store)
     position = 0
     try:
         while True:
@@ -322,10 +299,10 @@ def show(
     trial: TrialName, store: Store = Path("runs"), place: WhereStore = None, as_json: Json = False
 ) -> None:
     """A trial's config, provenance, attempts and last records."""
-    _elsewhere(place, "show", trial, *["--json"] * as_json)
+    elsewhere(place, "show", trial, *["--json"] * as_json)
     from sweep.show import describe_trial, trial_mapping
 
-    folder = _find_trial(trial, store)
+    folder = find_trial(trial, store)
     if as_json:
         out.print_json(json.dumps(trial_mapping(folder)))
     else:
@@ -335,8 +312,8 @@ def show(
 @app.command()
 def stop(sweep: SweepName, store: Store = Path("runs"), place: WhereStore = None) -> None:
     """Stop what runs of a sweep at the next safe point; the same `sweep run` resumes it."""
-    _elsewhere(place, "stop", sweep)
-    found = _find_sweep(sweep, store)
+    elsewhere(place, "stop", sweep)
+    found = find_sweep(sweep, store)
     found.request_stop()
     running = [f.trial_id for f in found.trials() if (info := f.info()) and info.state == "running"]
     out.print(f"{found.name}: asked {len(running)} running trials to stop after their epoch.", markup=False)
@@ -376,94 +353,6 @@ def doctor(
     if as_json:
         out.print_json(json.dumps([vars(check) for check in checks]))
     raise typer.Exit(int(any(check.state == "failed" for check in checks)))
-
-
-@app.command()
-def report(
-    sweeps: Annotated[list[str], typer.Argument(metavar="SWEEP...", help="Names in the store, or folders.")],
-    store: Store = Path("runs"),
-    to: Annotated[Path | None, typer.Option("--out", help="A folder; left out: the sweep's own.")] = None,
-) -> None:
-    """Figures, tables and one self-contained HTML page."""
-    from analysis.report import write_report
-
-    page = write_report([_find_sweep(name, store).path for name in sweeps], to)
-    out.print(f"Report: {page}", markup=False, soft_wrap=True)
-
-
-@app.command()
-def mirror(
-    sweeps: Annotated[list[str], typer.Argument(metavar="SWEEP...", help="Names in the store, or folders.")],
-    store: Store = Path("runs"),
-    watch: Annotated[bool, typer.Option(help="Go on as the sweep grows, until Ctrl-C.")] = False,
-    offline: Annotated[bool, typer.Option(help="Write runs into the store, for `wandb sync`.")] = False,
-    project: Annotated[str, typer.Option(help="The W&B project.")] = "mixsweep",
-    entity: Annotated[str | None, typer.Option(help="The W&B user or team; left out: your own.")] = None,
-    beside: Annotated[bool, typer.Option(hidden=True)] = False,
-) -> None:
-    """Push trials to W&B, online or offline; again adds only what is new."""
-    from sweep.mirroring import MirrorOptions, mirror_sweeps, offline_folder, parent_is_gone, wants_offline
-
-    options = MirrorOptions(offline=wants_offline(offline), project=project, entity=entity)
-    over, found = (lambda: False), []
-    if beside:
-        from sweep.mirroring import wait_for_sweep
-
-        os.nice(10)  # trials first
-        over, found = parent_is_gone, [SweepStore(sweeps[0])]
-        if not wait_for_sweep(found[0], over):
-            return
-    found = found or [_find_sweep(name, store) for name in sweeps]
-
-    def say(line: str) -> None:
-        print(line, flush=True)
-
-    try:
-        done = mirror_sweeps(found, options, say, watch, over)
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
-    except UserError as error:
-        if not beside:
-            raise
-        say(f"{error}. The trials go on without a mirror.")
-        return
-    say(f"W&B: {done.runs} runs, {done.changed} of them pushed, {done.rows} epochs.")
-    for one in found if options.offline and not beside else ():
-        say(f"To upload: wandb sync {offline_folder(one)}/offline-run-*")
-    for trouble in done.troubles[:1]:
-        say(f"{len(done.troubles)} runs did not get through ({trouble}); run the same command again.")
-    raise typer.Exit(1 if done.troubles else 0)
-
-
-@app.command()
-def export(
-    sweeps: Annotated[
-        list[str], typer.Argument(metavar="SWEEP...", help="Names in the store, or folders; or a sweep file.")
-    ],
-    to: Annotated[Path, typer.Option(help="The table's file: .parquet or .csv; or wandb-sweep.")],
-    store: Store = Path("runs"),
-    project: Annotated[str, typer.Option(help="wandb-sweep: the W&B project.")] = "mixsweep",
-) -> None:
-    """One tidy table: a row an epoch record, with its trial's config. Or a sweep file for `wandb sweep`."""
-    from analysis.frames import load
-
-    if str(to) == "wandb-sweep":
-        from sweep.wandb_sweeps import definition
-
-        if len(sweeps) != 1:
-            raise UsageError("--to wandb-sweep: one sweep at a time")
-        stored = SweepStore(store / sweeps[0])
-        file = stored.path / "sweep.toml" if stored.exists() else find_sweep_file(sweeps[0])
-        print(definition(make_plan(load_spec(file)), str(file.absolute()), store.absolute(), project), end="")
-        return
-    if to.suffix not in (".parquet", ".csv"):
-        raise UsageError(f"--to {to}: unknown kind of table; allowed: .parquet, .csv")
-    frame = load(*(_find_sweep(name, store).path for name in sweeps))
-    if to.suffix == ".csv":
-        frame.to_csv(to, index=False)
-    else:
-        frame.to_parquet(to, index=False)
-    out.print(f"{len(frame)} rows in {to}", markup=False)
 
 
 @app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
@@ -508,42 +397,7 @@ def _queue_line(store: SweepStore) -> str:
     return "queue: " + ", ".join(f"{count} {state}" for state, count in counts.items()) if counts else ""
 
 
-def _check_store(root: Path) -> None:
-    """Make sure that the store's path does not lead through a file."""
-    for path in (root, *root.parents):
-        if path.exists():
-            if not path.is_dir():
-                raise UsageError(f"--store {root}: {path} is not a folder")
-            return
-
-
-def _find_sweep(name: str, root: Path) -> SweepStore:
-    for path in (root / name, Path(name)):
-        store = SweepStore(path)
-        if store.exists():
-            return store
-    known = [one.name for one in _all_sweeps(root)]
-    hint = did_you_mean(name, known) if known else "; there are none yet"
-    raise UsageError(f"{name}: no such sweep in {root}{hint}")
-
-
-def _all_sweeps(root: Path) -> list[SweepStore]:
-    return [SweepStore(path.parent) for path in sorted(root.glob("*/sweep.toml"))]
-
-
-def _find_trial(name: str, root: Path) -> TrialFolder:
-    sweep, _, prefix = name.rpartition("/")
-    found = sorted(
-        path for path in root.glob(f"{glob.escape(sweep) or '*'}/trials/{prefix}*") if path.is_dir()
-    )
-    if not found:
-        raise UsageError(f"{name}: no such trial in {root}; `sweep status SWEEP` lists them")
-    if len({path.name for path in found}) > 1:
-        raise UsageError(f"{name}: {len(found)} trials begin so; write more of the id")
-    if len(found) > 1:
-        names = ", ".join(f"{path.parent.parent.name}/{path.name}" for path in found)
-        raise UsageError(f"{name}: the same trial is in several sweeps; name one: {names}")
-    return TrialFolder(found[0])
+app.add_typer(outputs.app)
 
 
 def main() -> None:
