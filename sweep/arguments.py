@@ -65,6 +65,11 @@ def check_store(root: Path) -> None:
 
 
 def find_sweep(name: str, root: Path) -> SweepStore:
+    """The sweep of this name in a store, or in a folder of its own.
+
+    Raises:
+        UsageError: there is none, with the nearest name.
+    """
     for path in (root / name, Path(name)):
         store = SweepStore(path)
         if store.exists():
@@ -75,10 +80,16 @@ def find_sweep(name: str, root: Path) -> SweepStore:
 
 
 def all_sweeps(root: Path) -> list[SweepStore]:
+    """The sweeps of a store, by name."""
     return [SweepStore(path.parent) for path in sorted(root.glob("*/sweep.toml"))]
 
 
 def find_trial(name: str, root: Path) -> TrialFolder:
+    """The trial whose id begins so; `SWEEP/ID` where several sweeps have it.
+
+    Raises:
+        UsageError: there is none, or more than one.
+    """
     sweep, _, prefix = name.rpartition("/")
     found = sorted(
         path for path in root.glob(f"{glob.escape(sweep) or '*'}/trials/{prefix}*") if path.is_dir()
