@@ -224,3 +224,65 @@ def test_what_is_too_large_for_ray_is_refused_with_its_largest_files_before_anyt
     assert len(done.stdout.splitlines()) == 1
     assert "MiB would be shipped, Ray takes 0.1 MiB; the largest: " in done.stdout
     assert not (here / "runs").exists()
+
+
+SEARCH = """
+name = "search"
+[base]
+dataset = "digits"
+hidden = [16]
+batch_size = 64
+train_limit = 256
+valid_limit = 100
+epochs = 2
+[space]
+lr = { loguniform = [1e-4, 1e-1] }
+[search]
+algorithm = "tpe"
+trials = 4
+"""
+
+
+def test_a_search_runs_on_the_cluster_and_needs_a_store_that_all_nodes_see(
+    here: Path, cluster: RayCluster, ray_places: Callable[..., None]
+) -> None:
+    file = here / "search.toml"
+    file.write_text(SEARCH)
+    done = finish(sweep_command(file, here / "runs", "attach"))
+    assert done.returncode == 0, done.stdout
+    store = SweepStore(here / "runs" / "search")
+    assert states(store) == ["completed"] * 4
+    assert all("@" in attempt.job for info in infos(store) for attempt in info.attempts)
+    ray_places(far={"address": cluster.address, "token_path": str(cluster.token_path), "shared": False})
+    refused = finish(sweep_command(file, here / "far", "far"))
+    assert refused.returncode == 2
+    assert "place far has no store that all nodes see" in refused.stdout
+
+
+RANKS = """
+name = "ranks"
+[base]
+dataset = "digits"
+hidden = [16]
+batch_size = 64
+train_limit = 256
+valid_limit = 100
+epochs = 2
+[resources]
+ranks = {ranks}
+nodes = {ranks}
+"""
+
+
+def test_ranks_of_a_trial_are_spread_over_nodes_and_more_than_fit_are_refused(here: Path) -> None:
+    file = here / "ranks.toml"
+    file.write_text(RANKS.format(ranks=2))
+    done = finish(sweep_command(file, here / "runs", "attach"))
+    assert done.returncode == 0, done.stdout
+    (info,) = infos(SweepStore(here / "runs" / "ranks"))
+    assert info.state == "completed"
+    assert [attempt.ranks for attempt in info.attempts] == [2]
+    file.write_text(RANKS.format(ranks=4))
+    refused = finish(sweep_command(file, here / "runs", "attach", "--set", "base.lr=0.01"))
+    assert refused.returncode == 2
+    assert "a trial asks for 4 ranks with 1 CPU; 3 fit" in refused.stdout
