@@ -124,7 +124,7 @@ class Losses:
     def describe(self, trial_ids: Sequence[str]) -> str:
         """What happened to these trials, and how the last output of the first one's task ends."""
         first, *others = trial_ids
-        more = f" (and those of {len(others)} others)" if others else ""
+        more = f" (and {len(others)} more)" if others else ""
         times = self._vain.get(first, 0)
         return f"the task of trial {first}{more} ended {times} times without a word: {self._output(first)}"
 

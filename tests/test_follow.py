@@ -245,9 +245,7 @@ def test_where_every_task_dies_the_command_ends_soon_and_names_no_node(
 ) -> None:
     it = make(trials=3)
     it.scheduler.behaviour = lambda number, job, age: FAILED
-    with pytest.raises(
-        BatchError, match=r"\(and those of 2 others\) ended 3 times without a word: it left no"
-    ):
+    with pytest.raises(BatchError, match=r"\(and 2 more\) ended 3 times without a word: it left no"):
         it.follow()
     assert it.clock.now < 120
     assert [job.request.exclude for job in it.scheduler.jobs.values()] == [(), (), ()]
