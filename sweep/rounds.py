@@ -95,7 +95,7 @@ def info_of(store: SweepStore, config: TrialConfig) -> TrialInfo | None:
     """What the store says of a trial; None too where it cannot be read, which its run then tells."""
     try:
         return store.trial(config.trial_id).info()
-    except UserError:
+    except (UserError, OSError):
         return None
 
 
