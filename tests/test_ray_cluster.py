@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -259,6 +260,47 @@ def test_a_search_runs_on_the_cluster_and_needs_a_store_that_all_nodes_see(
     assert "place far has no store that all nodes see" in refused.stdout
 
 
+RESNET = """
+name = "resnet"
+[base]
+model = "resnet18"
+dataset = "digits"
+batch_size = 8
+train_limit = 16
+valid_limit = 12
+lr = 1e-4
+epochs = 2
+"""
+
+# Relative deviation of losses, from the order of floating-point sums; see test_ranks.
+TOLERANCE = 2e-3
+
+
+def with_ranks(text: str, ranks: int) -> str:
+    return f"{text}[resources]\nranks = {ranks}\nnodes = {ranks}\n"
+
+
+def test_a_resnet_of_two_ranks_over_two_nodes_is_trained_as_by_one(here: Path) -> None:
+    file = here / "resnet.toml"
+    file.write_text(RESNET)
+    done = finish(sweep_command(file, here / "alone", "debug"))
+    assert done.returncode == 0, done.stdout
+    file.write_text(with_ranks(RESNET, 2))
+    done = finish(sweep_command(file, here / "runs", "attach"))
+    assert done.returncode == 0, done.stdout
+    together = SweepStore(here / "runs" / "resnet")
+    (info,) = infos(together)
+    assert [(attempt.ranks, attempt.end) for attempt in info.attempts] == [(2, "completed")]
+    one, two = (
+        trajectories(store).to_pylist() for store in (SweepStore(here / "alone" / "resnet"), together)
+    )
+    assert [row["epoch"] for row in two] == [row["epoch"] for row in one] == [1, 2]
+    for row, other in zip(one, two):
+        for name in ("train_loss", "valid_loss"):
+            assert other[name] == pytest.approx(row[name], rel=TOLERANCE)
+    assert two[-1]["test_loss"] == pytest.approx(one[-1]["test_loss"], rel=TOLERANCE)
+
+
 RANKS = """
 name = "ranks"
 [base]
@@ -267,22 +309,30 @@ hidden = [16]
 batch_size = 64
 train_limit = 256
 valid_limit = 100
-epochs = 2
-[resources]
-ranks = {ranks}
-nodes = {ranks}
+epochs = 60
 """
 
 
-def test_ranks_of_a_trial_are_spread_over_nodes_and_more_than_fit_are_refused(here: Path) -> None:
+def test_a_rank_that_is_killed_is_started_again_with_its_peers_and_more_than_fit_are_refused(
+    here: Path,
+) -> None:
     file = here / "ranks.toml"
-    file.write_text(RANKS.format(ranks=2))
-    done = finish(sweep_command(file, here / "runs", "attach"))
-    assert done.returncode == 0, done.stdout
-    (info,) = infos(SweepStore(here / "runs" / "ranks"))
-    assert info.state == "completed"
-    assert [attempt.ranks for attempt in info.attempts] == [2]
-    file.write_text(RANKS.format(ranks=4))
-    refused = finish(sweep_command(file, here / "runs", "attach", "--set", "base.lr=0.01"))
+    file.write_text(with_ranks(RANKS, 4))
+    refused = finish(sweep_command(file, here / "runs", "attach"))
     assert refused.returncode == 2
     assert "a trial asks for 4 ranks with 1 CPU; 3 fit" in refused.stdout
+    file.write_text(with_ranks(RANKS, 2))
+    store = SweepStore(here / "runs" / "ranks")
+    process = start(sweep_command(file, here / "runs", "attach"))
+    try:
+        wait_until(lambda: store.records().num_rows >= 3)
+        (info,) = infos(store)
+        os.kill(info.attempts[0].pid, signal.SIGKILL)  # all nodes are of this machine
+        output, _ = process.communicate(timeout=180)
+    finally:
+        kill_family(process)
+    assert process.returncode == 0, output
+    (info,) = infos(store)
+    assert info.state == "completed"
+    assert [attempt.end for attempt in info.attempts] == ["killed", "completed"]
+    assert info.attempts[1].from_epoch > 0
