@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from analysis.background import failures
 from analysis.frames import load_trials
 from analysis.report import write_report
 from analysis.tables import duration_text, escape_latex
 from core.checkpoint import save_checkpoint
+from core.config import TrialConfig
 from core.models import build_model
-from core.store import SweepStore
+from core.store import Attempt, SweepStore, TrialInfo
 from tests.synthetic import SyntheticPart, learning_rates, patch_sizes, write_sweep
 
 
@@ -154,6 +156,20 @@ def test_a_sweep_without_any_record_still_reports_its_failures(tmp_path):
     text = Page(write_report([write_sweep(tmp_path / "s", [part])])).text
     assert "No answer yet." in text
     assert "RuntimeError" in text
+
+
+def test_a_node_that_went_is_told_though_its_trial_was_completed_elsewhere():
+    attempts = (
+        Attempt(
+            number=1, place="lab", host="n2", pid=1, end="killed", message="its node is gone: n2 (10.0.0.2)"
+        ),
+        Attempt(number=2, place="lab", host="n3", pid=1, end="completed", from_epoch=4),
+    )
+    config = TrialConfig(dataset="digits")
+    info = TrialInfo(trial_id=config.trial_id, config=config, state="completed", epoch=15, attempts=attempts)
+    (row,) = failures({config.trial_id: info}).rows
+    assert row[:2] == ("killed", "completed")
+    assert row[-1] == "its node is gone: n2 (10.0.0.2)"
 
 
 def test_parts_and_two_axes_are_reported_with_a_heat_map(tmp_path):
