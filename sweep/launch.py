@@ -184,14 +184,14 @@ def run_plan(
 
                 if search is not None:
                     still_to_come = search_attached(plan, orders, place, limit, ended, on_tick, say)
-                    trials = with_known(plan, store).trials
                 else:
                     run_attached(todo, orders, plan.spec.resources, place, ended, on_tick)
             elif search is not None:
                 still_to_come = _search_on_local_ray(plan, orders, place, limit, ended, on_tick, say)
-                trials = with_known(plan, store).trials
             else:
                 _run_on_local_ray(todo, orders, plan.spec, place, ended, on_tick)
+        if search is not None:
+            trials = with_known(plan, store).trials
         store.compact()
     asked = trials if limit is None else todo
     infos = [info_of(store, config) for config in asked]
