@@ -383,7 +383,7 @@ class _Cadence:
 
 
 def _ended(info: TrialInfo, end: str, message: str = "") -> TrialInfo:
-    """The trial with its running attempt ended: by a state, an interruption or a kind of failure."""
+    """The trial with its running attempt ended: by a state, an interruption, `killed` or a kind of failure."""
     attempt = replace(
         info.attempts[-1],
         ended_at=records.now().isoformat(),
@@ -391,7 +391,7 @@ def _ended(info: TrialInfo, end: str, message: str = "") -> TrialInfo:
         message=message,
         to_epoch=info.epoch,
     )
-    state = "interrupted" if end in INTERRUPTIONS else "failed" if end in POLICIES else end
+    state = "failed" if end in POLICIES else "interrupted" if end in (*INTERRUPTIONS, "killed") else end
     return replace(info, state=state, attempts=(*info.attempts[:-1], attempt))
 
 

@@ -111,11 +111,13 @@ class RankError(Exception):
 
 
 def end_of(error: BaseException) -> str:
-    """How an attempt ends by this error: one of INTERRUPTIONS, or a kind of failure."""
+    """How an attempt ends by this error: one of INTERRUPTIONS, `killed`, or a kind of failure."""
     if isinstance(error, Interruption):
         return error.reason
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
+    if isinstance(error, SystemExit):
+        return "killed"  # Ray ends the workers of a driver that is gone by raising it in them
     return error.kind if isinstance(error, RankError) else kind_of(error)
 
 

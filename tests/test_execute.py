@@ -573,17 +573,23 @@ def test_an_end_that_cannot_be_written_down_is_tried_once_a_command(
     assert next(tries) == 1
 
 
-def test_an_interrupt_from_the_keyboard_is_recorded_and_goes_through(tmp_path: Path, tiny: Tiny) -> None:
+@pytest.mark.parametrize(
+    ("error", "end"), [(KeyboardInterrupt(), "interrupted"), (SystemExit("SIGTERM"), "killed")]
+)
+def test_an_order_to_end_is_recorded_and_goes_through(
+    tmp_path: Path, tiny: Tiny, error: BaseException, end: str
+) -> None:
     config = tiny()
 
     def interrupt(record: EpochRecord) -> None:
-        raise KeyboardInterrupt
+        raise error
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(type(error)):
         run([config], new_command(tmp_path), report=interrupt)
     info = info_of(tmp_path, config)
-    assert (info.state, ends_of(info)) == ("interrupted", ["interrupted"])
+    assert (info.state, ends_of(info), info.epoch) == ("interrupted", [end], 1)
     run([config], new_command(tmp_path))
+    assert ends_of(info_of(tmp_path, config)) == [end, "completed"]
     expected = undisturbed(tmp_path / "straight", [config])
     assert trajectory(tmp_path, config) == expected[config.trial_id]
 
