@@ -4,9 +4,10 @@ from collections import Counter
 from collections.abc import Sequence
 
 from analysis import statistics
-from analysis.frames import unplanned
-from analysis.tables import Table
+from analysis.frames import attempt_seconds, unplanned
+from analysis.tables import Table, duration_text
 from analysis.wording import listing
+from core.expectations import kept_expectations
 from core.store import SweepStore, TrialInfo
 
 METHODS = (
@@ -72,6 +73,44 @@ def _several_revisions(infos: dict[str, TrialInfo]) -> list[str]:
     ids = sorted(info.trial_id for info in infos.values() if len(_revisions(info)) > 1)
     which = "trial" if len(ids) == 1 else "trials"
     return [f"Trained by more than one revision of the code: {which} {listing(ids)}."] if ids else []
+
+
+def forecasts(stores: Sequence[SweepStore]) -> Table:
+    """What each command's trials were expected to take, and took: a row a command that trained something."""
+    rows = []
+    for store in stores:
+        kept = kept_expectations(store)
+        took = _took(store) if kept else {}
+        for one in kept:
+            seconds, epochs = took.get(one.command_id, (0.0, 0))
+            if not epochs:
+                continue
+            expected, ratio = "–", "–"
+            if one.seconds:
+                expected = duration_text(one.seconds)
+                ratio = f"{(seconds / epochs) / (one.seconds / one.epochs):.2f}" if one.epochs else "–"
+            begun = one.made_at[:16].replace("T", " ")
+            forecast = (str(one.epochs), expected, one.basis)
+            rows.append((store.name, begun, one.place, *forecast, str(epochs), duration_text(seconds), ratio))
+    header = ("sweep", "begun (UTC)", "place", "epochs left", "forecast", "which rests on", "epochs trained")
+    numeric = (False, False, False, True, True, False, True, True, True)
+    return Table((*header, "took", "took / forecast"), tuple(rows), numeric)
+
+
+def _took(store: SweepStore) -> dict[str, tuple[float, int]]:
+    """By command, the device time of the attempts that it began, and the epochs that they trained."""
+    records = store.records(("trial_id", "epoch", "attempt", "recorded_at")).to_pandas()
+    of_trials = dict(iter(records.groupby("trial_id")))
+    took: dict[str, tuple[float, int]] = {}
+    for folder in store.trials():
+        info = folder.info()
+        epochs = of_trials.get(folder.trial_id)
+        for attempt in info.attempts if info else ():
+            mine = None if epochs is None else epochs[epochs["attempt"] == attempt.number]
+            seconds, count = took.get(attempt.command_id, (0.0, 0))
+            seconds += attempt_seconds(attempt, mine)
+            took[attempt.command_id] = seconds, count + (0 if mine is None else len(mine))
+    return took
 
 
 def failures(infos: dict[str, TrialInfo]) -> Table:

@@ -14,7 +14,7 @@ import pandas as pd
 
 from core.config import TrialConfig, UserError, canonical_json, field_names
 from core.records import SCHEMA, default_mode
-from core.store import SweepStore, TrialInfo
+from core.store import Attempt, SweepStore, TrialInfo
 
 Sweep = SweepStore | Path | str
 
@@ -120,7 +120,8 @@ def load_trials(*sweeps: Sweep) -> pd.DataFrame:
     there is; `best` and `best_epoch`, by the sweep's metric over all epochs (chosen on it, so it flatters:
     test figures are those of the last epoch); `train_seconds` and `valid_seconds`, medians over the epochs
     without the first, which warms up; `train_images` an epoch; `parameters`; `device`, `attempts`,
-    `device_seconds` (wall time of all attempts, in all parts), `message` (of the last failure).
+    `device_seconds` (wall time of all attempts, in all parts, times the devices of each), `energy_joules` (of
+    all epochs in the store, in all parts; NaN where no device told it), `message` (of the last failure).
 
     Raises:
         UserError: a sweep is unknown or empty.
@@ -243,6 +244,7 @@ def _trial_figures(
         "device": info.attempts[-1].device if info and info.attempts else "",
         "attempts": len(info.attempts) if info else 0,
         "device_seconds": _device_seconds(info, epochs),
+        "energy_joules": math.nan if epochs is None else epochs["device_energy_joules"].sum(min_count=1),
         "message": info.attempts[-1].message if info and info.attempts else "",
     }
     if epochs is None or epochs.empty:
@@ -266,19 +268,31 @@ def _trial_figures(
     return figures
 
 
+def attempt_seconds(attempt: Attempt, epochs: pd.DataFrame | None) -> float:
+    """Device time of an attempt: its wall time for each of its ranks.
+
+    One without an end lasted to its last record at least.
+
+    Args:
+        epochs: the attempt's own records.
+    """
+    if not attempt.started_at:
+        return 0.0
+    start = datetime.fromisoformat(attempt.started_at)
+    if attempt.ended_at:
+        end = datetime.fromisoformat(attempt.ended_at)
+    elif epochs is not None and not epochs.empty:
+        end = epochs["recorded_at"].max()
+    else:
+        return 0.0
+    return max(0.0, (end - start).total_seconds()) * attempt.ranks
+
+
 def _device_seconds(info: TrialInfo | None, epochs: pd.DataFrame | None) -> float:
-    """Wall time of all attempts; one without an end lasted to its last record at least."""
-    total = 0.0
-    for attempt in info.attempts if info else ():
-        if not attempt.started_at:
-            continue
-        start = datetime.fromisoformat(attempt.started_at)
-        if attempt.ended_at:
-            total += (datetime.fromisoformat(attempt.ended_at) - start).total_seconds()
-        elif epochs is not None and (epochs["attempt"] == attempt.number).any():
-            end = epochs.loc[epochs["attempt"] == attempt.number, "recorded_at"].max()
-            total += max(0.0, (end - start).total_seconds())
-    return total
+    return sum(
+        attempt_seconds(a, None if epochs is None else epochs[epochs["attempt"] == a.number])
+        for a in (info.attempts if info else ())
+    )
 
 
 _MODEL_FIELDS = tuple(

@@ -7,7 +7,7 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +34,13 @@ from core.checkpoint import load_checkpoint
 from core.config import UserError, field_names
 from core.records import write_bytes
 from core.store import SweepStore, TrialInfo
+from core.units import energy_text
 
 # The names of a report's figures and tables: a part's slug, then what it is.
-_TABLES = ("results", "costs")
+_TABLES = ("results", "costs", "trials")
+_MOST_TRIALS = 100  # on the page; the file has all
 _FILE_NAME = re.compile(
-    r"[a-z0-9-]+-((results|costs)\.(csv|tex)|(best|heat|kernels|token-units|curves(-\w+)?)\.(png|svg))"
+    r"[a-z0-9-]+-((results|costs|trials)\.(csv|tex)|(best|heat|kernels|token-units|curves(-\w+)?)\.(png|svg))"
 )
 
 
@@ -77,6 +79,8 @@ class _Ablation:
     results_caption: str
     costs: tables.Table
     costs_caption: str
+    trials: tables.Table
+    trials_caption: str
     best: _Best | None
 
 
@@ -114,6 +118,7 @@ def write_report(sweeps: Sequence[Sweep], out: Path | None = None) -> Path:
         summary=_summary(trials, infos),
         notes=background.notes(stores, infos),
         ablations=ablations,
+        forecasts=background.forecasts(stores),
         failures=background.failures(infos),
         provenance=background.provenance(infos),
         methods=background.METHODS,
@@ -128,16 +133,25 @@ def _ablation(
 ) -> _Ablation:
     results = tables.ablation_table(part, frame, trials)
     costs = tables.cost_table(part, trials)
+    each = tables.trial_table(part, trials)
     results_text = tables.ablation_text(part, results)
     costs_text = tables.cost_text(part, costs, _valid_images(trials))
+    each_text = tables.trial_text(part, each)
     results_caption = (
         f"{metric_words(part.metric).capitalize()} at the last epoch and at each trial's best, and test "
         "accuracy at the last epoch: mean ± 95 % t-interval over the seeds that have it."
     )
-    costs_caption = "Parameters, and times as medians over epochs without the first, and over seeds."
+    costs_caption = (
+        "Parameters, and times as medians over epochs without the first, and over seeds. Device time is wall "
+        "time times the devices of a trial."
+    )
+    if costs["energy_joules"].notna().any():
+        costs_caption += " Energy is what the devices took meanwhile, for anyone."
+    each_caption = "The best first. What a trial took is told of all its attempts."
     for name, table, text, caption in (
         ("results", results, results_text, results_caption),
         ("costs", costs, costs_text, costs_caption),
+        ("trials", each, each_text, each_caption),
     ):
         write_bytes(out / f"{slug}-{name}.csv", tables.csv_bytes(table))
         write_bytes(out / f"{slug}-{name}.tex", tables.latex(text, caption, f"{slug}-{name}").encode())
@@ -155,7 +169,17 @@ def _ablation(
         results_caption=results_caption,
         costs=costs_text,
         costs_caption=costs_caption,
+        trials=replace(each_text, rows=each_text.rows[:_MOST_TRIALS]),
+        trials_caption=_of_all(each_caption, len(each), f"{slug}-trials.csv"),
         best=_best(store, part, slug, frame, trials, out),
+    )
+
+
+def _of_all(caption: str, count: int, file: str) -> str:
+    return (
+        f"{caption} The first {_MOST_TRIALS} of {count}; all are in {file}."
+        if count > _MOST_TRIALS
+        else caption
     )
 
 
@@ -259,10 +283,10 @@ def _summary(trials: pd.DataFrame, infos: dict[str, TrialInfo]) -> str:
     states = Counter(once["state"])
     counted = ", ".join(f"{states[state]} {state}" for state in sorted(states, key=lambda s: -states[s]))
     newest = max(info.updated_at for info in infos.values())
-    took = tables.duration_text(float(once["device_seconds"].sum()))
-    return (
-        f"{len(once)} trials: {counted}. {took} of device time. State of {newest[:16].replace('T', ' ')} UTC."
-    )
+    took = tables.duration_text(float(once["device_seconds"].sum())) + " of device time"
+    if once["energy_joules"].notna().any():
+        took += f", {energy_text(float(once['energy_joules'].sum()))}"
+    return f"{len(once)} trials: {counted}. {took}. State of {newest[:16].replace('T', ' ')} UTC."
 
 
 def _remove_stale(out: Path, ablations: Sequence[_Ablation]) -> None:

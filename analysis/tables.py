@@ -13,6 +13,7 @@ from analysis.comparisons import ordered_points, point_scores
 from analysis.frames import Part, of_part, plain
 from analysis.statistics import Interval, t_interval
 from analysis.wording import axis_words, figure_text, interval_text, metric_words, value_label
+from core.units import energy_text
 
 _ENDED = ("completed", "stopped", "diverged", "failed")
 _UNFINISHED = ("waiting", "running", "interrupted", "lost")
@@ -89,7 +90,8 @@ def cost_table(part: Part, trials: pd.DataFrame) -> pd.DataFrame:
 
     Columns: the part's axes; `device`; `parameters`; `train_images`; `train_seconds` to train one epoch and
     `valid_seconds` to infer the valid images once, medians over epochs without the first, then over seeds;
-    `device_seconds`, the wall time of all attempts together.
+    `device_seconds`, the wall time of all attempts together, times the devices of each; `energy_joules`, of
+    all epochs, NaN where no device told it.
     """
     trials = of_part(part, trials)
     rows = []
@@ -104,9 +106,10 @@ def cost_table(part: Part, trials: pd.DataFrame) -> pd.DataFrame:
             for column in ("parameters", "train_images", "train_seconds", "valid_seconds"):
                 row[column] = float(here[column].median())
             row["device_seconds"] = float(here["device_seconds"].sum())
+            row["energy_joules"] = float(here["energy_joules"].sum(min_count=1))
             rows.append(row)
     columns = [*part.axes, "device", "trials", "parameters", "train_images", "train_seconds", "valid_seconds"]
-    return pd.DataFrame(rows, columns=[*columns, "device_seconds"])
+    return pd.DataFrame(rows, columns=[*columns, "device_seconds", "energy_joules"])
 
 
 def cost_text(part: Part, table: pd.DataFrame, valid_images: int | None = None) -> Table:
@@ -114,7 +117,9 @@ def cost_text(part: Part, table: pd.DataFrame, valid_images: int | None = None) 
     counts = {int(n) for n in table["train_images"].dropna()}
     train = f"train one epoch of {counts.pop():,} images" if len(counts) == 1 else "train one epoch"
     valid = f"infer {valid_images:,} valid images" if valid_images else "infer the valid images"
-    header = (*map(axis_words, part.axes), "parameters", train, valid, "all trials, wall time", "device")
+    energy = bool(table["energy_joules"].notna().any())
+    header = (*map(axis_words, part.axes), "parameters", train, valid, "all trials, device time")
+    header += ("all trials, energy",) * energy + ("device",)
     rows = [
         (
             *(value_label(axis, plain(row[axis])) for axis in part.axes),
@@ -122,11 +127,54 @@ def cost_text(part: Part, table: pd.DataFrame, valid_images: int | None = None) 
             figure_text("train_seconds", row["train_seconds"]),
             figure_text("valid_seconds", row["valid_seconds"]),
             duration_text(row["device_seconds"]),
+            *((energy_text(row["energy_joules"]),) * energy),
             row["device"] or "not recorded",
         )
         for row in table.to_dict("records")
     ]
-    return Table(header, tuple(rows), (*(False for _ in part.axes), True, True, True, True, False))
+    numeric = (*(False for _ in part.axes), True, True, True, True, *((True,) * energy), False)
+    return Table(header, tuple(rows), numeric)
+
+
+def trial_table(part: Part, trials: pd.DataFrame) -> pd.DataFrame:
+    """A row a trial, the best by the part's final metric first, then those without one.
+
+    Columns: `trial_id`; the part's axes; `seed`; `state`; `epochs_trained`; the final metric and
+    `final_test_accuracy`; `attempts`; `device_seconds`; `energy_joules`, all as in `load_trials`.
+    """
+    trials = of_part(part, trials)
+    final = f"final_{part.metric}"
+    shown = ["state", "epochs_trained", *dict.fromkeys(("last", final, "final_test_accuracy"))]
+    columns = ["trial_id", *part.axes, "seed", *shown, "attempts", "device_seconds", "energy_joules"]
+    ordered = trials.reindex(columns=columns).sort_values(
+        [final, "trial_id"], ascending=[part.mode == "min", True], na_position="last"
+    )
+    return ordered.reset_index(drop=True)
+
+
+def trial_text(part: Part, table: pd.DataFrame) -> Table:
+    """A table of trials as a reader sees it."""
+    energy = bool(table["energy_joules"].notna().any())
+    header = ("trial", *map(axis_words, part.axes), "seed", "state", "epochs")
+    header += (f"final {metric_words(part.metric)}", "test accuracy", "attempts", "device time")
+    header += ("energy",) * energy
+    rows = [
+        (
+            row["trial_id"],
+            *(value_label(axis, plain(row[axis])) for axis in part.axes),
+            str(row["seed"]),
+            row["state"],
+            str(row["epochs_trained"]),
+            figure_text(part.metric, row[f"final_{part.metric}"]),
+            figure_text("test_accuracy", row["final_test_accuracy"]),
+            str(row["attempts"]),
+            duration_text(row["device_seconds"]),
+            *((energy_text(row["energy_joules"]),) * energy),
+        )
+        for row in table.to_dict("records")
+    ]
+    numeric = (False, *(False for _ in part.axes), True, False, True, True, True, True, True)
+    return Table(header, tuple(rows), numeric + (True,) * energy)
 
 
 def trained_on_text(epoch: float) -> str:

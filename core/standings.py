@@ -30,6 +30,7 @@ class Standing:
     device: str = ""
     device_seconds: float = 0.0  # wall time of the attempts that have ended
     began: str = ""  # the attempt that runs
+    ranks: int = 1  # of that attempt, each with a device of its own
 
     @property
     def ended(self) -> bool:
@@ -104,6 +105,7 @@ def _standing(path: Path) -> Standing:
             device=str(last.get("device", "")),
             device_seconds=seconds,
             began="" if last.get("ended_at") else str(last.get("started_at", "")),
+            ranks=int(last.get("ranks", 1)),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: damaged ({error}); move it away, the trial's records stay") from error

@@ -78,12 +78,13 @@ def examples(spec: SweepSpec) -> list[TrialConfig]:
     return [TrialConfig(dataset=name) for (names,) in [axis.values()] for name in names]
 
 
-def typical(plan: Plan) -> TrialConfig:
-    """A trial as those that are to come may be, for a forecast."""
-    if plan.trials:
-        return plan.trials[-1]
+def coming(plan: Plan) -> list[TrialConfig]:
+    """A trial for each that a search is yet to choose, as those may be, for a forecast."""
+    count = to_come(plan.spec, len(plan.trials))
+    if not count:
+        return []
     (part,) = plan.spec.parts
-    return TrialConfig.from_mapping(part.base)
+    return [plan.trials[-1] if plan.trials else TrialConfig.from_mapping(part.base)] * count
 
 
 @contextmanager

@@ -224,7 +224,7 @@ def status(
     """States, progress, best so far, time left, failures by kind."""
     elsewhere(place, "status", *([sweep] if sweep else []), *["--watch"] * watch, *["--json"] * as_json)
     from sweep.status import StatusReader
-    from sweep.view import curves_table, live_picture, summary, trials_table
+    from sweep.view import costs_table, curves_table, live_picture, summary, trials_table
 
     found = [find_sweep(sweep, store)] if sweep else all_sweeps(store)
     readers = [StatusReader(one) for one in found]
@@ -253,7 +253,10 @@ def status(
             out.print()
             out.print(curves_table(standing))
             out.print()
-            out.print(trials_table(standing.trials, standing.metric))
+            out.print(trials_table(standing.trials, standing.metric, with_cost=True))
+            if standing.costs:
+                out.print()
+                out.print(costs_table(standing))
             for trial in standing.trials:
                 if trial.message:
                     out.print(f"{trial.trial_id}: {trial.message}", markup=False, style="red")

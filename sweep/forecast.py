@@ -1,19 +1,24 @@
 """What a plan will cost: device-hours from what the store has measured, or from a rough rate.
 
+An epoch is its training and its validation. What else a trial takes, from the start of its process to its test
+images, comes on top.
+
 Times scale with the multiply-adds of a forward pass within one architecture, so one measured patch size or
 width tells of the others; across architectures they do not, so each has its own rate.
 """
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from core.config import TrialConfig
+from core.config import TrialConfig, UserError
 from core.store import SweepStore
 from sweep.plan import read_plan
 
@@ -66,25 +71,30 @@ def epoch_macs(config: TrialConfig) -> float | None:
 
 
 def measured_rates(root: Path) -> dict[str, float]:
-    """Multiply-adds a second by architecture, over every sweep under a store."""
+    """Multiply-adds a second by architecture, over every sweep under a store that can be read."""
     rates: dict[str, list[float]] = {}
     for path in sorted(root.glob("*/sweep.toml")):
         store = SweepStore(path.parent)
-        configs = {row.trial_id: row.config for row in read_plan(store)}
-        for kind, rate in rates_of(store.records(), configs).items():
-            rates.setdefault(kind, []).append(rate)
+        with suppress(OSError, UserError, pa.ArrowInvalid):
+            configs = {row.trial_id: row.config for row in read_plan(store)}
+            for kind, rate in rates_of(store.records(RATE_COLUMNS), configs).items():
+                rates.setdefault(kind, []).append(rate)
     return {kind: median(values) for kind, values in rates.items()}
 
 
+RATE_COLUMNS = ("trial_id", "train_seconds", "valid_seconds")
+
+
 def rates_of(table: pa.Table, configs: Mapping[str, TrialConfig], share: float = 0.5) -> dict[str, float]:
-    """Multiply-adds a second by architecture, from the records of these trials.
+    """Multiply-adds of training for each second of an epoch, by architecture, from the records of these trials.
 
     Args:
         share: of the epochs that were slower; 0.5 is the median.
     """
     rates: dict[str, list[float]] = {}
     work = {trial_id: epoch_macs(config) for trial_id, config in configs.items()}
-    for trial_id, seconds in zip(table["trial_id"].to_pylist(), table["train_seconds"].to_pylist()):
+    taken = pc.add(table["train_seconds"], table["valid_seconds"])
+    for trial_id, seconds in zip(table["trial_id"].to_pylist(), taken.to_pylist()):
         macs = work.get(trial_id)
         if macs:
             rates.setdefault(_kind(configs[trial_id]), []).append(macs / seconds)

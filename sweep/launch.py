@@ -17,13 +17,15 @@ from types import FrameType
 from cluster.places import Place, find_place
 from core import records
 from core.config import TrialConfig, UserError
+from core.expectations import Expectation, keep_expectation
 from core.records import EpochRecord
 from core.retention import Retention
 from core.setting import Setting, Unit
 from core.sources import source_files
 from core.store import SweepStore, TrialInfo
-from sweep.adaptive import check_place, driving, examples, to_come, with_known
+from sweep.adaptive import check_place, coming, driving, examples, to_come, with_known
 from sweep.batch import Batch
+from sweep.forecast import forecast, measured_rates
 from sweep.plan import Plan, save_plan
 from sweep.rounds import Rounds, in_background, info_of, is_held, left_to_do, unless_unreadable
 from sweep.spec import SweepSpec
@@ -157,6 +159,7 @@ def run_plan(
         check_data([*todo, *(examples(plan.spec) if search else [])], setting)
         if search is None and plan.spec.search is None:
             save_plan(plan, store)
+        _keep_forecast([*todo, *(coming(plan) if search else [])][:limit], store, setting)
     except OSError as error:
         raise LaunchError(f"{store.path}: the store cannot be written: {error.strerror or error}") from error
     unrecorded: list[TrialInfo] = []
@@ -204,6 +207,25 @@ def run_plan(
         unrecorded=tuple(unrecorded),
         detached=bool(todo) and detach,
     )
+
+
+def _keep_forecast(trials: Sequence[TrialConfig], store: SweepStore, setting: Setting) -> None:
+    if not trials:
+        return
+    infos = [info_of(store, config) for config in trials]
+    reached = [max(c.begins_after, info.epoch if info else 0) for c, info in zip(trials, infos)]
+    work = [(config, max(0, config.epochs - epoch)) for config, epoch in zip(trials, reached)]
+    cost = forecast(work, measured_rates(store.path.parent))
+    expectation = Expectation(
+        command_id=setting.command_id,
+        made_at=setting.started_at,
+        place=setting.place,
+        trials=len(work),
+        epochs=sum(epochs for _, epochs in work),
+        seconds=cost.seconds,
+        basis=cost.basis,
+    )
+    keep_expectation(store, expectation)
 
 
 def check_data(trials: Sequence[TrialConfig], setting: Setting) -> None:

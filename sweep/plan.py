@@ -183,7 +183,7 @@ def labels_of_columns(
         ]
         for n in chosen:
             shown = [name for name in (*varied, "seed") if name != "parent" or columns[name][n]]
-            words = [part] * several + [f"{name}={_brief(columns[name][n])}" for name in shown]
+            words = [part] * several + [f"{name}={brief(columns[name][n])}" for name in shown]
             labels.setdefault(trial_ids[n], " ".join(words))
     return labels
 
@@ -201,7 +201,8 @@ def pick(trials: Sequence[TrialConfig], prefix: str) -> TrialConfig:
     return found[0]
 
 
-def _brief(value: Any) -> str:
+def brief(value: Any) -> str:
+    """A field's value in a label."""
     if isinstance(value, list | tuple):
         return "-".join(map(str, value))
     return f"{value:g}" if isinstance(value, float) else str(value)

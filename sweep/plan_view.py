@@ -13,7 +13,7 @@ from core.checkpoint import has_checkpoint
 from core.config import TrialConfig
 from core.setting import Setting, is_done
 from core.store import SweepStore
-from sweep.adaptive import to_come, typical
+from sweep.adaptive import coming, to_come
 from sweep.forecast import Forecast, duration, forecast, measured_rates
 from sweep.plan import Plan
 from sweep.view import STYLES
@@ -49,7 +49,7 @@ def plan_mapping(plan: Plan, root: Path, place: Place) -> dict[str, Any]:
         label = plan.labels[config.trial_id]
         rows.append({"trial_id": config.trial_id, "label": label, "standing": what, "epochs_left": epochs})
         todo.append((config, epochs))
-    todo += _to_come(plan)
+    todo += [(config, config.epochs) for config in coming(plan)]
     cost = forecast([(c, e) for c, e in todo if e], measured_rates(root))
     return {
         "sweep": plan.spec.name,
@@ -80,9 +80,9 @@ def describe_plan(plan: Plan, root: Path, place: Place, out: Console) -> None:
         out.print(line.append(f"  {plan.labels[config.trial_id]}"))
     kinds = ", ".join(f"{count} {what}" for what, count in counts.items())
     out.print(f"{len(plan.trials)} trials: {kinds}", markup=False)
-    if coming := _to_come(plan):
-        todo += coming
-        out.print(f"{len(coming)} more are chosen as others end, by its search", markup=False)
+    if more := coming(plan):
+        todo += [(config, config.epochs) for config in more]
+        out.print(f"{len(more)} more are chosen as others end, by its search", markup=False)
     if plan.duplicates:
         out.print(f"{plan.duplicates} duplicates left out: points that are the same trial", markup=False)
     if plan.shared:
@@ -96,12 +96,6 @@ def describe_plan(plan: Plan, root: Path, place: Place, out: Console) -> None:
         out.print(f"forecast: {duration(cost.seconds)} of one device ({cost.basis})", markup=False)
     for script in _scripts(plan, place, todo, store):
         out.print(f"\nbatch script:\n{script}", markup=False, soft_wrap=True)
-
-
-def _to_come(plan: Plan) -> list[tuple[TrialConfig, int]]:
-    """What a search is yet to choose: trials as those that are there, and their epochs."""
-    count = to_come(plan.spec, len(plan.trials))
-    return [(typical(plan), typical(plan).epochs)] * count if count else []
 
 
 def ineffective(plan: Plan) -> list[str]:

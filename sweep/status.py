@@ -19,7 +19,7 @@ from core.records import default_mode, now
 from core.standings import Standing, StandingsReader
 from core.store import SweepStore, since
 from sweep.forecast import forecast, rates_of
-from sweep.plan import labels_of_columns
+from sweep.plan import brief, labels_of_columns
 from sweep.search_spec import Search
 
 
@@ -35,6 +35,17 @@ class TrialStatus:
     value: float | None
     failure: str
     message: str
+    device_seconds: float = 0.0  # of all attempts
+    energy_joules: float | None = None  # of all epochs in the store, where devices tell it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What the trials of one value of a varied field took."""
+
+    trials: int
+    device_seconds: float
+    energy_joules: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +68,7 @@ class SweepStatus:
     devices: Mapping[str, int] = field(default_factory=dict)  # by name: trials that run there now
     curves: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # the metric of the best few
     rungs: Mapping[int, int] = field(default_factory=dict)  # by epoch: values that a stopping rule has
+    costs: Mapping[str, Mapping[str, Cost]] = field(default_factory=dict)  # by varied field and value
 
     @property
     def counts(self) -> dict[str, int]:
@@ -105,6 +117,10 @@ class SweepStatus:
             "devices": dict(self.devices),
             "rungs": {str(epoch): count for epoch, count in self.rungs.items()},
             "curves": {trial: [_finite(v) for v in curve] for trial, curve in self.curves.items()},
+            "costs": {
+                axis: {value: vars(cost) for value, cost in by_value.items()}
+                for axis, by_value in self.costs.items()
+            },
             "best": _plain(self.best) if self.best else None,
             "trials": [_plain(trial) for trial in self.trials],
         }
@@ -135,8 +151,16 @@ class StatusReader:
         standings = self._standings.read()
         table = self._store.records(("trial_id", "epoch", metric, *_ALSO))
         newest = _newest(table, plan.epochs, metric)
+        energy = _energy(table)
         trials = tuple(
-            _standing(trial_id, epochs, standings.get(trial_id), newest.get(trial_id), plan.labels[trial_id])
+            _standing(
+                trial_id,
+                epochs,
+                standings.get(trial_id),
+                newest.get(trial_id),
+                plan.labels[trial_id],
+                energy.get(trial_id),
+            )
             for trial_id, epochs in plan.epochs.items()
         )
         running = sum(trial.state == "running" for trial in trials)
@@ -153,21 +177,23 @@ class StatusReader:
             seconds_left=left[1] / max(1, running) if left else None,
             seconds_left_range=(left[0] / max(1, running), left[2] / max(1, running)) if left else None,
             epochs_an_hour=_rate(table) if running else None,
-            device_seconds=sum(s.device_seconds + (since(s.began) if s.began else 0.0) for s in used),
+            device_seconds=sum(trial.device_seconds for trial in trials),
             energy_joules=_known(pc.sum(table["device_energy_joules"])),
             device_utilisation=_known(pc.mean(table["device_utilisation"])),
             devices=dict(Counter(s.device for s in used if s.state == "running" and s.device)),
             curves=_curves(table, trials, metric, mode),
             rungs=_rungs(self._store.path / "rungs" / f"{metric}-{mode}"),
+            costs=plan.costs(trials),
             others=len(set(self._standings.folders()) - plan.epochs.keys()),
         )
 
 
-_ALSO = ("train_seconds", "recorded_at", "device_energy_joules", "device_utilisation")
+_ALSO = ("train_seconds", "valid_seconds", "recorded_at", "device_energy_joules", "device_utilisation")
 _OPEN = ("waiting", "running", "lost", "interrupted")
 _RATE_SECONDS = 600.0
 _SAMPLE = 2000  # records that a rate is told from
 _CURVES = 5
+_MOST_VALUES = 50  # of a field: a search draws each value once, and a row a trial would say nothing
 
 
 class _Trials:
@@ -184,15 +210,29 @@ class _Trials:
             if epochs[n] > self.epochs.get(ids[n], 0):
                 self.epochs[ids[n]] = epochs[n]
                 self._row[ids[n]] = n
-        columns = {}
+        self._varied = {}
         for name in field_names():
             if name in table.column_names and (name == "seed" or _varies(table[name])):
-                columns[name] = table[name].to_pylist()
-        self.labels = labels_of_columns(parts, ids, columns)
+                self._varied[name] = table[name].to_pylist()
+        self.labels = labels_of_columns(parts, ids, self._varied)
 
     def config(self, trial_id: str) -> TrialConfig:
         (row,) = self._table.slice(self._row[trial_id], 1).to_pylist()
         return TrialConfig.from_store({name: row[name] for name in field_names() if name in row})
+
+    def costs(self, trials: Iterable[TrialStatus]) -> dict[str, dict[str, Cost]]:
+        """By varied field and its value, what the trials that have begun took."""
+        begun = [trial for trial in trials if trial.device_seconds]
+        found: dict[str, dict[str, Cost]] = {}
+        for axis, column in self._varied.items():
+            if axis in ("seed", "parent", "epochs"):
+                continue
+            groups: dict[str, list[TrialStatus]] = {}
+            for trial in begun:
+                groups.setdefault(brief(column[self._row[trial.trial_id]]), []).append(trial)
+            if 1 < len(groups) <= _MOST_VALUES:
+                found[axis] = {value: _cost(groups[value]) for value in groups}
+        return found
 
     def alike(self, trial_ids: Iterable[str]) -> dict[str, list[str]]:
         """Trials by one of them with an epoch of the same work: configs are slow to build ten thousand times."""
@@ -231,6 +271,24 @@ def _newest(table: pa.Table, epochs: Mapping[str, int], metric: str) -> dict[str
     last = rows[np.append(codes[rows][1:] != codes[rows][:-1], True)] if len(rows) else rows
     values = table[metric].take(pa.array(last)).to_pylist()
     return {ids[code]: (epoch, v) for code, epoch, v in zip(codes[last].tolist(), at[last].tolist(), values)}
+
+
+def _energy(table: pa.Table) -> dict[str, float]:
+    """By trial, joules of its epochs; nothing where no device tells."""
+    if table["device_energy_joules"].null_count == table.num_rows:
+        return {}
+    sums = table.group_by("trial_id").aggregate([("device_energy_joules", "sum")])
+    values = zip(sums["trial_id"].to_pylist(), sums["device_energy_joules_sum"].to_pylist())
+    return {trial_id: joules for trial_id, joules in values if joules is not None}
+
+
+def _cost(trials: Sequence[TrialStatus]) -> Cost:
+    energy = [trial.energy_joules for trial in trials if trial.energy_joules is not None]
+    return Cost(
+        trials=len(trials),
+        device_seconds=sum(trial.device_seconds for trial in trials),
+        energy_joules=sum(energy) if energy else None,
+    )
 
 
 def _known(figure: pa.Scalar) -> float | None:
@@ -303,7 +361,12 @@ def _to_come(source: Mapping[str, Any], known: int) -> int:
 
 
 def _standing(
-    trial_id: str, epochs: int, standing: Standing | None, newest: tuple[int, float] | None, label: str
+    trial_id: str,
+    epochs: int,
+    standing: Standing | None,
+    newest: tuple[int, float] | None,
+    label: str,
+    energy: float | None,
 ) -> TrialStatus:
     state = standing.state if standing else "waiting"
     epoch, value = newest or (0, None)
@@ -318,4 +381,12 @@ def _standing(
         value=value,
         failure=standing.failure if standing else "",
         message=standing.message if standing else "",
+        device_seconds=_device_seconds(standing) if standing else 0.0,
+        energy_joules=energy,
     )
+
+
+def _device_seconds(standing: Standing) -> float:
+    """Of a lost attempt nobody knows when it ended; the next one writes it down."""
+    runs = standing.state == "running" and standing.began
+    return standing.device_seconds + (since(standing.began) * standing.ranks if runs else 0.0)

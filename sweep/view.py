@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -12,6 +12,7 @@ from rich.text import Text
 
 from core.records import EpochRecord
 from core.store import STATES, SweepStore, TrialInfo
+from core.units import energy_text
 from sweep.forecast import duration
 from sweep.status import StatusReader, SweepStatus, TrialStatus
 
@@ -67,14 +68,19 @@ def summary(status: SweepStatus) -> list[RenderableType]:
     return lines
 
 
-def trials_table(trials: Iterable[TrialStatus], metric: str) -> Table:
-    """A row a trial."""
+def trials_table(trials: Sequence[TrialStatus], metric: str, with_cost: bool = False) -> Table:
+    """A row a trial; with what each took, where that is asked for."""
+    energy = with_cost and any(trial.energy_joules is not None for trial in trials)
     table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
     table.add_column("trial", no_wrap=True)
     table.add_column("varied", overflow="fold", max_width=34)
     table.add_column("state", no_wrap=True)
     table.add_column("epoch", justify="right", no_wrap=True)
     table.add_column(metric.replace("_", " "), justify="right", no_wrap=True)
+    if with_cost:
+        table.add_column("took", justify="right", no_wrap=True)
+    if energy:
+        table.add_column("energy", justify="right", no_wrap=True)
     for trial in trials:
         state = (trial.failure and f"failed: {trial.failure}") or trial.state
         table.add_row(
@@ -83,7 +89,25 @@ def trials_table(trials: Iterable[TrialStatus], metric: str) -> Table:
             Text(state, STYLES[trial.state]),
             f"{trial.epoch}/{trial.epochs}",
             _value(trial),
+            *([duration(trial.device_seconds) if trial.device_seconds else ""] * with_cost),
+            *([energy_text(trial.energy_joules)] * energy),
         )
+    return table
+
+
+def costs_table(status: SweepStatus) -> RenderableType:
+    """What each value of each varied field took, a row a value; nothing where nothing varies."""
+    if not status.costs:
+        return Text("")
+    table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
+    table.add_column("varied", overflow="fold")
+    energy = any(cost.energy_joules is not None for costs in status.costs.values() for cost in costs.values())
+    for name in ("trials begun", "device time", *("energy",) * energy):
+        table.add_column(name, justify="right", no_wrap=True)
+    for axis, by_value in status.costs.items():
+        for value, cost in by_value.items():
+            took = (duration(cost.device_seconds), *(energy_text(cost.energy_joules),) * energy)
+            table.add_row(Text(f"{axis}={value}"), str(cost.trials), *took)
     return table
 
 
@@ -202,7 +226,7 @@ def _pace(status: SweepStatus) -> str:
     if status.device_seconds >= 1:
         words.append(f"{duration(status.device_seconds)} of device time")
     if status.energy_joules:
-        words.append(f"{status.energy_joules / 3.6e6:.3g} kWh")
+        words.append(energy_text(status.energy_joules))
     if status.device_utilisation is not None:
         words.append(f"devices {100 * status.device_utilisation:.0f} % at work")
     words += [f"{count} on {name}" for name, count in status.devices.items()]

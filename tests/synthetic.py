@@ -6,7 +6,7 @@ paired comparisons have something to find. States, divergence and early stops ar
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import product
 from pathlib import Path
@@ -82,6 +82,13 @@ def write_sweep(
                 clock += timedelta(minutes=30)
     records.write_table(pa.Table.from_pylist(plan), path / "plan.parquet")
     return store
+
+
+def give_energy(store: SweepStore, joules: float) -> None:
+    """As if each epoch's device had told so much."""
+    for folder in store.trials():
+        rows = [replace(row, device_energy_joules=joules) for row in records.from_table(folder.records())]
+        folder.write_records(rows)
 
 
 def learning_rates(path: Path, **changes: Any) -> SweepStore:

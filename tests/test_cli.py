@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from core.expectations import kept_expectations
 from core.records import SCHEMA
 from core.store import SweepStore
 from sweep import cli
@@ -172,6 +173,16 @@ def test_a_run_ends_with_every_trial_trained_once(ran: SweepStore) -> None:
     infos = [folder.info() for folder in ran.trials()]
     assert [(i.state, i.epoch, len(i.attempts)) for i in infos if i] == [("completed", 2, 1)] * 4
     assert ran.records().num_rows == 8
+
+
+def test_each_command_keeps_what_it_forecast(ran: SweepStore) -> None:
+    kept = kept_expectations(ran)
+    assert [(one.trials, one.epochs) for one in kept] == [(2, 4), (1, 2), (1, 2)]
+    bases = [one.basis.partition(",")[0] for one in kept]
+    assert bases == ["rough", "from this store's own records", "from this store's own records"]
+    assert all(one.seconds and one.seconds > 0 for one in kept)
+    commands = {attempt.command_id for folder in ran.trials() for attempt in folder.info().attempts}  # type: ignore[union-attr]
+    assert commands == {one.command_id for one in kept}
 
 
 def test_status_tells_of_all_sweeps_or_of_one(ran: SweepStore) -> None:

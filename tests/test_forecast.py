@@ -91,7 +91,7 @@ def test_rates_are_measured_from_the_records_of_every_sweep_of_a_store(tmp_path:
         save_plan(plan, store)
         list(work([(plan.trials[0],)], Setting(store=store.path)))
         macs = epoch_macs(plan.trials[0])
-        seconds = store.records()["train_seconds"].to_pylist()
+        seconds = [row["train_seconds"] + row["valid_seconds"] for row in store.records().to_pylist()]
         assert macs is not None
         assert len(seconds) == 2
         rate = rates_of(store.records(), {plan.trials[0].trial_id: plan.trials[0]})["mlp"]

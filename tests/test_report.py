@@ -9,15 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from analysis.background import failures
+from analysis.background import failures, forecasts
 from analysis.frames import load_trials
 from analysis.report import write_report
 from analysis.tables import duration_text, escape_latex
 from core.checkpoint import save_checkpoint
 from core.config import TrialConfig
+from core.expectations import Expectation, keep_expectation
 from core.models import build_model
 from core.store import Attempt, SweepStore, TrialInfo
-from tests.synthetic import SyntheticPart, learning_rates, patch_sizes, write_sweep
+from tests.synthetic import SyntheticPart, give_energy, learning_rates, patch_sizes, write_sweep
 
 
 class Page(HTMLParser):
@@ -149,6 +150,58 @@ def test_a_sweep_that_still_runs_is_reported_as_far_as_it_is(tmp_path):
     assert "RuntimeError: shapes <2> & 3 do not match" in text
     for kind in ("diverged", "stopped", "interrupted", "bug"):
         assert kind in text
+
+
+def test_what_trials_and_values_took_is_told_with_their_energy(tmp_path):
+    store = patch_sizes(tmp_path / "patch-sizes", seeds=2)
+    assert "energy" not in Page(write_report([store])).text
+    give_energy(store, 300_000.0)
+    page = Page(write_report([store]))
+    assert "8 trials: 8 completed. 19 min 52 s of device time, 8 kWh." in page.text
+    with (store.path / "report" / "patch-sizes-trials.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 8
+    assert {row["device_seconds"] for row in rows} == {"149.0"}
+    assert {row["energy_joules"] for row in rows} == {"3600000.0"}
+    finals = [float(row["final_valid_accuracy"]) for row in rows]
+    assert finals == sorted(finals, reverse=True)
+    with (store.path / "report" / "patch-sizes-costs.csv").open() as file:
+        assert [row["energy_joules"] for row in csv.DictReader(file)] == ["7200000.0"] * 4
+    assert "2 kWh" in page.text  # of a value's two trials
+
+
+def test_a_forecast_stands_beside_what_its_command_took(tmp_path):
+    store = patch_sizes(tmp_path / "patch-sizes", seeds=1)
+    trials = list(store.trials())
+    of_command = {"first": trials[:3], "second": trials[3:]}
+    for command, folders in of_command.items():
+        for folder in folders:
+            info = folder.info()
+            attempts = (replace(info.attempts[0], command_id=command),)
+            folder.write_info(replace(info, attempts=attempts))
+    common = {"place": "local", "trials": 4, "epochs": 48}
+    for command, seconds, made in (
+        ("first", 480.0, "09:00"),
+        ("second", None, "10:00"),
+        ("third", 5.0, "11:00"),
+    ):
+        keep_expectation(
+            store,
+            Expectation(
+                command_id=command, made_at=f"2026-01-01T{made}", seconds=seconds, basis="said", **common
+            ),
+        )
+    table = forecasts([store])
+    assert [row[1] for row in table.rows] == [
+        "2026-01-01 09:00",
+        "2026-01-01 10:00",
+    ]  # the third trained nothing
+    # Three trials of 149 s and 12 epochs, where 10 s an epoch were expected.
+    assert table.rows[0][3:] == ("48", "8 min 0 s", "said", "36", "7 min 27 s", f"{149 / 120:.2f}")
+    assert table.rows[1][3:] == ("48", "–", "said", "12", "2 min 29 s", "–")
+    (store.path / "forecasts" / "first.json").write_text("{")
+    assert [row[1] for row in forecasts([store]).rows] == ["2026-01-01 10:00"]
+    assert "What it was expected to take, and took" in Page(write_report([store])).text
 
 
 def test_a_sweep_without_any_record_still_reports_its_failures(tmp_path):

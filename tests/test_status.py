@@ -71,7 +71,7 @@ def test_counts_best_progress_and_failures_are_those_of_the_store(tmp_path: Path
     assert status.best is not None
     assert status.best.trial_id == first.trial_id  # 1e-3, not the 1e-6; nor the one that is half done
     # What is left is 2 + 3 epochs like those that were measured.
-    seconds = store.records()["train_seconds"].to_pylist()
+    seconds = [row["train_seconds"] + row["valid_seconds"] for row in store.records().to_pylist()]
     assert status.seconds_left is not None
     assert 5 * min(seconds) * 0.99 <= status.seconds_left <= 5 * max(seconds) * 1.01
 

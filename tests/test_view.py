@@ -6,17 +6,19 @@ import json
 import math
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from core import records, standings
+from core.lease import take_lease
 from core.store import SweepStore
 from sweep.status import StatusReader
-from sweep.view import live_picture, sparkline
+from sweep.view import costs_table, live_picture, sparkline, trials_table
 from tests.places import ROOT
-from tests.synthetic import SyntheticPart, write_sweep
+from tests.synthetic import SyntheticPart, give_energy, write_sweep
 
 
 @pytest.fixture
@@ -70,8 +72,8 @@ def test_time_left_has_a_range_and_curves_are_those_of_the_best(store: SweepStor
     assert status.seconds_left_range is not None
     low, high = status.seconds_left_range
     assert low <= (status.seconds_left or 0) <= high
-    # 3 interrupted at epoch 4 of 12 and 3 waiting: 60 epochs of about 5 s, the first of a trial 9.
-    assert 60 * 5 * 0.99 <= low <= 60 * 5.13
+    # 3 interrupted at epoch 4 of 12 and 3 waiting: 60 epochs of about 5 s and 0.23 s of validation.
+    assert 60 * 5.2 * 0.99 <= low <= 60 * 5.25
     for epoch, trials in ((3, 9), (9, 2)):
         rung = store.path / "rungs" / "valid_accuracy-max" / str(epoch)
         rung.mkdir(parents=True)
@@ -83,6 +85,48 @@ def test_time_left_has_a_range_and_curves_are_those_of_the_best(store: SweepStor
     assert next(iter(status.curves.values()))[-1] == best
     assert status.device_seconds == pytest.approx(108 * (5 + 12 * 12) + 3 * 5 + 3 * 53 + 3 * 29)
     json.dumps(status.to_mapping(), allow_nan=False)
+
+
+def test_what_trials_took_is_told_by_trial_and_by_value(store: SweepStore) -> None:
+    give_energy(store, 7200.0)
+    status = StatusReader(store).read()
+    whole = 5 + 12 * 12
+    by_id = {trial.trial_id: trial for trial in status.trials}
+    assert by_id[status.best.trial_id].device_seconds == whole  # type: ignore[union-attr]
+    assert by_id[status.best.trial_id].energy_joules == 12 * 7200  # type: ignore[union-attr]
+    relu, tanh = (status.costs["activation"][value] for value in ("relu", "tanh"))
+    assert (relu.trials, tanh.trials) == (60, 57)  # three wait
+    assert relu.device_seconds == pytest.approx(60 * whole)
+    assert relu.energy_joules == 60 * 12 * 7200
+    assert tanh.device_seconds == pytest.approx(48 * whole + 3 * 5 + 3 * 53 + 3 * 29)
+    assert sum(cost.device_seconds for cost in status.costs["lr"].values()) == status.device_seconds
+    assert json.loads(json.dumps(status.to_mapping()))["costs"]["activation"]["relu"]["trials"] == 60
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(costs_table(status))
+    assert "activation=relu" in console.export_text()
+    console.print(trials_table(status.trials[:1], status.metric, with_cost=True))
+    assert "24 Wh" in console.export_text()
+
+
+def test_nobody_knows_how_long_a_lost_attempt_lasted_and_a_running_one_counts_for_each_rank(
+    store: SweepStore,
+) -> None:
+    lost, running = (store.trial(trial.trial_id) for trial in StatusReader(store).read().trials[:2])
+    hour = records.now() - timedelta(hours=1)
+    for folder in (lost, running):
+        info = folder.info()
+        assert info is not None
+        begun = dataclasses.replace(
+            info.attempts[0], started_at=hour.isoformat(), ended_at="", end="", ranks=2
+        )
+        folder.write_info(dataclasses.replace(info, state="running", attempts=(begun,)))
+    lease = take_lease(running.path)
+    assert lease is not None
+    with lease:
+        status = StatusReader(store).read()
+    assert [trial.state for trial in status.trials[:2]] == ["lost", "running"]
+    assert status.trials[0].device_seconds == 0
+    assert 7200 <= status.trials[1].device_seconds <= 7200 + 120
 
 
 def test_the_live_view_fits_80_columns(store: SweepStore) -> None:
