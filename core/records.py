@@ -174,8 +174,8 @@ def schema_of(columns: Sequence[str] | None = None) -> pa.Schema:
 def concat(tables: Sequence[pa.Table], columns: Sequence[str] | None = None) -> pa.Table:
     """Tables with SCHEMA (or these columns of it), one after the other; an older one's missing columns are null."""
     schema = schema_of(columns)
-    if len(tables) == 1 and tables[0].schema.equals(schema):
-        return tables[0]
+    if tables and all(table.schema.equals(schema) for table in tables):
+        return pa.concat_tables(tables)
     return pa.concat_tables([schema.empty_table(), *tables], promote_options="default")
 
 

@@ -15,10 +15,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from core import records
+from core.columns import codes, rows_at
 from core.config import TrialConfig, UserError
 from core.failures import POLICIES
 from core.lease import lease_is_live
@@ -268,8 +269,9 @@ class SweepStore:
                 new.append(name)
         kept = compacted
         if known != stamps:
-            unchanged = [name for name, stamp in stamps.items() if known.get(name) == stamp]
-            kept = compacted.filter(pc.is_in(compacted["trial_id"], pa.array(unchanged, pa.string())))
+            unchanged = {name: 1 for name, stamp in stamps.items() if known.get(name) == stamp}
+            are_kept = np.flatnonzero(codes(compacted["trial_id"], unchanged, 0))
+            kept = rows_at(compacted, are_kept)
 
         def read(name: str) -> pa.Table:
             return records.read_records(self.trials_path / name / "metrics.parquet", columns)

@@ -224,13 +224,13 @@ def status(
     """States, progress, best so far, time left, failures by kind."""
     elsewhere(place, "status", *([sweep] if sweep else []), *["--watch"] * watch, *["--json"] * as_json)
     from sweep.status import StatusReader
-    from sweep.view import costs_table, curves_table, live_picture, summary, trials_table
+    from sweep.view import costs_table, curves_table, live_picture, summary, trials_table, worth_a_row
 
     found = [find_sweep(sweep, store)] if sweep else all_sweeps(store)
     readers = [StatusReader(one) for one in found]
     if as_json:
-        rows = [reader.read().to_mapping() for reader in readers]
-        print(json.dumps(rows[0] if sweep else rows, indent=2))  # rich takes seconds over ten thousand
+        told = [reader.read().to_mapping() for reader in readers]
+        print(json.dumps(told[0] if sweep else told))  # indented, ten thousand trials take seconds
         return
     if watch:
         from rich.console import Group
@@ -253,11 +253,14 @@ def status(
             out.print()
             out.print(curves_table(standing))
             out.print()
-            out.print(trials_table(standing.trials, standing.metric, with_cost=True))
+            rows = worth_a_row(standing)
+            out.print(trials_table(rows, standing.metric, with_cost=True))
+            if len(rows) < len(standing.trials):
+                out.print(f"{len(rows)} of {len(standing.trials)} trials; all with --json", style="dim")
             if standing.costs:
                 out.print()
                 out.print(costs_table(standing))
-            for trial in standing.trials:
+            for trial in rows:
                 if trial.message:
                     out.print(f"{trial.trial_id}: {trial.message}", markup=False, style="red")
 

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from core import columns
 from core.config import TrialConfig, field_names
 from core.records import default_mode, now
 from core.standings import Standing, StandingsReader
@@ -263,14 +264,14 @@ def _varies(column: pa.ChunkedArray) -> bool:
 def _newest(table: pa.Table, epochs: Mapping[str, int], metric: str) -> dict[str, tuple[int, float]]:
     """By trial, its newest epoch within the plan's, and the metric there."""
     ids = list(epochs)
-    codes = _numbers(pc.fill_null(pc.index_in(table["trial_id"], pa.array(ids, pa.string())), len(ids)))
-    at = _numbers(table["epoch"])
+    trials = columns.codes(table["trial_id"], {trial_id: n for n, trial_id in enumerate(ids)}, len(ids))
+    at = columns.numbers(table["epoch"])
     limits = np.array([*epochs.values(), 0], dtype=np.int64)
-    rows = np.flatnonzero(at <= limits[codes])
-    rows = rows[np.lexsort((at[rows], codes[rows]))]
-    last = rows[np.append(codes[rows][1:] != codes[rows][:-1], True)] if len(rows) else rows
-    values = table[metric].take(pa.array(last)).to_pylist()
-    return {ids[code]: (epoch, v) for code, epoch, v in zip(codes[last].tolist(), at[last].tolist(), values)}
+    rows = np.flatnonzero(at <= limits[trials])
+    rows = rows[np.lexsort((at[rows], trials[rows]))]
+    last = rows[np.append(trials[rows][1:] != trials[rows][:-1], True)] if len(rows) else rows
+    values = columns.rows_at(table.select([metric]), last)[metric].to_pylist()
+    return {ids[n]: (epoch, v) for n, epoch, v in zip(trials[last].tolist(), at[last].tolist(), values)}
 
 
 def _energy(table: pa.Table) -> dict[str, float]:
@@ -295,18 +296,10 @@ def _known(figure: pa.Scalar) -> float | None:
     return None if figure.as_py() is None else float(figure.as_py())
 
 
-def _numbers(column: pa.ChunkedArray) -> np.ndarray:
-    """A column without gaps; Arrow's own way to NumPy imports pandas first, which takes half a second."""
-    whole = column.combine_chunks()
-    if isinstance(whole, pa.ChunkedArray):  # an older Arrow's, of no chunk or of several
-        whole = pa.concat_arrays(whole.chunks) if whole.num_chunks else pa.array([], column.type)
-    return np.from_dlpack(whole) if len(whole) else np.array([], dtype=np.int64)
-
-
 def _time_left(plan: _Trials, todo: Mapping[str, int], table: pa.Table) -> tuple[float, float, float] | None:
     """Device-seconds for what is left: as many as one in ten epochs, the middle, and nine in ten would make it."""
     step = max(1, table.num_rows // _SAMPLE)
-    sample = table.take(pa.array(range(0, table.num_rows, step))) if step > 1 else table
+    sample = columns.rows_at(table, np.arange(0, table.num_rows, step))
     measured = plan.alike(i for i in dict.fromkeys(sample["trial_id"].to_pylist()) if i in plan.epochs)
     configs = {
         i: config for first, alike in measured.items() for config in [plan.config(first)] for i in alike
@@ -322,7 +315,7 @@ def _rate(table: pa.Table) -> float | None:
     """Epochs an hour, over the last few minutes in which there were any."""
     if not table.num_rows:
         return None
-    times = np.sort(_numbers(table["recorded_at"].cast(pa.int64()))) / 1000
+    times = np.sort(columns.numbers(table["recorded_at"].cast(pa.int64()))) / 1000
     recent = times[times > times[-1] - _RATE_SECONDS]
     span = max(now().timestamp(), recent[-1]) - recent[0]
     return float((len(recent) - 1) * 3600 / span) if len(recent) > 1 and span > 0 else None
@@ -336,7 +329,10 @@ def _curves(
     ranked = [t for t in trials if t.value is not None and math.isfinite(t.value)]
     ranked = heapq.nlargest(_CURVES, ranked, key=lambda t: sign * (t.value or 0.0))
     best = [t.trial_id for t in ranked]
-    chosen = table.filter(pc.is_in(table["trial_id"], pa.array(best, pa.string()))).sort_by("epoch")
+    is_drawn = columns.codes(table["trial_id"], dict.fromkeys(best, 1), 0)
+    chosen = columns.rows_at(table.select(["trial_id", "epoch", metric]), np.flatnonzero(is_drawn)).sort_by(
+        "epoch"
+    )
     curves: dict[str, list[float]] = {trial_id: [] for trial_id in best}
     for trial_id, value in zip(chosen["trial_id"].to_pylist(), chosen[metric].to_pylist()):
         curves[trial_id].append(value)

@@ -16,6 +16,8 @@ from core.units import energy_text
 from sweep.forecast import duration
 from sweep.status import StatusReader, SweepStatus, TrialStatus
 
+_MOST_ROWS = 200  # of a table in a terminal; --json has every trial
+
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
 STYLES = {
@@ -95,6 +97,23 @@ def trials_table(trials: Sequence[TrialStatus], metric: str, with_cost: bool = F
     return table
 
 
+def worth_a_row(status: SweepStatus) -> list[TrialStatus]:
+    """All trials in the plan's order; of very many those that run, those that failed, then the best, in that order."""
+    if len(status.trials) <= _MOST_ROWS:
+        return list(status.trials)
+    first = [t for t in status.trials if t.state == "running"] + [t for t in status.trials if t.failure]
+    shown = {t.trial_id for t in first}
+    return [*first, *(t for t in _ranked(status) if t.trial_id not in shown)][:_MOST_ROWS]
+
+
+def _ranked(status: SweepStatus) -> list[TrialStatus]:
+    """Trials with a value of the metric, the best first."""
+    sign = 1 if status.mode == "max" else -1
+    ranked = [(t, t.value) for t in status.trials if t.value is not None]
+    ranked.sort(key=lambda pair: math.inf if math.isnan(pair[1]) else -sign * pair[1])
+    return [trial for trial, _ in ranked]
+
+
 def costs_table(status: SweepStatus) -> RenderableType:
     """What each value of each varied field took, a row a value; nothing where nothing varies."""
     if not status.costs:
@@ -145,10 +164,7 @@ def sparkline(values: Sequence[float], low: float, high: float, width: int) -> s
 def live_picture(status: SweepStatus, rows: int = 8) -> RenderableType:
     """The summary, what runs now, and the best few."""
     running = [t for t in status.trials if t.state == "running"][:rows]
-    sign = 1 if status.mode == "max" else -1
-    ranked = [(t, t.value) for t in status.trials if t.state != "running" and t.value is not None]
-    ranked.sort(key=lambda pair: math.inf if math.isnan(pair[1]) else -sign * pair[1])
-    shown = running + [trial for trial, _ in ranked[: rows - 3]]
+    shown = running + [t for t in _ranked(status) if t.state != "running"][: rows - 3]
     below: RenderableType = (
         trials_table(shown, status.metric) if shown else Text("no trial at work yet", "dim")
     )

@@ -200,7 +200,7 @@ def test_status_tells_of_all_sweeps_or_of_one(ran: SweepStore) -> None:
     assert values == last["valid_accuracy"].to_dict()
     assert one["best"]["value"] == max(values.values())
     # A sweep's folder does as well as its name.
-    assert sweep("status", ran.path, "--json").stdout == json.dumps(one, indent=2) + "\n"
+    assert sweep("status", ran.path, "--json").stdout == json.dumps(one) + "\n"
 
 
 def test_show_and_logs_tell_of_one_trial(ran: SweepStore) -> None:

@@ -15,8 +15,9 @@ from rich.console import Console
 from core import records, standings
 from core.lease import take_lease
 from core.store import SweepStore
+from sweep import view
 from sweep.status import StatusReader
-from sweep.view import costs_table, live_picture, sparkline, trials_table
+from sweep.view import costs_table, live_picture, sparkline, trials_table, worth_a_row
 from tests.places import ROOT
 from tests.synthetic import SyntheticPart, give_energy, write_sweep
 
@@ -129,6 +130,18 @@ def test_nobody_knows_how_long_a_lost_attempt_lasted_and_a_running_one_counts_fo
     assert 7200 <= status.trials[1].device_seconds <= 7200 + 120
 
 
+def test_of_very_many_trials_those_that_run_or_failed_and_the_best_get_a_row(
+    store: SweepStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status = StatusReader(store).read()
+    assert worth_a_row(status) == list(status.trials)
+    monkeypatch.setattr(view, "_MOST_ROWS", 10)
+    rows = worth_a_row(status)
+    assert [trial.state for trial in rows] == ["failed"] * 3 + ["completed"] * 7
+    values = sorted((t.value or 0.0 for t in status.trials if t.state == "completed"), reverse=True)
+    assert [trial.value for trial in rows[3:]] == values[:7]
+
+
 def test_the_live_view_fits_80_columns(store: SweepStore) -> None:
     status = dataclasses.replace(
         StatusReader(store).read(), seconds_left_range=(60.0, 7200.0), rungs={3: 90, 9: 30}
@@ -160,3 +173,16 @@ def test_status_is_plain_when_piped_and_json_for_machines(store: SweepStore) -> 
     assert values["failures"] == {"bug": 3}
     assert len(values["trials"]) == 120
     assert values["seconds_left_range"][0] <= values["seconds_left"] <= values["seconds_left_range"][1]
+
+
+def test_a_standing_is_read_without_pandas_torch_or_ray(store: SweepStore) -> None:
+    store.compact()
+    changed = next(iter(store.trials()))
+    changed.write_records(records.from_table(changed.records()))
+    code = (
+        "import sys, sweep.cli; from core.store import SweepStore; from sweep.status import StatusReader; "
+        f"StatusReader(SweepStore({str(store.path)!r})).read().to_mapping(); "
+        "print(sorted({'pandas', 'torch', 'ray'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
