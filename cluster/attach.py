@@ -1,5 +1,6 @@
 """A Ray cluster that is there already: come in as a driver, see what it has, and which of its nodes live."""
 
+import atexit
 import logging
 import os
 import signal
@@ -14,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cluster.head import ClusterError, Head, last_words
 from cluster.places import PlaceError, Ray
 from cluster.rays import quiet
-from core.config import UserError
 
 _REACH_SECONDS = 5.0
 _INIT_SECONDS = 15.0
@@ -24,10 +25,6 @@ _ANSWER_SECONDS = 60.0  # of a node that has to start a process first
 
 # Set for each job's own processes by Ray: its runtime environment.
 _IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-
-
-class ClusterError(UserError):
-    """A cluster that cannot be used, in one line."""
 
 
 @dataclass(frozen=True)
@@ -61,19 +58,32 @@ def prepare(place: Ray) -> None:
 
 
 @contextmanager
-def attached(place: Ray, working_dir: Path | None) -> Iterator[None]:
+def attached(place: Ray, working_dir: Path | None) -> Iterator[Head]:
     """This process as a driver of the cluster.
 
     Args:
         working_dir: what each worker shall find in its working folder; None: as the job has it.
 
+    Yields:
+        the cluster's head; who waits for anything that Ray does checks it meanwhile.
+
     Raises:
-        ClusterError: there is no cluster at the address, or it does not let this process in.
+        ClusterError: there is no cluster at the address, or it does not let this process in, or its head is gone.
     """
     prepare(place)
     os.environ["RAY_OVERRIDE_JOB_RUNTIME_ENV"] = "1"  # a job's variables and ours together
     if place.address != "auto":
         _reach(place.address)
+    ended = (
+        f"sweep: address {place.address}: ended without a word: killed, or by Ray as the cluster is gone from this "
+        "machine; once it is back, or the place names another one, the same command goes on"
+    )
+    with last_words(ended), _connected(place, working_dir) as head:
+        yield head
+
+
+@contextmanager
+def _connected(place: Ray, working_dir: Path | None) -> Iterator[Head]:
     import ray
 
     environment: dict[str, Any] = {"env_vars": {**quiet(os.environ), **place.environment}}
@@ -97,10 +107,20 @@ def attached(place: Ray, working_dir: Path | None) -> Iterator[None]:
         raise ClusterError(_why(place.address, error)) from error
     for number, handler in handlers.items():
         signal.signal(number, handler)  # Ray's own would end this process at once
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    head = Head(ray.get_runtime_context().gcs_address, _dead_nodes)
+    with head:
+        try:
+            yield head
+        except ClusterError:
+            raise
+        except Exception:
+            head.wait_for_answer()  # or what went wrong is only what follows from its death
+            raise
+        finally:
+            if head.is_quick:
+                ray.shutdown()
+            else:  # it would wait for the head
+                atexit.unregister(ray.shutdown)
 
 
 def nodes() -> list[Node]:
@@ -114,7 +134,7 @@ def nodes() -> list[Node]:
     ]
 
 
-def dead_nodes() -> dict[str, str]:
+def _dead_nodes() -> dict[str, str]:
     """Nodes that this cluster has lost: the first 16 digits of their ids, and what is known of each."""
     import ray
 

@@ -15,12 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.attach import ClusterError, prepare, wrong_token
+from cluster.attach import prepare, wrong_token
+from cluster.head import ClusterError
 from cluster.places import Ray
 
 _REACH_SECONDS = 5.0
 _POLL_SECONDS = 1.0
-_MOST_LOST = 5  # times in a row that a log's connection may break
+_ASK_SECONDS = 2.0  # between two questions whether the server is there, while its log is followed
+_MOST_LOST = 5  # times in a row that a connection may break or a question stay unanswered
 
 _LIVE = ("PENDING", "RUNNING")
 
@@ -94,37 +96,59 @@ class JobServer:
         return str(self._client.get_job_logs(job_id))
 
     def follow(self, job_id: str, write: Callable[[str], None]) -> Job:
-        """Write a job's log as it grows, until the job has ended."""
-        written, lost = 0, 0
+        """Write a job's log as it grows, until the job has ended.
+
+        Raises:
+            ClusterError: the connection was lost again and again, or nobody answers any more.
+        """
+        once, lost = _Once(write), 0
         while True:
             try:
-                written = asyncio.run(self._tail(job_id, written, write))
+                asyncio.run(self._tail(job_id, once))
+                _version_at(self._place.address)  # in time, which the next question is not
                 job = self.job(job_id)
                 lost = 0
             except BrokenPipeError:  # our own reader is gone
                 raise
-            except (RuntimeError, OSError) as error:  # aiohttp's and requests' own are OSErrors
+            except (RuntimeError, OSError, ClusterError) as error:  # aiohttp's and requests' own are OSErrors
                 lost += 1
                 if lost > _MOST_LOST:
-                    raise ClusterError(
-                        f"address {self._place.address}: lost while following {job_id}: {_one_line(error)}; "
-                        "the same command follows it again, or resumes"
-                    ) from error
+                    raise ClusterError(self._lost_line(job_id, error)) from error
                 time.sleep(_POLL_SECONDS)
                 continue
             if not job.is_live:
                 return job
             time.sleep(_POLL_SECONDS)
 
-    async def _tail(self, job_id: str, skip: int, write: Callable[[str], None]) -> int:
-        """Write what comes after so many characters; return how many there are now."""
-        seen = 0
-        async for text in self._client.tail_job_logs(job_id):
-            fresh = text[max(0, skip - seen) :]
-            seen += len(text)
-            if fresh:
-                write(fresh)
-        return max(seen, skip)
+    async def _tail(self, job_id: str, once: "_Once") -> None:
+        """Write what comes, as long as the server answers: a host that is gone does not end a connection.
+
+        Raises:
+            ClusterError: it does not.
+        """
+
+        async def read() -> None:
+            once.begin()
+            async for text in self._client.tail_job_logs(job_id):
+                once.write(text)
+
+        reading = asyncio.create_task(read())
+        try:
+            while not (await asyncio.wait({reading}, timeout=_ASK_SECONDS))[0]:
+                await asyncio.to_thread(_version_at, self._place.address)
+            await reading
+        finally:
+            reading.cancel()
+
+    def _lost_line(self, job_id: str, error: Exception) -> str:
+        try:
+            _version_at(self._place.address)
+            why = f"lost while following {job_id}: {_one_line(error)}"
+        except ClusterError:
+            why = f"the cluster's head is gone: its job server does not answer while following {job_id}"
+        return (
+            f"address {self._place.address}: {why}; once it is back, the same command follows it, or resumes"
+        )
 
     def ask(self, words: Sequence[str], working_dir: Path, write: Callable[[str], None]) -> int:
         """Run a command on the cluster, write what it prints, and leave nothing of it; return its exit code."""
@@ -152,6 +176,25 @@ class JobServer:
             runtime_env={"working_dir": str(working_dir), "env_vars": variables},
             metadata={"sweep": sweep} if sweep else {},
         )
+
+
+class _Once:
+    """Writes a text that may come again from its beginning, and each part of it once."""
+
+    def __init__(self, write: Callable[[str], None]):
+        self._write = write
+        self._written = 0
+        self._seen = 0
+
+    def begin(self) -> None:
+        self._seen = 0
+
+    def write(self, text: str) -> None:
+        fresh = text[max(0, self._written - self._seen) :]
+        self._seen += len(text)
+        self._written = max(self._written, self._seen)
+        if fresh:
+            self._write(fresh)
 
 
 class _Answer:

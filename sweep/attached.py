@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster import attach, cargo
-from cluster.attach import ClusterError
+from cluster.head import ClusterError, Head
 from cluster.places import Place, Ray
 from core.config import TrialConfig
 from core.deaths import record_death
@@ -53,7 +53,7 @@ def run_attached(
     """Run trials on the cluster of a place.
 
     Raises:
-        ClusterError: it cannot be reached, or could never hold a trial.
+        ClusterError: it cannot be reached, or could never hold a trial, or its head is gone.
     """
     store = SweepStore(orders.setting.store)
     with _attached(todo, orders, resources, place) as here:
@@ -110,30 +110,37 @@ def _attached(
 ) -> Iterator[_Cluster]:
     assert place.ray is not None
     attach.prepare(place.ray)
-    store = SweepStore(orders.setting.store)
     if resources.ranks > 1 and not place.ray.shared:
         raise ClusterError(
             f"resources.ranks: place {place.name} has no store that all nodes see (shared = false)"
         )
-    with _shipped(orders, place.ray) as (folder, orders), attach.attached(place.ray, folder):
-        has_gpus = any(node.has.get("GPU") for node in attach.nodes())
-        gpus = resources.gpus if resources.gpus is not None else float(has_gpus)
-        orders = replace(orders, setting=replace(orders.setting, gpus=gpus))
-        needs = needs_of(resources, gpus, place.ray)
-        slots = attach.capacity(needs, resources.ranks)
-        job = attach.this_job()
-        work: Work = partial(work_on_node, job)
-        free: Callable[[Mapping[str, str]], object] = partial(_free_trials, store)
-        if resources.ranks > 1:
-            work = partial(work_in_teams, nodes=resources.nodes, needs=needs, here=partial(on_this_node, job))
-        if place.ray.shared:
-            if (store.path / "plan.parquet").exists():  # a search writes its own later
-                _check_store_is_shared(store.path)
-        else:
-            keeper = _start_keeper(orders, todo)
-            work = partial(work_far_on_node, keeper, job)
-            free = keeper.drop_nodes.remote
-        yield _Cluster(orders=orders, needs=needs, slots=slots, work=work, watch=_NodeWatch(free))
+    with _shipped(orders, place.ray) as (folder, orders), attach.attached(place.ray, folder) as head:
+        # Beside this thread: Ray does not return from a call while the head is silent.
+        yield in_background(partial(_look_around, todo, orders, resources, place.ray, head), head.check)
+
+
+def _look_around(
+    todo: list[TrialConfig], orders: Orders, resources: Resources, place: Ray, head: Head
+) -> _Cluster:
+    store = SweepStore(orders.setting.store)
+    has_gpus = any(node.has.get("GPU") for node in attach.nodes())
+    gpus = resources.gpus if resources.gpus is not None else float(has_gpus)
+    orders = replace(orders, setting=replace(orders.setting, gpus=gpus))
+    needs = needs_of(resources, gpus, place)
+    slots = attach.capacity(needs, resources.ranks)
+    job = attach.this_job()
+    work: Work = partial(work_on_node, job)
+    free: Callable[[Mapping[str, str]], object] = partial(_free_trials, store)
+    if resources.ranks > 1:
+        work = partial(work_in_teams, nodes=resources.nodes, needs=needs, here=partial(on_this_node, job))
+    if place.shared:
+        if (store.path / "plan.parquet").exists():  # a search writes its own later
+            _check_store_is_shared(store.path)
+    else:
+        keeper = _start_keeper(orders, todo)
+        work = partial(work_far_on_node, keeper, job)
+        free = keeper.drop_nodes.remote
+    return _Cluster(orders=orders, needs=needs, slots=slots, work=work, watch=_NodeWatch(head, free))
 
 
 def needs_of(resources: Resources, gpus: float, place: Ray) -> dict[str, float]:
@@ -170,24 +177,40 @@ def _job_on(job: str, node_id: str) -> str:
 class _NodeWatch:
     """Frees the trials of nodes that Ray has given up: their processes end with them."""
 
-    def __init__(self, free: Callable[[Mapping[str, str]], object]):
+    def __init__(self, head: Head, free: Callable[[Mapping[str, str]], object]):
+        self._head = head
         self._free = free
-        self._dead: Mapping[str, str] = {}
+        self._freed: Mapping[str, str] = {}
 
     def look(self) -> None:
-        dead = attach.dead_nodes()
-        if dead != self._dead:
-            self._free(dead)
-            self._dead = dead
+        """Free what is to be freed now.
+
+        Raises:
+            HeadGoneError: the cluster's head does not answer.
+        """
+        self._head.check()
+        self._free_lost()
 
     def beside(self, on_tick: Callable[[], None]) -> Callable[[], None]:
         """A tick that looks, too."""
 
-        def tick() -> None:
-            self.look()
+        def free_and_tick() -> None:
+            self._free_lost()
             on_tick()
 
-        return unless_unreadable(tick)
+        patient = unless_unreadable(free_and_tick)
+
+        def tick() -> None:
+            self._head.check()
+            patient()
+
+        return tick
+
+    def _free_lost(self) -> None:
+        dead = self._head.dead_nodes
+        if dead != self._freed:
+            self._free(dead)
+            self._freed = dead
 
 
 def _free_trials(store: SweepStore, dead: Mapping[str, str]) -> None:

@@ -1,6 +1,7 @@
 """The command line: `sweep` and `python -m sweep`."""
 
 import json
+import os
 import signal
 import sys
 import time
@@ -13,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from cluster.head import HeadGoneError
 from cluster.places import Place, find_place
 from core.config import TrialConfig, UserError
 from core.store import SweepStore
@@ -412,6 +414,9 @@ def main() -> None:
         app()
     except UserError as error:
         print(f"sweep: {' '.join(str(error).splitlines())}", file=sys.stderr)
+        if isinstance(error, HeadGoneError):
+            sys.stdout.flush()
+            os._exit(2)  # Ray's threads would hold the process, and end it in many words
         sys.exit(2)
     except BrokenPipeError:
         sys.exit(0)
