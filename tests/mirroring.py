@@ -1,6 +1,7 @@
 """A sweep with killed and resumed trials to mirror, and what W&B's own reader says of offline runs."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -33,6 +34,9 @@ TABLES: dict[str, Any] = {
     },
 }
 
+# What the environment of a test's commands has of W&B: nothing of the person's who runs the tests.
+CLEAN = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+
 # Trains what is left; SIGKILL hits it once a record of the named trial is in the store.
 _WORKER = """
 import os, signal, sys
@@ -62,6 +66,35 @@ def train(store: SweepStore, victim: str = "", epoch: int = 0) -> int:
     """Train what is left in a process, which dies at a trial's epoch if told to; its exit status."""
     command = [sys.executable, "-c", _WORKER, str(store.path), victim, str(epoch)]
     return subprocess.run(command, cwd=ROOT, timeout=120).returncode
+
+
+def mirror(
+    root: Path, *more: str, environment: dict[str, str] | None = None
+) -> "subprocess.CompletedProcess[str]":
+    """`sweep mirror` as a person types it."""
+    command = [sys.executable, "-m", "sweep", "mirror", "mirrored", "--store", str(root), *more]
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env=CLEAN | homeless(root) | (environment or {}),
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+
+
+def homeless(folder: Path) -> dict[str, str]:
+    """An environment in which W&B's client finds no key of the person's who runs the tests."""
+    return {"HOME": str(folder), "NETRC": str(folder / "netrc")}
+
+
+def files_of(folder: Path) -> dict[str, tuple[bytes, int]]:
+    """By file, its bytes and when it was written."""
+    return {
+        str(path): (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def rows_of(store: SweepStore) -> dict[str, list[dict[str, Any]]]:

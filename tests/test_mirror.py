@@ -16,28 +16,19 @@ from analysis.mirror import Mirror, once
 from analysis.wandb_content import run_content, run_id_of
 from analysis.wandb_target import OfflineTarget
 from core.store import SweepStore
-from tests.mirroring import TABLES, as_wandb_has_it, offline_runs, plan_sweep, rows_of, train
+from tests.mirroring import (
+    CLEAN,
+    TABLES,
+    as_wandb_has_it,
+    files_of,
+    mirror,
+    offline_runs,
+    plan_sweep,
+    rows_of,
+    train,
+)
 from tests.places import ROOT, kill_family, start, sweep_command, wait_until
 from tests.wandb_server import KEY, Faults, WandbServer
-
-# What the environment of a test's commands has of W&B: nothing of the person's who runs the tests.
-CLEAN = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
-
-
-def mirror(
-    root: Path, *more: str, environment: dict[str, str] | None = None
-) -> "subprocess.CompletedProcess[str]":
-    """`sweep mirror` as a person types it."""
-    command = [sys.executable, "-m", "sweep", "mirror", "mirrored", "--store", str(root), *more]
-    home = {"HOME": str(root), "NETRC": str(root / "netrc")}
-    return subprocess.run(
-        command,
-        cwd=ROOT,
-        env=CLEAN | home | (environment or {}),
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
 
 
 def expected(store: SweepStore) -> dict[str, list[dict[str, object]]]:
@@ -46,14 +37,6 @@ def expected(store: SweepStore) -> dict[str, list[dict[str, object]]]:
 
 def name_of_trial(run_id: str) -> str:
     return run_id.rpartition("-")[2]
-
-
-def files_of(folder: Path) -> dict[str, tuple[bytes, int]]:
-    return {
-        str(path): (path.read_bytes(), path.stat().st_mtime_ns)
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
 
 
 @pytest.fixture(scope="module")
