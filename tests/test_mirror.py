@@ -21,6 +21,7 @@ from tests.mirroring import (
     TABLES,
     as_wandb_has_it,
     files_of,
+    homeless,
     mirror,
     offline_runs,
     plan_sweep,
@@ -29,6 +30,9 @@ from tests.mirroring import (
 )
 from tests.places import ROOT, kill_family, start, sweep_command, wait_until
 from tests.wandb_server import KEY, Faults, WandbServer
+
+
+WRONG_KEY = KEY[:-1] + "f"
 
 
 def expected(store: SweepStore) -> dict[str, list[dict[str, object]]]:
@@ -209,7 +213,7 @@ def test_online_only_what_is_new_is_sent_and_a_lost_cursor_or_run_is_made_good(t
     ("environment", "words"),
     [
         ({}, "no API key"),
-        ({"WANDB_API_KEY": KEY[:-1] + "f"}, "refuses the API key"),
+        ({"WANDB_API_KEY": WRONG_KEY}, "refuses the API key"),
         ({"WANDB_API_KEY": KEY, "WANDB_BASE_URL": "http://127.0.0.1:9"}, "no answer"),
     ],
 )
@@ -227,18 +231,38 @@ def test_what_keeps_wandb_from_being_used_is_one_line(
     assert words in line
 
 
-def test_a_sweep_with_a_mirror_ends_as_without_one_where_wandb_cannot_be_used(tmp_path: Path) -> None:
-    file = _small_file(tmp_path)
-    command = sweep_command(file, tmp_path / "runs", "debug", "--mirror")
-    environment = CLEAN | {"WANDB_API_KEY": KEY, "WANDB_BASE_URL": "http://127.0.0.1:9"}
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({}, "no API key"),
+        ({"WANDB_API_KEY": WRONG_KEY}, "refuses the API key"),
+        ({"WANDB_API_KEY": KEY, "WANDB_BASE_URL": "http://127.0.0.1:9"}, "no answer"),
+    ],
+    ids=["no key", "a wrong key", "a dead server"],
+)
+def test_a_sweep_with_a_mirror_ends_as_without_one_where_wandb_cannot_be_used(
+    tmp_path: Path, environment: dict[str, str], words: str
+) -> None:
+    command = sweep_command(_small_file(tmp_path), tmp_path / "runs", "debug", "--mirror")
+    with WandbServer() as server:
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            env=CLEAN | homeless(tmp_path) | {"WANDB_BASE_URL": server.url} | environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert server.runs == {}
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
     assert "2 trials: 2 completed" in done.stdout
-    assert done.stdout.count("no answer") == 1
-    assert "The trials go on without a mirror." in " ".join(done.stdout.split())
-    assert done.stderr == ""
+    (line,) = [line for line in done.stdout.splitlines() if "W&B" in line]
+    assert line.startswith("W&B: ")
+    assert words in line
+    assert line.endswith("The trials go on without a mirror.")
+    infos = [folder.info() for folder in SweepStore(tmp_path / "runs" / "small").trials()]
+    assert [info and info.state for info in infos] == ["completed"] * 2
 
 
 @pytest.mark.faults
