@@ -169,7 +169,7 @@ def once(mirror: Mirror, tries: int = 3) -> Pass:
 def _push(run: RunContent, target: Target) -> Pass:
     try:
         pushed = -1 if target.is_current(run) else target.push(run)
-    except TroubleError as error:
+    except (TroubleError, OSError) as error:
         return Pass(runs=1, troubles=(str(error),))
     return Pass(runs=1, changed=int(pushed >= 0), rows=max(0, pushed))
 

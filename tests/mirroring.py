@@ -10,9 +10,11 @@ from typing import Any
 
 from wandb.util import get_core_path
 
+from core.execute import work
 from core.records import SCHEMA
+from core.setting import Setting
 from core.store import SweepStore
-from sweep.plan import Plan, make_plan, save_plan
+from sweep.plan import Plan, make_plan, read_plan, save_plan, trials_of
 from sweep.spec import parse_spec
 from tests.places import ROOT
 
@@ -66,6 +68,13 @@ def train(store: SweepStore, victim: str = "", epoch: int = 0) -> int:
     """Train what is left in a process, which dies at a trial's epoch if told to; its exit status."""
     command = [sys.executable, "-c", _WORKER, str(store.path), victim, str(epoch)]
     return subprocess.run(command, cwd=ROOT, timeout=120).returncode
+
+
+def train_here(store: SweepStore, only: str = "") -> None:
+    """Train what is left, or one trial, in this process, which has torch already: what is killed goes elsewhere."""
+    units = [(config,) for config in trials_of(read_plan(store)) if only in ("", config.trial_id)]
+    infos = list(work(units, Setting(store=store.path)))
+    assert [info.state for info in infos] == ["completed"] * len(units)
 
 
 def mirror(

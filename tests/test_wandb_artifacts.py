@@ -19,7 +19,7 @@ from core.checkpoint import remove_checkpoints
 from core.store import SweepStore
 from sweep.plan import make_plan, save_plan
 from sweep.spec import parse_spec
-from tests.mirroring import CLEAN, TABLES, files_of, homeless, inspect, mirror, plan_sweep, train
+from tests.mirroring import CLEAN, TABLES, files_of, homeless, inspect, mirror, plan_sweep, train_here
 from tests.wandb_server import Faults, WandbServer
 
 SMALL: dict[str, Any] = {
@@ -35,7 +35,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two trials, completed."""
     root = tmp_path_factory.mktemp("trained")
     _, store = plan_sweep(root, **SMALL)
-    assert train(store) == 0
+    train_here(store)
     return root
 
 
@@ -219,4 +219,4 @@ def test_what_is_not_there_is_no_artifact(trained: Path, tmp_path: Path) -> None
 def _lengthen(store: SweepStore) -> None:
     """Train the sweep one epoch further, so that its model and its report change."""
     plan_sweep(store.path.parent, **LONGER)
-    assert train(store) == 0
+    train_here(store)
