@@ -4,11 +4,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import pyarrow as pa
 
+from analysis.wandb_artifacts import artifact_runs
 from analysis.wandb_content import RunContent, run_content
 from analysis.wandb_target import Target, TroubleError
 from core.config import UserError
@@ -28,7 +29,14 @@ class Pass:
     runs: int = 0  # that the store has
     changed: int = 0  # of which something was pushed
     rows: int = 0  # pushed
+    artifacts: int = 0  # that the store has
+    artifacts_changed: int = 0  # of which were pushed
     troubles: tuple[str, ...] = ()  # one a run that did not get through
+
+    def __add__(self, other: "Pass") -> "Pass":
+        return Pass(
+            **{spec.name: getattr(self, spec.name) + getattr(other, spec.name) for spec in fields(Pass)}
+        )
 
 
 class Mirror:
@@ -37,12 +45,15 @@ class Mirror:
     Args:
         targets: by sweep, since each has cursors or a folder of its own.
         labels: names of runs.
+        artifacts: push the best models and the reports, too.
     """
 
-    def __init__(self, targets: Sequence[tuple[SweepStore, Target]], labels: Labels):
+    def __init__(self, targets: Sequence[tuple[SweepStore, Target]], labels: Labels, artifacts: bool = False):
         self._targets = targets
         self._labels = labels
+        self._artifacts = artifacts
         self._seen: dict[tuple[str, str], tuple[int, ...]] = {}
+        self._kept: dict[SweepStore, list[RunContent]] = {}  # what artifacts hold, drawn once
 
     def run(self) -> Pass:
         """One pass over all of it."""
@@ -52,12 +63,9 @@ class Mirror:
                 continue  # its command is about to write it
             with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="mirror") as pool:
                 for done in pool.map(lambda job: self._one(*job), self._jobs(store, target)):
-                    total = Pass(
-                        runs=total.runs + done.runs,
-                        changed=total.changed + done.changed,
-                        rows=total.rows + done.rows,
-                        troubles=total.troubles + done.troubles,
-                    )
+                    total += done
+            if self._artifacts:
+                total += self._artifacts_of(store, target)
         return total
 
     def close(self) -> None:
@@ -98,13 +106,24 @@ class Mirror:
             return Pass(troubles=(f"{folder.trial_id}: {error}",))
         if run is None:
             return Pass()
-        try:
-            pushed = -1 if target.is_current(run) else target.push(run)
-        except TroubleError as error:
-            return Pass(runs=1, troubles=(str(error),))
+        done = _push(run, target)
+        if done.troubles:
+            return done
         if run.ended:  # a running trial's state can turn without a file changing: its process may be dead
             self._seen[key] = stamps
-        return Pass(runs=1, changed=int(pushed >= 0), rows=max(0, pushed))
+        return done
+
+    def _artifacts_of(self, store: SweepStore, target: Target) -> Pass:
+        try:
+            if store not in self._kept:
+                self._kept[store] = list(artifact_runs(store))
+        except (OSError, UserError, pa.ArrowInvalid) as error:
+            return Pass(troubles=(f"artifacts of {store.name}: {error}",))
+        total = Pass()
+        for run in self._kept[store]:
+            done = _push(run, target)
+            total += Pass(artifacts=1, artifacts_changed=done.changed, troubles=done.troubles)
+        return total
 
 
 def watch(
@@ -138,13 +157,21 @@ def once(mirror: Mirror, tries: int = 3) -> Pass:
         if not done.troubles:
             break
         again = mirror.run()
-        done = Pass(
-            runs=again.runs,
+        done = replace(
+            again,
             changed=done.changed + again.changed,
             rows=done.rows + again.rows,
-            troubles=again.troubles,
+            artifacts_changed=done.artifacts_changed + again.artifacts_changed,
         )
     return done
+
+
+def _push(run: RunContent, target: Target) -> Pass:
+    try:
+        pushed = -1 if target.is_current(run) else target.push(run)
+    except (TroubleError, OSError) as error:
+        return Pass(runs=1, troubles=(str(error),))
+    return Pass(runs=1, changed=int(pushed >= 0), rows=max(0, pushed))
 
 
 def _stamps(folder: TrialFolder) -> tuple[int, ...]:

@@ -128,6 +128,12 @@ def write_report(sweeps: Sequence[Sweep], out: Path | None = None) -> Path:
     return out / "index.html"
 
 
+def files_of(page: Path) -> list[Path]:
+    """The files of a written report, its page first: nothing that a person has put beside them."""
+    names = json.loads((page.parent / "files.json").read_text(encoding="utf-8"))
+    return [page, *(page.parent / name for name in names)]
+
+
 def _ablation(
     store: SweepStore, part: Part, slug: str, frame: pd.DataFrame, trials: pd.DataFrame, out: Path
 ) -> _Ablation:

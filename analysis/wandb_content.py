@@ -21,6 +21,22 @@ _LONGEST_TAG = 64  # what W&B takes
 
 
 @dataclass(frozen=True, kw_only=True)
+class ArtifactContent:
+    """A W&B artifact as the store would have it: held whole, since files of the store may be replaced meanwhile."""
+
+    name: str
+    kind: str  # W&B's type
+    files: Mapping[str, bytes]
+    metadata: Mapping[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of all of it."""
+        digests = {name: hashlib.sha256(content).hexdigest() for name, content in self.files.items()}
+        return _digest(vars(self) | {"files": digests})
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunContent:
     """A W&B run as the store would have it. Row n is the one with W&B's step n, an epoch."""
 
@@ -33,6 +49,7 @@ class RunContent:
     summary: Mapping[str, Any]
     ended: bool
     exit_code: int
+    artifact: ArtifactContent | None = None
 
     @property
     def digests(self) -> tuple[str, ...]:
@@ -42,11 +59,14 @@ class RunContent:
     @property
     def fingerprint(self) -> str:
         """A digest of all of it."""
-        return _digest(vars(self))
+        values = dict(vars(self))
+        if artifact := values.pop("artifact"):
+            values["artifact"] = artifact.fingerprint
+        return _digest(values)
 
 
 def run_id_of(sweep: str, trial_id: str) -> str:
-    """The W&B run of a trial of a sweep: sweeps that share a trial have a run each."""
+    """The W&B run of a trial of a sweep, in W&B's letters: sweeps that share a trial have a run each."""
     return f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', sweep)[:100]}-{trial_id}"
 
 

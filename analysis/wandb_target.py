@@ -12,8 +12,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,13 +21,14 @@ from typing import Any, Protocol
 import requests
 import requests.utils
 
-from analysis.wandb_content import RunContent
+from analysis.wandb_content import ArtifactContent, RunContent
 from core.config import UserError
 from core.records import write_bytes
 
 _CURSOR = "mirror.json"
 _ANSWER_SECONDS = 20.0  # for a question of ours
 _UPLOAD_SECONDS = 180.0  # for the end of a run
+_ARTIFACT_SECONDS = 3600  # for one artifact: a checkpoint can be large, and a line slow
 _SETTLE_SECONDS = 15.0  # until a server counts what it has taken
 _RETRIES = 8  # of W&B's client, a request; it waits longer each time
 
@@ -35,6 +36,12 @@ _VIEWER = "query Viewer { viewer { id entity username } }"
 _STANDING = """
 query MirrorStanding($project: String!, $entity: String, $name: String!) {
   project(name: $project, entityName: $entity) { run(name: $name) { id historyLineCount } }
+}"""
+
+# The field that W&B's client itself asks for an artifact by its name (`name:alias`).
+_ARTIFACT = """
+query MirrorArtifact($project: String!, $entity: String, $name: String!) {
+  project(name: $project, entityName: $entity) { artifact(name: $name) { digest state } }
 }"""
 
 
@@ -111,11 +118,19 @@ class OfflineTarget:
         """A run's folder: W&B's tools expect a time in its name; it is the same one for ever."""
         return self._folder / f"offline-run-20000101_000000-{run.run_id}"
 
+    def files_of(self, run: RunContent) -> Path:
+        """Where a copy of an artifact lies: its run names files by their paths, for a sync that comes later."""
+        assert run.artifact is not None
+        return (self._folder / "artifacts" / run.run_id / run.artifact.fingerprint).absolute()
+
     def is_current(self, run: RunContent) -> bool:
         # The cursor lies in the folder that it tells of, so that one cannot be there without the other.
         path = self.path_of(run)
         written = (path / f"run-{run.run_id}.wandb").is_file()
-        return written and Cursor.read(path / _CURSOR).fingerprint == run.fingerprint
+        if not written or Cursor.read(path / _CURSOR).fingerprint != run.fingerprint:
+            return False
+        names = run.artifact.files if run.artifact else ()
+        return all((self.files_of(run) / name).is_file() for name in names)
 
     def push(self, run: RunContent) -> int:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -125,6 +140,8 @@ class OfflineTarget:
         with tempfile.TemporaryDirectory(prefix=".writing-", dir=self._folder) as beside:
             one = _start(run, self._project, self._entity, Path(beside), mode="offline")
             _log(one, run, run.rows)
+            if run.artifact is not None:
+                one.log_artifact(_artifact(run.artifact, self._kept_files(run)))
             one.finish(exit_code=run.exit_code)
             (written,) = Path(beside).glob(f"wandb/offline-run-*-{run.run_id}")
             for scratch in ("logs", "tmp"):
@@ -135,7 +152,19 @@ class OfflineTarget:
                 os.rename(path, former)
             os.rename(written, path)
             shutil.rmtree(former, ignore_errors=True)
+        if run.artifact is not None:  # what the former run named
+            for other in self.files_of(run).parent.iterdir():
+                if other != self.files_of(run):
+                    shutil.rmtree(other, ignore_errors=True)
         return len(run.rows)
+
+    def _kept_files(self, run: RunContent) -> Path:
+        assert run.artifact is not None
+        folder = self.files_of(run)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in run.artifact.files.items():
+            write_bytes(folder / name, content)
+        return folder
 
     def close(self) -> None:
         pass
@@ -178,7 +207,12 @@ class OnlineTarget:
     def is_current(self, run: RunContent) -> bool:
         if Cursor.read(self._cursor_path(run)).fingerprint != run.fingerprint:
             return False
-        return self._lines(run) == len(run.rows)  # a run can have been deleted there
+        if self._lines(run) != len(run.rows):  # a run can have been deleted there
+            return False
+        if run.artifact is None:
+            return True
+        with self._artifact_of(run.artifact) as artifact:
+            return self._newest(artifact.name) == artifact.digest
 
     def push(self, run: RunContent) -> int:
         import wandb
@@ -195,11 +229,13 @@ class OnlineTarget:
                 Path(self._scratch.name),
                 mode="online",
                 resume="must" if adds else None,
-                **self._patience(),
+                **self._patience(run),
             )
             _log(one, run, new)
+            if run.artifact is not None:
+                self._upload(one, run.artifact)
             one.finish(exit_code=run.exit_code)
-        except (wandb.Error, TimeoutError, ConnectionError) as error:
+        except (wandb.Error, OSError) as error:
             raise TroubleError(_one_line(error)) from error
         except Exception as error:  # the service's own exceptions are not public
             if type(error).__module__.partition(".")[0] != "wandb":
@@ -212,7 +248,30 @@ class OnlineTarget:
     def close(self) -> None:
         self._scratch.cleanup()
 
-    def _patience(self) -> dict[str, Any]:
+    @contextmanager
+    def _artifact_of(self, content: ArtifactContent) -> Iterator[Any]:
+        """W&B's artifact of this content, with files for as long as the block lasts."""
+        with tempfile.TemporaryDirectory(dir=self._scratch.name) as folder:
+            for name, data in content.files.items():
+                (Path(folder) / name).write_bytes(data)
+            yield _artifact(content, Path(folder))
+
+    def _upload(self, one: Any, content: ArtifactContent) -> None:
+        """W&B makes no second version of the same files, whichever run brings them."""
+        with self._artifact_of(content) as artifact:
+            try:
+                one.log_artifact(artifact).wait(timeout=_ARTIFACT_SECONDS)
+            except ValueError as error:  # W&B's word for one that its server did not take
+                one.finish(exit_code=1)
+                raise TroubleError(f"artifact {content.name}: {_one_line(error)}") from error
+
+    def _newest(self, name: str) -> str:
+        """The digest of the newest version that the server has of an artifact, '' where it has none."""
+        values = {"project": self._project, "entity": self._entity, "name": f"{name}:latest"}
+        found = ((self._ask(_ARTIFACT, values).get("project") or {}).get("artifact")) or {}
+        return str(found.get("digest")) if found.get("state") == "COMMITTED" else ""
+
+    def _patience(self, run: RunContent) -> dict[str, Any]:
         patience: dict[str, Any] = {
             "init_timeout": 60.0,
             "finish_timeout": _UPLOAD_SECONDS,
@@ -223,6 +282,8 @@ class OnlineTarget:
             patience[f"x_{kind}_retry_wait_min_seconds"] = 0.2
             patience[f"x_{kind}_retry_wait_max_seconds"] = 10.0
             patience[f"x_{kind}_timeout_seconds"] = _ANSWER_SECONDS
+        if run.artifact is not None:
+            patience["x_file_transfer_timeout_seconds"] = _ARTIFACT_SECONDS
         return patience
 
     def _wait_for(self, run: RunContent) -> None:
@@ -230,14 +291,16 @@ class OnlineTarget:
         end = time.monotonic() + _SETTLE_SECONDS
         while (lines := self._lines(run)) != len(run.rows):
             if time.monotonic() > end:
-                raise TroubleError(f"the server has {lines} of {len(run.rows)} epochs of run {run.run_id}")
+                raise TroubleError(
+                    f"the server has {max(0, lines)} of {len(run.rows)} epochs of run {run.run_id}"
+                )
             time.sleep(0.5)
 
     def _lines(self, run: RunContent) -> int:
-        """How many rows the server has of a run."""
+        """How many rows the server has of a run; -1 where it has no such run."""
         values = {"project": self._project, "entity": self._entity, "name": run.run_id}
         found = ((self._ask(_STANDING, values).get("project") or {}).get("run")) or {}
-        return int(found.get("historyLineCount") or 0)
+        return int(found.get("historyLineCount") or 0) if found else -1
 
     def _cursor_path(self, run: RunContent) -> Path:
         return self._cursors / f"{run.run_id}.json"
@@ -314,6 +377,16 @@ def _log(one: Any, run: RunContent, rows: tuple[Mapping[str, Any], ...]) -> None
     for row in rows:
         one.log(dict(row), step=row["epoch"])
     one.summary.update(dict(run.summary))
+
+
+def _artifact(content: ArtifactContent, folder: Path) -> Any:
+    """W&B's artifact of files in a folder of ours: it need not copy them, neither before nor after an upload."""
+    import wandb
+
+    made = wandb.Artifact(content.name, content.kind, metadata=dict(content.metadata))
+    for name in sorted(content.files):
+        made.add_file(str(folder / name), name=name, policy="immutable", skip_cache=True)
+    return made
 
 
 def _netrc_key(url: str) -> str:

@@ -27,6 +27,7 @@ class MirrorOptions:
     offline: bool = False
     project: str = PROJECT
     entity: str | None = None
+    artifacts: bool = False  # of a sweep as it stands: a mirror that watches would keep a version a look
 
     def words(self) -> list[str]:
         """As they are typed."""
@@ -52,7 +53,7 @@ def mirror_sweeps(
     Raises:
         MirrorError: W&B cannot be used at all.
     """
-    mirror = Mirror([(store, _target(store, options)) for store in stores], _labels)
+    mirror = Mirror([(store, _target(store, options)) for store in stores], _labels, options.artifacts)
     try:
         return watch(mirror, say, over) if watching else once(mirror)
     finally:

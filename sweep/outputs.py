@@ -34,6 +34,9 @@ def mirror(
     store: Store = Path("runs"),
     watch: Annotated[bool, typer.Option(help="Go on as the sweep grows, until Ctrl-C.")] = False,
     offline: Annotated[bool, typer.Option(help="Write runs into the store, for `wandb sync`.")] = False,
+    artifacts: Annotated[
+        bool, typer.Option(help="The best trial's checkpoint and the report, too, as W&B artifacts.")
+    ] = False,
     project: Annotated[str, typer.Option(help="The W&B project.")] = "mixsweep",
     entity: Annotated[str | None, typer.Option(help="The W&B user or team; left out: your own.")] = None,
     beside: Annotated[bool, typer.Option(hidden=True)] = False,
@@ -41,7 +44,13 @@ def mirror(
     """Push trials to W&B, online or offline; again adds only what is new."""
     from sweep.mirroring import MirrorOptions, mirror_sweeps, offline_folder, parent_is_gone, wants_offline
 
-    options = MirrorOptions(offline=wants_offline(offline), project=project, entity=entity)
+    if artifacts and watch:
+        raise UsageError(
+            "--artifacts keeps a sweep as it stands: give it without --watch, once the sweep ends"
+        )
+    options = MirrorOptions(
+        offline=wants_offline(offline), project=project, entity=entity, artifacts=artifacts
+    )
     over, found = (lambda: False), []
     if beside:
         from sweep.mirroring import wait_for_sweep
@@ -65,6 +74,8 @@ def mirror(
         say(f"{error}. The trials go on without a mirror.")
         return
     say(f"W&B: {done.runs} runs, {done.changed} of them pushed, {done.rows} epochs.")
+    if artifacts:
+        say(f"Artifacts: {done.artifacts}, {done.artifacts_changed} of them pushed.")
     for one in found if options.offline and not beside else ():
         say(f"To upload: wandb sync {offline_folder(one)}/offline-run-*")
     for trouble in done.troubles[:1]:

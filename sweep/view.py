@@ -221,7 +221,8 @@ class RunView:
         self._console.print(line)
 
     def say(self, line: str) -> None:
-        self._console.print(line, markup=False)
+        # A terminal's lines are broken between words; in a file a line stays one line.
+        self._console.print(line, markup=False, soft_wrap=not self._console.is_terminal)
 
 
 def _time_left(status: SweepStatus) -> str:

@@ -1,6 +1,7 @@
 """A sweep with killed and resumed trials to mirror, and what W&B's own reader says of offline runs."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -9,9 +10,11 @@ from typing import Any
 
 from wandb.util import get_core_path
 
+from core.execute import work
 from core.records import SCHEMA
+from core.setting import Setting
 from core.store import SweepStore
-from sweep.plan import Plan, make_plan, save_plan
+from sweep.plan import Plan, make_plan, read_plan, save_plan, trials_of
 from sweep.spec import parse_spec
 from tests.places import ROOT
 
@@ -32,6 +35,9 @@ TABLES: dict[str, Any] = {
         "activation": {"grid_search": ["relu", "tanh"]},
     },
 }
+
+# What the environment of a test's commands has of W&B: nothing of the person's who runs the tests.
+CLEAN = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
 
 # Trains what is left; SIGKILL hits it once a record of the named trial is in the store.
 _WORKER = """
@@ -62,6 +68,42 @@ def train(store: SweepStore, victim: str = "", epoch: int = 0) -> int:
     """Train what is left in a process, which dies at a trial's epoch if told to; its exit status."""
     command = [sys.executable, "-c", _WORKER, str(store.path), victim, str(epoch)]
     return subprocess.run(command, cwd=ROOT, timeout=120).returncode
+
+
+def train_here(store: SweepStore, only: str = "") -> None:
+    """Train what is left, or one trial, in this process, which has torch already: what is killed goes elsewhere."""
+    units = [(config,) for config in trials_of(read_plan(store)) if only in ("", config.trial_id)]
+    infos = list(work(units, Setting(store=store.path)))
+    assert [info.state for info in infos] == ["completed"] * len(units)
+
+
+def mirror(
+    root: Path, *more: str, environment: dict[str, str] | None = None
+) -> "subprocess.CompletedProcess[str]":
+    """`sweep mirror` as a person types it."""
+    command = [sys.executable, "-m", "sweep", "mirror", "mirrored", "--store", str(root), *more]
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env=CLEAN | homeless(root) | (environment or {}),
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+
+
+def homeless(folder: Path) -> dict[str, str]:
+    """An environment in which W&B's client finds no key of the person's who runs the tests."""
+    return {"HOME": str(folder), "NETRC": str(folder / "netrc")}
+
+
+def files_of(folder: Path) -> dict[str, tuple[bytes, int]]:
+    """By file, its bytes and when it was written."""
+    return {
+        str(path): (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def rows_of(store: SweepStore) -> dict[str, list[dict[str, Any]]]:

@@ -16,28 +16,23 @@ from analysis.mirror import Mirror, once
 from analysis.wandb_content import run_content, run_id_of
 from analysis.wandb_target import OfflineTarget
 from core.store import SweepStore
-from tests.mirroring import TABLES, as_wandb_has_it, offline_runs, plan_sweep, rows_of, train
+from tests.mirroring import (
+    CLEAN,
+    TABLES,
+    as_wandb_has_it,
+    files_of,
+    homeless,
+    mirror,
+    offline_runs,
+    plan_sweep,
+    rows_of,
+    train,
+    train_here,
+)
 from tests.places import ROOT, kill_family, start, sweep_command, wait_until
 from tests.wandb_server import KEY, Faults, WandbServer
 
-# What the environment of a test's commands has of W&B: nothing of the person's who runs the tests.
-CLEAN = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
-
-
-def mirror(
-    root: Path, *more: str, environment: dict[str, str] | None = None
-) -> "subprocess.CompletedProcess[str]":
-    """`sweep mirror` as a person types it."""
-    command = [sys.executable, "-m", "sweep", "mirror", "mirrored", "--store", str(root), *more]
-    home = {"HOME": str(root), "NETRC": str(root / "netrc")}
-    return subprocess.run(
-        command,
-        cwd=ROOT,
-        env=CLEAN | home | (environment or {}),
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+WRONG_KEY = KEY[:-1] + "f"
 
 
 def expected(store: SweepStore) -> dict[str, list[dict[str, object]]]:
@@ -46,14 +41,6 @@ def expected(store: SweepStore) -> dict[str, list[dict[str, object]]]:
 
 def name_of_trial(run_id: str) -> str:
     return run_id.rpartition("-")[2]
-
-
-def files_of(folder: Path) -> dict[str, tuple[bytes, int]]:
-    return {
-        str(path): (path.read_bytes(), path.stat().st_mtime_ns)
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +58,16 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     assert [info.state for info in infos] == ["completed"] * 24
     assert sorted(info.trial_id for info in infos if len(info.attempts) == 2) == sorted([first, second])
     return half, whole
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four trials, completed: for what needs no more."""
+    root = tmp_path_factory.mktemp("trained")
+    space = {"lr": {"grid_search": [0.03, 0.01]}, "activation": {"grid_search": ["tanh"]}}
+    _, store = plan_sweep(root, seeds=2, space=space)
+    train_here(store)
+    return root
 
 
 @pytest.mark.faults
@@ -108,9 +105,9 @@ def test_offline_in_two_stretches_wandb_reads_every_epoch_of_24_trials_once_as_t
 
 
 def test_a_mirror_killed_between_two_moves_leaves_nothing_that_the_next_one_cannot_mend(
-    killed: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copytree(killed[1], tmp_path / "runs")
+    shutil.copytree(trained, tmp_path / "runs")
     store = SweepStore(tmp_path / "runs" / "mirrored")
     info = next(store.trials()).info()
     assert info is not None
@@ -136,8 +133,8 @@ def test_a_mirror_killed_between_two_moves_leaves_nothing_that_the_next_one_cann
     assert [path.name for path in (tmp_path / "wandb").iterdir()] == [target.path_of(content).name]
 
 
-def test_a_run_says_what_wandb_groups_and_compares_by(killed: tuple[Path, Path], tmp_path: Path) -> None:
-    store = SweepStore(killed[1] / "mirrored")
+def test_a_run_says_what_wandb_groups_and_compares_by(trained: Path, tmp_path: Path) -> None:
+    store = SweepStore(trained / "mirrored")
     (info,) = [
         info
         for folder in store.trials()
@@ -208,11 +205,11 @@ def test_online_only_what_is_new_is_sent_and_a_lost_cursor_or_run_is_made_good(t
     root = tmp_path / "runs"
     small = {"seeds": 1, "space": {"lr": {"grid_search": [0.03, 0.01]}}}
     plan, store = plan_sweep(root, **small)
-    assert train(store) == 0
+    train_here(store)
     with WandbServer() as server:
         assert "2 of them pushed, 8 epochs" in mirror(root, environment=server.environment()).stdout
         plan_sweep(root, **small, base={**TABLES["base"], "epochs": 6})
-        assert train(store) == 0
+        train_here(store)
         assert "2 of them pushed, 4 epochs" in mirror(root, environment=server.environment()).stdout
         assert {name: as_wandb_has_it(run.history) for name, run in server.runs.items()} == expected(store)
         shutil.rmtree(store.path / "mirror")
@@ -226,14 +223,14 @@ def test_online_only_what_is_new_is_sent_and_a_lost_cursor_or_run_is_made_good(t
     ("environment", "words"),
     [
         ({}, "no API key"),
-        ({"WANDB_API_KEY": KEY[:-1] + "f"}, "refuses the API key"),
+        ({"WANDB_API_KEY": WRONG_KEY}, "refuses the API key"),
         ({"WANDB_API_KEY": KEY, "WANDB_BASE_URL": "http://127.0.0.1:9"}, "no answer"),
     ],
 )
 def test_what_keeps_wandb_from_being_used_is_one_line(
-    killed: tuple[Path, Path], tmp_path: Path, environment: dict[str, str], words: str
+    trained: Path, tmp_path: Path, environment: dict[str, str], words: str
 ) -> None:
-    shutil.copytree(killed[0], tmp_path / "runs")
+    shutil.copytree(trained, tmp_path / "runs")
     with WandbServer() as server:
         environment = {"WANDB_BASE_URL": server.url} | environment
         done = mirror(tmp_path / "runs", environment=environment)
@@ -244,18 +241,47 @@ def test_what_keeps_wandb_from_being_used_is_one_line(
     assert words in line
 
 
-def test_a_sweep_with_a_mirror_ends_as_without_one_where_wandb_cannot_be_used(tmp_path: Path) -> None:
-    file = _small_file(tmp_path)
-    command = sweep_command(file, tmp_path / "runs", "debug", "--mirror")
-    environment = CLEAN | {"WANDB_API_KEY": KEY, "WANDB_BASE_URL": "http://127.0.0.1:9"}
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+def test_a_folder_that_cannot_be_written_is_one_line(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "runs")
+    (tmp_path / "runs" / "mirrored" / "wandb").write_text("a file where a folder belongs")
+    done = mirror(tmp_path / "runs", "--offline")
+    assert (done.returncode, done.stderr) == (1, "")
+    (line,) = [line for line in done.stdout.splitlines() if "did not get through" in line]
+    assert "File exists" in line
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({}, "no API key"),
+        ({"WANDB_API_KEY": WRONG_KEY}, "refuses the API key"),
+        ({"WANDB_API_KEY": KEY, "WANDB_BASE_URL": "http://127.0.0.1:9"}, "no answer"),
+    ],
+    ids=["no key", "a wrong key", "a dead server"],
+)
+def test_a_sweep_with_a_mirror_ends_as_without_one_where_wandb_cannot_be_used(
+    tmp_path: Path, environment: dict[str, str], words: str
+) -> None:
+    command = sweep_command(_small_file(tmp_path), tmp_path / "runs", "debug", "--mirror")
+    with WandbServer() as server:
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            env=CLEAN | homeless(tmp_path) | {"WANDB_BASE_URL": server.url} | environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert server.runs == {}
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
     assert "2 trials: 2 completed" in done.stdout
-    assert done.stdout.count("no answer") == 1
-    assert "The trials go on without a mirror." in " ".join(done.stdout.split())
-    assert done.stderr == ""
+    (line,) = [line for line in done.stdout.splitlines() if "W&B" in line]
+    assert line.startswith("W&B: ")
+    assert words in line
+    assert line.endswith("The trials go on without a mirror.")
+    infos = [folder.info() for folder in SweepStore(tmp_path / "runs" / "small").trials()]
+    assert [info and info.state for info in infos] == ["completed"] * 2
 
 
 @pytest.mark.faults
@@ -279,14 +305,14 @@ def test_run_with_a_mirror_outlives_its_server_and_the_server_has_all_at_the_end
 
 
 def test_a_trial_whose_files_have_not_changed_is_not_read_again(
-    killed: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copytree(killed[1], tmp_path / "runs")
+    shutil.copytree(trained, tmp_path / "runs")
     store = SweepStore(tmp_path / "runs" / "mirrored")
     one = Mirror([(store, OfflineTarget(tmp_path / "wandb", "p"))], lambda store: {})
-    assert once(one).changed == 24
+    assert once(one).changed == 4
     monkeypatch.setattr("analysis.mirror.run_content", lambda *words: pytest.fail("it was read"))
-    assert one.run().runs == 24
+    assert one.run().runs == 4
 
 
 def _small_file(folder: Path, epochs: int = 2) -> Path:

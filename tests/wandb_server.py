@@ -13,6 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import unquote
+
+from tests.wandb_artifacts import OPERATIONS, ArtifactShelf
 
 KEY = "local-" + "0123456789abcdef" * 2 + "01234567"
 
@@ -48,6 +51,7 @@ class WandbServer:
 
     def __init__(self, faults: Faults = Faults(), seed: int = 0):
         self.runs: dict[str, Run] = {}
+        self.artifacts = ArtifactShelf()
         self.faults = faults
         self.counts: dict[str, int] = {}
         self.unknown: list[str] = []
@@ -112,6 +116,9 @@ class WandbServer:
             for name, method in _OPERATIONS.items():
                 if f" {name} " in query or f" {name}(" in query:
                     return method(self, values)
+            for name, answer in OPERATIONS.items():
+                if f" {name} " in query or f" {name}(" in query:
+                    return answer(self.artifacts, self.url, values)
         return None
 
     def stream(self, run: str, body: Mapping[str, Any]) -> None:
@@ -243,9 +250,16 @@ class _Handler(BaseHTTPRequestHandler):
         return self._reply(404, b"")
 
     def do_PUT(self) -> None:
-        self.rfile.read(int(self.headers.get("content-length") or 0))
-        fault = self.server_state.fault()
-        return self._fail(fault) if fault else self._reply(200, b"")
+        content = self.rfile.read(int(self.headers.get("content-length") or 0))
+        state = self.server_state
+        if fault := state.fault():
+            return self._fail(fault)
+        folder, _, path = unquote(self.path).lstrip("/").partition("/")
+        if folder == "artifacts":
+            state.count("artifact_file")
+            if not state.artifacts.put(path, content):
+                return self._reply(404, b"")
+        return self._reply(200, b"")
 
     def _fail(self, kind: str) -> None:
         if kind == "hang":
