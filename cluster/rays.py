@@ -5,7 +5,6 @@ import importlib.util
 import logging
 import os
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
@@ -17,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from cluster.folders import owned_folder
 
 # Trials share images through memory-mapped files and results through the store; Ray carries the plan alone.
 _OBJECT_STORE_BYTES = 128 * 2**20
@@ -43,8 +42,6 @@ _LONGEST_ROOT_BYTES = 107 - 80
 LEAVE_SECONDS = 2.0
 
 _PREFIX = "ms-"  # of a node's folder
-_OWNED = "owned"  # locked in it while its starter lives
-_FRESH_SECONDS = 60.0
 
 _START_SECONDS = 120.0
 _END_SECONDS = LEAVE_SECONDS  # for processes to end by themselves
@@ -185,9 +182,6 @@ def ray_node(
     Raises:
         RayError: it did not start.
     """
-    root = _short_root()
-    _remove_leftovers(Path(root))
-    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root))
     words = ["--head", "--port=0", "--no-monitor", f"--include-dashboard={str(bool(dashboard_port)).lower()}"]
     if dashboard_port:
         words += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}"]
@@ -195,9 +189,7 @@ def ray_node(
         words.append(f"--ray-client-server-port={_free_port()}")  # nobody asked for it; else always 10001
     if join is not None:
         words = [f"--address={join.address}"]
-    owned = FileLock(folder / _OWNED)
-    try:
-        owned.acquire(timeout=0)
+    with owned_folder(_short_root(), _PREFIX) as folder:
         with open(os.open(folder / "token", os.O_CREAT | os.O_WRONLY, 0o600), "w") as file:
             file.write(join.token if join else secrets.token_hex(32))
         with open(folder / "start.log", "wb") as log:
@@ -221,19 +213,6 @@ def ray_node(
             yield node
         finally:
             node.end()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        owned.release()
-
-
-def _remove_leftovers(root: Path) -> None:
-    """Remove the folders of nodes whose starters were killed: the kernel has let go of their locks."""
-    for folder in root.glob(f"{_PREFIX}*"):
-        with suppress(OSError, Timeout):
-            if time.time() - folder.stat().st_mtime < _FRESH_SECONDS:
-                continue  # perhaps made just now, and not locked yet
-            with FileLock(folder / _OWNED, timeout=0):
-                shutil.rmtree(folder)
 
 
 @contextmanager

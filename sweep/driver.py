@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from cluster.folders import owned_folder
 from core.setting import Unit
 from core.store import TrialInfo
 from sweep.supply import Leg, Supply, as_searcher
@@ -90,14 +91,14 @@ def _run(
         tune.with_parameters(_slot_class(), units=units, orders=orders, work=work),
         tune.PlacementGroupFactory([{name: value for name, value in needs.items() if value}]),
     )
-    with tempfile.TemporaryDirectory(prefix="mixsweep-") as scratch:
+    with owned_folder(tempfile.gettempdir(), "mixsweep-") as scratch:
         results = tune.Tuner(
             trainable,
             param_space=param_space,
             tune_config=tune.TuneConfig(reuse_actors=True, **search),
             run_config=tune.RunConfig(
                 name="slots",
-                storage_path=scratch,
+                storage_path=str(scratch),
                 callbacks=[_end_of_trial(on_end)],
                 failure_config=tune.FailureConfig(max_failures=_RESTARTS),
                 verbose=0,

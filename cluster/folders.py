@@ -1,0 +1,42 @@
+"""Folders of temporary files that go with the process that made them, however that ends."""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+_MARK = "owned-by-mixsweep"  # locked in a folder while its owner lives; no other folder is ever removed
+_FRESH_SECONDS = 60.0
+
+
+@contextmanager
+def owned_folder(root: Path | str, prefix: str) -> Iterator[Path]:
+    """A new folder, removed in the end; those of owners that were killed before are removed as well.
+
+    Args:
+        root: where to.
+        prefix: of its name, and of those whose owners may have been killed.
+    """
+    _remove_leftovers(Path(root), prefix)
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=root))
+    owned = FileLock(folder / _MARK)
+    try:
+        owned.acquire(timeout=0)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        owned.release()
+
+
+def _remove_leftovers(root: Path, prefix: str) -> None:
+    """Remove the folders whose owners were killed: the kernel has let go of their locks."""
+    for mark in root.glob(f"{prefix}*/{_MARK}"):
+        with suppress(OSError, Timeout):
+            if time.time() - mark.stat().st_mtime < _FRESH_SECONDS:
+                continue  # perhaps made just now, and not locked yet
+            with FileLock(mark, timeout=0):
+                shutil.rmtree(mark.parent)
