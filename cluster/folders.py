@@ -36,7 +36,7 @@ def _remove_leftovers(root: Path, prefix: str) -> None:
     """Remove the folders whose owners were killed: the kernel has let go of their locks."""
     for mark in root.glob(f"{prefix}*/{_MARK}"):
         with suppress(OSError, Timeout):
-            if time.time() - mark.stat().st_mtime < _FRESH_SECONDS:
+            if time.time() - mark.parent.stat().st_mtime < _FRESH_SECONDS:
                 continue  # perhaps made just now, and not locked yet
             with FileLock(mark, timeout=0):
                 shutil.rmtree(mark.parent)
