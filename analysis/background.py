@@ -82,13 +82,13 @@ def forecasts(stores: Sequence[SweepStore]) -> Table:
         kept = kept_expectations(store)
         took = _took(store) if kept else {}
         for one in kept:
-            seconds, epochs = took.get(one.command_id, (0.0, 0))
+            seconds, wall, epochs = took.get(one.command_id, (0.0, 0.0, 0))
             if not epochs:
                 continue
             expected, ratio = "–", "–"
             if one.seconds:
                 expected = duration_text(one.seconds)
-                ratio = f"{(seconds / epochs) / (one.seconds / one.epochs):.2f}" if one.epochs else "–"
+                ratio = f"{(wall / epochs) / (one.seconds / one.epochs):.2f}" if one.epochs else "–"
             begun = one.made_at[:16].replace("T", " ")
             forecast = (str(one.epochs), expected, one.basis)
             rows.append((store.name, begun, one.place, *forecast, str(epochs), duration_text(seconds), ratio))
@@ -97,19 +97,20 @@ def forecasts(stores: Sequence[SweepStore]) -> Table:
     return Table((*header, "took", "took / forecast"), tuple(rows), numeric)
 
 
-def _took(store: SweepStore) -> dict[str, tuple[float, int]]:
-    """By command, the device time of the attempts that it began, and the epochs that they trained."""
+def _took(store: SweepStore) -> dict[str, tuple[float, float, int]]:
+    """By command, device and wall time of the attempts that it began, and the epochs that they trained."""
     records = store.records(("trial_id", "epoch", "attempt", "recorded_at")).to_pandas()
     of_trials = dict(iter(records.groupby("trial_id")))
-    took: dict[str, tuple[float, int]] = {}
+    took: dict[str, tuple[float, float, int]] = {}
     for folder in store.trials():
         info = folder.info()
         epochs = of_trials.get(folder.trial_id)
         for attempt in info.attempts if info else ():
             mine = None if epochs is None else epochs[epochs["attempt"] == attempt.number]
-            seconds, count = took.get(attempt.command_id, (0.0, 0))
-            seconds += attempt_seconds(attempt, mine)
-            took[attempt.command_id] = seconds, count + (0 if mine is None else len(mine))
+            seconds, wall, count = took.get(attempt.command_id, (0.0, 0.0, 0))
+            more = attempt_seconds(attempt, mine)
+            count += 0 if mine is None else len(mine)
+            took[attempt.command_id] = seconds + more, wall + more / attempt.ranks, count
     return took
 
 

@@ -114,13 +114,14 @@ class Mirror:
         return done
 
     def _artifacts_of(self, store: SweepStore, target: Target) -> Pass:
+        runs, total = self._kept.get(store, []), Pass()
         try:
             if store not in self._kept:
-                self._kept[store] = list(artifact_runs(store))
+                runs.extend(artifact_runs(store))
+                self._kept[store] = runs
         except (OSError, UserError, pa.ArrowInvalid) as error:
-            return Pass(troubles=(f"artifacts of {store.name}: {error}",))
-        total = Pass()
-        for run in self._kept[store]:
+            total = Pass(troubles=(f"artifacts of {store.name}: {error}",))
+        for run in runs:
             done = _push(run, target)
             total += Pass(artifacts=1, artifacts_changed=done.changed, troubles=done.troubles)
         return total

@@ -109,6 +109,8 @@ def write_report(sweeps: Sequence[Sweep], out: Path | None = None) -> Path:
         for part in parts(store)
     ]
     infos = {trial_id: info for store in stores for trial_id, info in trial_infos(store).items()}
+    if not infos:
+        raise UserError(f"{stores[0].path}: none of the plan's trials has begun; run it first")
     names = [str(store.sweep_file()["name"]) for store in stores]
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("analysis", ""), autoescape=True, undefined=jinja2.StrictUndefined
@@ -152,7 +154,7 @@ def _ablation(
         "time times the devices of a trial."
     )
     if costs["energy_joules"].notna().any():
-        costs_caption += " Energy is what the devices took meanwhile, for anyone."
+        costs_caption += " Energy is what a trial's first device took meanwhile, for anyone."
     each_caption = "The best first. What a trial took is told of all its attempts."
     for name, table, text, caption in (
         ("results", results, results_text, results_caption),

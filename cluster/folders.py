@@ -1,6 +1,7 @@
 """Folders of temporary files that go with the process that made them, however that ends."""
 
 import shutil
+import socket
 import tempfile
 import time
 from collections.abc import Iterator
@@ -9,7 +10,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-_MARK = "owned-by-mixsweep"  # locked in a folder while its owner lives; no other folder is ever removed
+# Locked in a folder while its owner lives; no other folder is ever removed. Another host's lock may not be seen here.
+_MARK = f"owned-by-mixsweep-on-{socket.gethostname()}"
 _FRESH_SECONDS = 60.0
 
 
@@ -25,7 +27,10 @@ def owned_folder(root: Path | str, prefix: str) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix=prefix, dir=root))
     owned = FileLock(folder / _MARK)
     try:
-        owned.acquire(timeout=0)
+        try:
+            owned.acquire(timeout=0)
+        except OSError:  # a file system without locks: the folder stays where its owner is killed
+            (folder / _MARK).unlink(missing_ok=True)
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -20,7 +20,8 @@ _QUICK_SECONDS = 5.0  # an answer that is older says that a call into Ray might 
 # Ray's own patience with a GCS that does not answer, and the part of it after which its drivers of ours leave.
 _PATIENCE = "RAY_gcs_rpc_server_reconnect_timeout_s"
 _RAYS_SECONDS = 60.0
-_OUR_PART = 0.75
+_OUR_PART = 0.65  # to be doubted, and 0.1 more to be given up: a process that was suspended asks anew first
+_DOUBT_PART = 0.1
 
 
 class ClusterError(UserError):
@@ -44,6 +45,7 @@ class Head:
         self._ask = ask
         self._dead_nodes: Mapping[str, str] = {}
         self._answered = time.monotonic()
+        self._doubted: float | None = None  # when a check first found it silent for too long
         self._stop = threading.Event()
         # Nobody waits for it: a question to a head that is gone is never answered.
         self._thread = threading.Thread(target=self._keep_asking, daemon=True, name="head")
@@ -64,8 +66,15 @@ class Head:
         Raises:
             HeadGoneError: it has not answered for most of the time after which Ray would end this process.
         """
-        seconds = patience_seconds()
-        if time.monotonic() - self._answered > seconds:
+        rays, now = _rays_seconds(), time.monotonic()
+        doubt = max(_DOUBT_PART * rays, 3 * _ASK_SECONDS)
+        if now - self._answered <= _OUR_PART * rays:
+            self._doubted = None
+            return
+        if self._doubted is None:
+            self._doubted = now
+        if now - self._doubted >= doubt:
+            seconds = _OUR_PART * rays + doubt
             raise HeadGoneError(
                 f"address {self._address}: the cluster's head is gone: no answer for {seconds:g} s; once it is back, "
                 "or the place names another one, the same command goes on"
@@ -116,10 +125,9 @@ def last_words(line: str) -> Iterator[None]:
             teller.communicate(b"left\n")
 
 
-def patience_seconds() -> float:
-    """How long a head may be silent until a driver leaves."""
+def _rays_seconds() -> float:
+    """How long a head may be silent until Ray ends its driver."""
     try:
-        rays = float(os.environ.get(_PATIENCE, ""))
+        return float(os.environ.get(_PATIENCE, ""))
     except ValueError:
-        rays = _RAYS_SECONDS
-    return _OUR_PART * rays
+        return _RAYS_SECONDS

@@ -1,6 +1,7 @@
 """Jobs of a Ray cluster: submitted, followed, asked and found again through its job server."""
 
 import asyncio
+import http.client
 import json
 import logging
 import os
@@ -22,7 +23,7 @@ from cluster.places import Ray
 _REACH_SECONDS = 5.0
 _POLL_SECONDS = 1.0
 _ASK_SECONDS = 2.0  # between two questions whether the server is there, while its log is followed
-_MOST_LOST = 5  # times in a row that a connection may break or a question stay unanswered
+_MOST_LOST = 5  # times in a row that a connection may break, or that a question may stay unanswered
 
 _LIVE = ("PENDING", "RUNNING")
 
@@ -110,8 +111,10 @@ class JobServer:
                 lost = 0
             except BrokenPipeError:  # our own reader is gone
                 raise
+            except _SilentError as error:
+                raise ClusterError(self._lost_line(job_id, error)) from error
             except (RuntimeError, OSError, ClusterError) as error:  # aiohttp's and requests' own are OSErrors
-                lost += 1
+                lost = 1 if once.answered else lost + 1
                 if lost > _MOST_LOST:
                     raise ClusterError(self._lost_line(job_id, error)) from error
                 time.sleep(_POLL_SECONDS)
@@ -124,8 +127,9 @@ class JobServer:
         """Write what comes, as long as the server answers: a host that is gone does not end a connection.
 
         Raises:
-            ClusterError: it does not.
+            _SilentError: it has not answered several times in a row.
         """
+        once.answered, unanswered = False, 0
 
         async def read() -> None:
             once.begin()
@@ -135,7 +139,13 @@ class JobServer:
         reading = asyncio.create_task(read())
         try:
             while not (await asyncio.wait({reading}, timeout=_ASK_SECONDS))[0]:
-                await asyncio.to_thread(_version_at, self._place.address)
+                try:
+                    await asyncio.to_thread(_version_at, self._place.address)
+                    once.answered, unanswered = True, 0
+                except ClusterError as error:
+                    unanswered += 1
+                    if unanswered > _MOST_LOST:
+                        raise _SilentError(str(error)) from error
             await reading
         finally:
             reading.cancel()
@@ -178,8 +188,14 @@ class JobServer:
         )
 
 
+class _SilentError(ClusterError):
+    """A job server that answers no question, though a connection to it may stand."""
+
+
 class _Once:
     """Writes a text that may come again from its beginning, and each part of it once."""
+
+    answered = False  # whether the server has answered a question meanwhile
 
     def __init__(self, write: Callable[[str], None]):
         self._write = write
@@ -253,7 +269,7 @@ def _version_at(address: str) -> str:
         if error.code in (401, 403):
             raise ClusterError(wrong_token(address)) from error
         raise ClusterError(f"address {address}: answers {error.code}; it is no Ray job server") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise ClusterError(
             f"address {address}: nobody answers there ({reason}); is it the head's http://HOST:8265?"

@@ -110,14 +110,18 @@ class RankError(Exception):
         self.gone = gone
 
 
+# Ray ends the workers of a driver that is gone by a SystemExit in them, which has this attribute; a user's has not.
+_RAYS_WORD = "ray_terminate_msg"
+
+
 def end_of(error: BaseException) -> str:
     """How an attempt ends by this error: one of INTERRUPTIONS, `killed`, or a kind of failure."""
     if isinstance(error, Interruption):
         return error.reason
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
-    if isinstance(error, SystemExit):
-        return "killed"  # Ray ends the workers of a driver that is gone by raising it in them
+    if isinstance(error, SystemExit) and hasattr(error, _RAYS_WORD):
+        return "killed"
     return error.kind if isinstance(error, RankError) else kind_of(error)
 
 

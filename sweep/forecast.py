@@ -75,7 +75,7 @@ def measured_rates(root: Path) -> dict[str, float]:
     rates: dict[str, list[float]] = {}
     for path in sorted(root.glob("*/sweep.toml")):
         store = SweepStore(path.parent)
-        with suppress(OSError, UserError, pa.ArrowInvalid):
+        with suppress(OSError, UserError, pa.ArrowInvalid, KeyError, TypeError):
             configs = {row.trial_id: row.config for row in read_plan(store)}
             for kind, rate in rates_of(store.records(RATE_COLUMNS), configs).items():
                 rates.setdefault(kind, []).append(rate)

@@ -16,6 +16,7 @@ from types import FrameType
 
 from cluster.places import Place, find_place
 from core import records
+from core.checkpoint import has_checkpoint
 from core.config import TrialConfig, UserError
 from core.expectations import Expectation, keep_expectation
 from core.records import EpochRecord
@@ -159,7 +160,8 @@ def run_plan(
         check_data([*todo, *(examples(plan.spec) if search else [])], setting)
         if search is None and plan.spec.search is None:
             save_plan(plan, store)
-        _keep_forecast([*todo, *(coming(plan) if search else [])][:limit], store, setting)
+        if only is None:
+            _keep_forecast(todo, coming(plan)[:limit] if search else [], store, setting)
     except OSError as error:
         raise LaunchError(f"{store.path}: the store cannot be written: {error.strerror or error}") from error
     unrecorded: list[TrialInfo] = []
@@ -209,12 +211,13 @@ def run_plan(
     )
 
 
-def _keep_forecast(trials: Sequence[TrialConfig], store: SweepStore, setting: Setting) -> None:
-    if not trials:
+def _keep_forecast(
+    todo: Sequence[TrialConfig], to_choose: Sequence[TrialConfig], store: SweepStore, setting: Setting
+) -> None:
+    work = [(config, max(0, config.epochs - _goes_on_from(store, config))) for config in todo]
+    work += [(config, config.epochs) for config in to_choose]
+    if not work:
         return
-    infos = [info_of(store, config) for config in trials]
-    reached = [max(c.begins_after, info.epoch if info else 0) for c, info in zip(trials, infos)]
-    work = [(config, max(0, config.epochs - epoch)) for config, epoch in zip(trials, reached)]
     cost = forecast(work, measured_rates(store.path.parent))
     expectation = Expectation(
         command_id=setting.command_id,
@@ -226,6 +229,13 @@ def _keep_forecast(trials: Sequence[TrialConfig], store: SweepStore, setting: Se
         basis=cost.basis,
     )
     keep_expectation(store, expectation)
+
+
+def _goes_on_from(store: SweepStore, config: TrialConfig) -> int:
+    """The epoch that a trial has a checkpoint of, as far as can be told without reading it."""
+    info = info_of(store, config)
+    has_one = info is not None and has_checkpoint(store.trial(config.trial_id).path)
+    return max(config.begins_after, info.epoch if info and has_one else 0)
 
 
 def check_data(trials: Sequence[TrialConfig], setting: Setting) -> None:

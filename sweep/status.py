@@ -223,7 +223,7 @@ class _Trials:
 
     def costs(self, trials: Iterable[TrialStatus]) -> dict[str, dict[str, Cost]]:
         """By varied field and its value, what the trials that have begun took."""
-        begun = [trial for trial in trials if trial.device_seconds]
+        begun = [trial for trial in trials if trial.state != "waiting" or trial.device_seconds]
         found: dict[str, dict[str, Cost]] = {}
         for axis, column in self._varied.items():
             if axis in ("seed", "parent", "epochs"):

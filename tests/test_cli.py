@@ -177,12 +177,12 @@ def test_a_run_ends_with_every_trial_trained_once(ran: SweepStore) -> None:
 
 def test_each_command_keeps_what_it_forecast(ran: SweepStore) -> None:
     kept = kept_expectations(ran)
-    assert [(one.trials, one.epochs) for one in kept] == [(2, 4), (1, 2), (1, 2)]
+    assert [(one.trials, one.epochs) for one in kept] == [(2, 4), (1, 2)]  # none for a picked trial
     bases = [one.basis.partition(",")[0] for one in kept]
-    assert bases == ["rough", "from this store's own records", "from this store's own records"]
+    assert bases == ["rough", "from this store's own records"]
     assert all(one.seconds and one.seconds > 0 for one in kept)
     commands = {attempt.command_id for folder in ran.trials() for attempt in folder.info().attempts}  # type: ignore[union-attr]
-    assert commands == {one.command_id for one in kept}
+    assert commands > {one.command_id for one in kept}
 
 
 def test_status_tells_of_all_sweeps_or_of_one(ran: SweepStore) -> None:

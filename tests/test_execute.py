@@ -6,6 +6,7 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -573,13 +574,24 @@ def test_an_end_that_cannot_be_written_down_is_tried_once_a_command(
     assert next(tries) == 1
 
 
+def exit_by_ray() -> BaseException:
+    """What Ray raises in a worker whose driver is gone."""
+    from ray._raylet import raise_sys_exit_with_custom_error_message
+
+    with pytest.raises(SystemExit) as caught:
+        raise_sys_exit_with_custom_error_message("The process receives a SIGTERM.", exit_code=1)
+    return caught.value
+
+
 @pytest.mark.parametrize(
-    ("error", "end"), [(KeyboardInterrupt(), "interrupted"), (SystemExit("SIGTERM"), "killed")]
+    ("make", "end"),
+    [(KeyboardInterrupt, "interrupted"), (exit_by_ray, "killed")],
+    ids=["keyboard", "ray"],
 )
 def test_an_order_to_end_is_recorded_and_goes_through(
-    tmp_path: Path, tiny: Tiny, error: BaseException, end: str
+    tmp_path: Path, tiny: Tiny, make: Callable[[], BaseException], end: str
 ) -> None:
-    config = tiny()
+    config, error = tiny(), make()
 
     def interrupt(record: EpochRecord) -> None:
         raise error
@@ -592,6 +604,19 @@ def test_an_order_to_end_is_recorded_and_goes_through(
     assert ends_of(info_of(tmp_path, config)) == [end, "completed"]
     expected = undisturbed(tmp_path / "straight", [config])
     assert trajectory(tmp_path, config) == expected[config.trial_id]
+
+
+def test_a_users_own_exit_is_a_bug_with_its_traceback(tmp_path: Path, tiny: Tiny) -> None:
+    config = tiny()
+
+    def leave(record: EpochRecord) -> None:
+        sys.exit(3)
+
+    with pytest.raises(SystemExit):
+        run([config], new_command(tmp_path), report=leave)
+    info = info_of(tmp_path, config)
+    assert (info.state, ends_of(info)) == ("failed", ["bug"])
+    assert "sys.exit(3)" in folder_of(tmp_path, config).log_path.read_text()
 
 
 def test_a_process_that_lost_its_lease_writes_nothing_more(tmp_path: Path, tiny: Tiny) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from core.store import SweepStore
@@ -73,7 +75,11 @@ def at_work_with_checkpoints(store: SweepStore) -> bool:
 
 def check_went_on(store: SweepStore, undisturbed: SweepStore) -> None:
     """The records of debug, each trial's last attempt from where the one that was killed had its checkpoint."""
-    assert trajectories(store).equals(trajectories(undisturbed))
+    ids = pa.array([folder.trial_id for folder in undisturbed.trials()])
+    found = trajectories(
+        store
+    )  # a trial that ended nevertheless leaves the second command room for a third one
+    assert found.filter(pc.is_in(found["trial_id"], ids)).equals(trajectories(undisturbed))
     ends = [[attempt.end for attempt in info.attempts] for info in infos(store)]
     assert all(one in (["killed", "completed"], ["completed"]) for one in ends), ends
     assert ["killed", "completed"] in ends  # of the head's own node at least

@@ -3,10 +3,12 @@
 import csv
 import json
 import re
+import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pyarrow.compute as pc
 import pytest
 
 from analysis.background import failures, forecasts
@@ -14,9 +16,10 @@ from analysis.frames import load_trials
 from analysis.report import write_report
 from analysis.tables import duration_text, escape_latex
 from core.checkpoint import save_checkpoint
-from core.config import TrialConfig
+from core.config import TrialConfig, UserError
 from core.expectations import Expectation, keep_expectation
 from core.models import build_model
+from core.records import write_table
 from core.store import Attempt, SweepStore, TrialInfo
 from tests.synthetic import SyntheticPart, give_energy, learning_rates, patch_sizes, write_sweep
 
@@ -202,6 +205,29 @@ def test_a_forecast_stands_beside_what_its_command_took(tmp_path):
     (store.path / "forecasts" / "first.json").write_text("{")
     assert [row[1] for row in forecasts([store]).rows] == ["2026-01-01 10:00"]
     assert "What it was expected to take, and took" in Page(write_report([store])).text
+
+
+def test_ranks_count_in_device_time_and_not_in_what_is_held_against_a_forecast(tmp_path):
+    store = patch_sizes(tmp_path / "patch-sizes", seeds=1)
+    for folder in store.trials():
+        info = folder.info()
+        attempts = (replace(info.attempts[0], command_id="only", ranks=2),)
+        folder.write_info(replace(info, attempts=attempts))
+    made = {"command_id": "only", "made_at": "2026-01-01T09:00", "place": "local", "basis": "said"}
+    keep_expectation(store, Expectation(trials=4, epochs=48, seconds=480.0, **made))
+    ((*_, took, ratio),) = forecasts([store]).rows
+    assert (took, ratio) == (duration_text(2 * 4 * 149), f"{149 / 120:.2f}")
+
+
+def test_a_plan_of_which_nothing_has_begun_is_one_line(tmp_path):
+    store = learning_rates(tmp_path / "rates", seeds=1)
+    plan = store.plan()
+    former, *others = store.trials()
+    write_table(plan.filter(pc.field("trial_id") != former.trial_id), store.path / "plan.parquet")
+    for folder in others:
+        shutil.rmtree(folder.path)
+    with pytest.raises(UserError, match="none of the plan's trials has begun"):
+        write_report([store])
 
 
 def test_a_sweep_without_any_record_still_reports_its_failures(tmp_path):
