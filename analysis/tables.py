@@ -139,7 +139,7 @@ def cost_text(part: Part, table: pd.DataFrame, valid_images: int | None = None) 
 def trial_table(part: Part, trials: pd.DataFrame) -> pd.DataFrame:
     """A row a trial, the best by the part's final metric first, then those without one.
 
-    Columns: `trial_id`; the part's axes; `seed`; `state`; `epochs_trained`; the final metric and
+    Columns: `trial_id`; the part's axes; `seed`; `state`; `epochs_trained`; `last`; the final metric and
     `final_test_accuracy`; `attempts`; `device_seconds`; `energy_joules`, all as in `load_trials`.
     """
     trials = of_part(part, trials)

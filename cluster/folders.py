@@ -10,7 +10,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-# Locked in a folder while its owner lives; no other folder is ever removed. Another host's lock may not be seen here.
+# Locked in a folder while its owner lives; no folder without it is ever removed. By host: on a shared file system
+# another host's lock may not be seen here.
 _MARK = f"owned-by-mixsweep-on-{socket.gethostname()}"
 _FRESH_SECONDS = 60.0
 

@@ -96,9 +96,7 @@ class Head:
             begun = time.monotonic()
             try:
                 self._dead_nodes = self._ask()
-            except (
-                Exception
-            ):  # whatever Ray makes of a head that does not answer: silence is told by the clock
+            except Exception:  # whatever Ray makes of a head that is gone: the clock tells its silence
                 continue
             self._answered = begun
 
