@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import secrets
+import shlex
 import shutil
 import signal
 import socket
@@ -94,7 +95,8 @@ def plain_cluster(*cpus: int, head_options: Sequence[str] = ()) -> Iterator[RayC
 def networked_cluster(*cpus: int, hidden: Path | None = None) -> Iterator[RayCluster]:
     """Nodes with so many CPUs, the head's first, each in a network namespace with an address of its own.
 
-    All but the head's have one `away`, a custom resource.
+    All but the head's have one `away`, a custom resource, and a host name of their own: no process elsewhere
+    knows whether one of theirs lives.
 
     Args:
         hidden: a folder that only the head's node sees: the others find an empty one.
@@ -128,10 +130,23 @@ def networked_cluster(*cpus: int, hidden: Path | None = None) -> Iterator[RayClu
         )
         nodes = []
         for number, count in enumerate(cpus[1:], start=1):
-            inside = ["ip", "netns", "exec", f"ms{tag}n{number}"]
+            script = 'echo "$0" > /proc/sys/kernel/hostname && '
             if hidden is not None:
-                script = 'mount -t tmpfs tmpfs "$0" && exec "$@"'
-                inside += ["unshare", "--mount", "sh", "-c", script, str(hidden)]
+                script += f"mount -t tmpfs tmpfs {shlex.quote(str(hidden))} && "
+            name = f"ms{tag}n{number}"
+            inside = [
+                "ip",
+                "netns",
+                "exec",
+                name,
+                "unshare",
+                "--uts",
+                "--mount",
+                "sh",
+                "-c",
+                f'{script}exec "$@"',
+                name,
+            ]
             nodes.append(
                 stack.enter_context(
                     ray_node(

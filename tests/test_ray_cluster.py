@@ -14,13 +14,13 @@ import pytest
 from core.store import SweepStore
 from tests.places import finish, kill_family, start, sweep_command, trajectories, wait_until
 from tests.ray_cluster import RayCluster, plain_cluster
-from tests.ray_sweeps import infos, nodes_at_work, states, sweep, write_many
+from tests.ray_sweeps import infos, nodes_at_work, states, sweep, write_braked, write_many
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 TRIALS = 24
 EPOCHS = 4
-LONG = 300  # epochs of trials that are still at work when something happens to them
+LONG = 100  # epochs of trials that are still at work when something happens to them: braked, 40 s
 
 
 @pytest.fixture(scope="module")
@@ -42,15 +42,10 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> SweepStore:
 @pytest.fixture
 def here(cluster: RayCluster, ray_places: Callable[..., None], tmp_path: Path) -> Path:
     """A folder, and the places `attach` and `jobs` of the cluster."""
-    token = str(cluster.token_path)
+    both = {"token_path": str(cluster.token_path), "environment": {"BRAKE": str(tmp_path / "brake")}}
     ray_places(
-        attach={"address": cluster.address, "token_path": token},
-        jobs={
-            "address": cluster.jobs,
-            "token_path": token,
-            "store": str(tmp_path / "runs"),
-            "python": sys.executable,
-        },
+        attach={"address": cluster.address, **both},
+        jobs={"address": cluster.jobs, "store": str(tmp_path / "runs"), "python": sys.executable, **both},
     )
     return tmp_path
 
@@ -67,7 +62,8 @@ def test_24_trials_on_three_nodes_give_the_records_of_debug(here: Path, undistur
 
 def test_a_job_is_detached_followed_asked_stopped_and_resumed(here: Path) -> None:
     """From terminals that do not see the store; it is looked at here only to know when."""
-    run = sweep("run", str(write_many(here, LONG)), "--place", "jobs")
+    file, brake = write_braked(here, LONG)
+    run = sweep("run", str(file), "--place", "jobs")
     store = SweepStore(here / "runs" / "many")
     done = finish([*run, "--detach"])
     assert done.returncode == 0, done.stdout
@@ -91,6 +87,7 @@ def test_a_job_is_detached_followed_asked_stopped_and_resumed(here: Path) -> Non
     log = finish(sweep("logs", "many", "--place", "jobs"))
     assert "Stopped at a safe point" in log.stdout
 
+    brake.unlink()
     before = {info.trial_id: info.epoch for info in infos(store)}
     again = finish([*run, "--limit", "3"])
     assert again.returncode == 0, again.stdout
@@ -202,12 +199,14 @@ def test_the_doctor_says_what_a_cluster_has(here: Path) -> None:
 
 
 def test_a_driver_that_is_killed_leaves_trials_that_the_same_command_takes_on(here: Path) -> None:
-    run = sweep_command(write_many(here, LONG), here / "runs", "attach", "--limit", "3")
+    file, brake = write_braked(here, LONG)
+    run = sweep_command(file, here / "runs", "attach", "--limit", "3")
     store = SweepStore(here / "runs" / "many")
     process = start(run)
     wait_until(lambda: nodes_at_work(store) == 3)
     kill_family(process)
     wait_until(lambda: "running" not in states(store))  # Ray ends the workers of a driver that is gone
+    brake.unlink()
     done = finish(run)
     assert done.returncode == 0, done.stdout
     assert [[a.end for a in info.attempts] for info in infos(store)] == [["killed", "completed"]] * 3

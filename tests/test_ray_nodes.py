@@ -12,7 +12,7 @@ import pytest
 from core.store import SweepStore, TrialInfo
 from tests.places import finish, kill_family, start, sweep_command, trajectories, wait_until
 from tests.ray_cluster import RayCluster, networked_cluster, session
-from tests.ray_sweeps import infos, nodes_at_work, sweep, write_many
+from tests.ray_sweeps import infos, nodes_at_work, sweep, write_braked, write_many
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
@@ -32,7 +32,8 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RayClust
 def eight(tmp_path_factory: pytest.TempPathFactory) -> SweepStore:
     """Eight longer trials as `--place debug` runs them."""
     folder = tmp_path_factory.mktemp("eight")
-    done = finish(sweep_command(write_many(folder, EIGHTS_EPOCHS), folder / "runs", "debug", *EIGHT))
+    file, _ = write_braked(folder, EIGHTS_EPOCHS)
+    done = finish(sweep_command(file, folder / "runs", "debug", *EIGHT))
     assert done.returncode == 0, done.stdout
     return SweepStore(folder / "runs" / "many")
 
@@ -81,9 +82,13 @@ def test_without_a_shared_folder_all_comes_to_the_drivers_node_though_keeper_and
     network: tuple[RayCluster, Path], eight: SweepStore, ray_places: Callable[..., None], tmp_path: Path
 ) -> None:
     cluster, hidden = network
-    place = {"address": cluster.address, "token_path": str(cluster.token_path)}
+    file, brake = write_braked(tmp_path, EIGHTS_EPOCHS)
+    place = {
+        "address": cluster.address,
+        "token_path": str(cluster.token_path),
+        "environment": {"BRAKE": str(brake)},
+    }
     ray_places(shared=place, apart={**place, "shared": False})
-    file = write_many(tmp_path, EIGHTS_EPOCHS)
     store = SweepStore(hidden / "runs" / "many")
     refused = finish([*cluster.inside, *sweep_command(file, hidden / "runs", "shared", *EIGHT)])
     assert refused.returncode == 2, refused.stdout
@@ -97,6 +102,7 @@ def test_without_a_shared_folder_all_comes_to_the_drivers_node_though_keeper_and
         os.kill(keeper, signal.SIGKILL)
         cluster.kill(2)
         cluster.cut(1)
+        brake.unlink()
         output, _ = process.communicate(timeout=300)
     finally:
         kill_family(process)
@@ -112,13 +118,16 @@ def test_a_node_killed_costs_its_trials_only_the_epochs_since_a_checkpoint(
     network: tuple[RayCluster, Path], eight: SweepStore, ray_places: Callable[..., None], tmp_path: Path
 ) -> None:
     cluster, _ = network
-    ray_places(attach={"address": cluster.address, "token_path": str(cluster.token_path)})
+    file, brake = write_braked(tmp_path, EIGHTS_EPOCHS)
+    place = {"address": cluster.address, "token_path": str(cluster.token_path)}
+    ray_places(attach={**place, "environment": {"BRAKE": str(brake)}})
     store = SweepStore(tmp_path / "runs" / "many")
-    command = sweep_command(write_many(tmp_path, EIGHTS_EPOCHS), tmp_path / "runs", "attach", *EIGHT)
+    command = sweep_command(file, tmp_path / "runs", "attach", *EIGHT)
     process = start([*cluster.inside, *command])
     try:
         wait_until(lambda: nodes_at_work(store) == 2)
         cluster.kill(0)
+        brake.unlink()
         output, _ = process.communicate(timeout=300)
     finally:
         kill_family(process)
