@@ -5,10 +5,11 @@ from collections.abc import Sequence
 
 from analysis import statistics
 from analysis.frames import attempt_seconds, unplanned
-from analysis.tables import Table, duration_text
+from analysis.tables import Table
 from analysis.wording import listing
 from core.expectations import kept_expectations
 from core.store import SweepStore, TrialInfo
+from core.units import duration
 
 METHODS = (
     "Accuracies are fractions of samples, losses means over samples in nats. Train figures are those of the "
@@ -87,11 +88,11 @@ def forecasts(stores: Sequence[SweepStore]) -> Table:
                 continue
             expected, ratio = "–", "–"
             if one.seconds:
-                expected = duration_text(one.seconds)
+                expected = duration(one.seconds)
                 ratio = f"{(wall / epochs) / (one.seconds / one.epochs):.2f}" if one.epochs else "–"
             begun = one.made_at[:16].replace("T", " ")
             forecast = (str(one.epochs), expected, one.basis)
-            rows.append((store.name, begun, one.place, *forecast, str(epochs), duration_text(seconds), ratio))
+            rows.append((store.name, begun, one.place, *forecast, str(epochs), duration(seconds), ratio))
     header = ("sweep", "begun (UTC)", "place", "epochs left", "forecast", "which rests on", "epochs trained")
     numeric = (False, False, False, True, True, False, True, True, True)
     return Table((*header, "took", "took / forecast"), tuple(rows), numeric)

@@ -34,7 +34,7 @@ from core.checkpoint import load_checkpoint
 from core.config import UserError, field_names
 from core.records import write_bytes
 from core.store import SweepStore, TrialInfo
-from core.units import energy_text
+from core.units import duration, energy_text
 
 # The names of a report's figures and tables: a part's slug, then what it is.
 _TABLES = ("results", "costs", "trials")
@@ -291,7 +291,7 @@ def _summary(trials: pd.DataFrame, infos: dict[str, TrialInfo]) -> str:
     states = Counter(once["state"])
     counted = ", ".join(f"{states[state]} {state}" for state in sorted(states, key=lambda s: -states[s]))
     newest = max(info.updated_at for info in infos.values())
-    took = tables.duration_text(float(once["device_seconds"].sum())) + " of device time"
+    took = duration(float(once["device_seconds"].sum())) + " of device time"
     if once["energy_joules"].notna().any():
         took += f", {energy_text(float(once['energy_joules'].sum()))}"
     return f"{len(once)} trials: {counted}. {took}. State of {newest[:16].replace('T', ' ')} UTC."

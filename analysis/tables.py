@@ -13,7 +13,7 @@ from analysis.comparisons import ordered_points, point_scores
 from analysis.frames import Part, of_part, plain
 from analysis.statistics import Interval, t_interval
 from analysis.wording import axis_words, figure_text, interval_text, metric_words, value_label
-from core.units import energy_text
+from core.units import duration, energy_text
 
 _ENDED = ("completed", "stopped", "diverged", "failed")
 _UNFINISHED = ("waiting", "running", "interrupted", "lost")
@@ -126,7 +126,7 @@ def cost_text(part: Part, table: pd.DataFrame, valid_images: int | None = None) 
             figure_text("parameters", row["parameters"]),
             figure_text("train_seconds", row["train_seconds"]),
             figure_text("valid_seconds", row["valid_seconds"]),
-            duration_text(row["device_seconds"]),
+            duration(row["device_seconds"]),
             *((energy_text(row["energy_joules"]),) * energy),
             row["device"] or "not recorded",
         )
@@ -168,7 +168,7 @@ def trial_text(part: Part, table: pd.DataFrame) -> Table:
             figure_text(part.metric, row[f"final_{part.metric}"]),
             figure_text("test_accuracy", row["final_test_accuracy"]),
             str(row["attempts"]),
-            duration_text(row["device_seconds"]),
+            duration(row["device_seconds"]),
             *((energy_text(row["energy_joules"]),) * energy),
         )
         for row in table.to_dict("records")
@@ -180,16 +180,6 @@ def trial_text(part: Part, table: pd.DataFrame) -> Table:
 def trained_on_text(epoch: float) -> str:
     """Why a test figure is missing: its trial went on for a longer part, and was tested there."""
     return "" if np.isnan(epoch) else f" (trained on to {int(epoch)})"
-
-
-def duration_text(seconds: float) -> str:
-    """`42 s`, `3 min 5 s`, `2 h 10 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def csv_bytes(table: pd.DataFrame) -> bytes:

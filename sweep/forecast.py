@@ -1,23 +1,23 @@
 """What a plan will cost: device-hours from what the store has measured, or from a rough rate.
 
-An epoch is its training and its validation. What else a trial takes, from the start of its process to its test
-images, comes on top.
-
-Times scale with the multiply-adds of a forward pass within one architecture, so one measured patch size or
-width tells of the others; across architectures they do not, so each has its own rate.
+A trial takes its epochs, each its training and its validation, and what comes on top once: building it, first
+steps, files, test images. Epochs scale with the multiply-adds of a forward pass within one architecture, so one
+measured patch size or width tells of the others; across architectures they do not, so each has its own pace.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from core import columns
 from core.config import TrialConfig, UserError
 from core.store import SweepStore
 from sweep.plan import read_plan
@@ -27,6 +27,28 @@ _TRAIN_IMAGES = {"cifar10": 45_000, "digits": 1_137}
 
 # Forward multiply-adds a second of training on one core of an AVX2 server CPU, fp32 (docs/log.md).
 ROUGH_RATES = {"mlp": 1.0e10, "resnet18": 1.0e10, "mixer": 1.0e10}
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What trials have taken, by architecture.
+
+    Args:
+        rates: multiply-adds of training for each second of an epoch.
+        extras: seconds of a trial beside its epochs.
+    """
+
+    rates: Mapping[str, float] = field(default_factory=dict)
+    extras: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Left:
+    """What is left of `trials` alike: so many epochs altogether."""
+
+    config: TrialConfig
+    epochs: int
+    trials: int = 1
 
 
 @dataclass(frozen=True)
@@ -70,19 +92,37 @@ def epoch_macs(config: TrialConfig) -> float | None:
     return macs * min(images, config.train_limit or images)
 
 
-def measured_rates(root: Path) -> dict[str, float]:
-    """Multiply-adds a second by architecture, over every sweep under a store that can be read."""
+def measured_pace(root: Path) -> Pace:
+    """The pace of every sweep under a store that can be read; of several sweeps, the middle one."""
     rates: dict[str, list[float]] = {}
+    extras: dict[str, list[float]] = {}
     for path in sorted(root.glob("*/sweep.toml")):
         store = SweepStore(path.parent)
         with suppress(OSError, UserError, pa.ArrowInvalid, KeyError, TypeError):
             configs = {row.trial_id: row.config for row in read_plan(store)}
-            for kind, rate in rates_of(store.records(RATE_COLUMNS), configs).items():
+            table = store.records(PACE_COLUMNS)
+            for kind, rate in rates_of(table, configs).items():
                 rates.setdefault(kind, []).append(rate)
-    return {kind: median(values) for kind, values in rates.items()}
+            for kind, extra in extras_of(table, configs, _wall_times(store, configs)).items():
+                extras.setdefault(kind, []).append(extra)
+    return Pace(_medians(rates), _medians(extras))
 
 
-RATE_COLUMNS = ("trial_id", "train_seconds", "valid_seconds")
+PACE_COLUMNS = ("trial_id", "train_seconds", "valid_seconds")
+_SAMPLE = 20  # trials of a sweep whose wall time is looked up
+
+
+def _wall_times(store: SweepStore, configs: Mapping[str, TrialConfig]) -> dict[str, float]:
+    """By trial, the seconds of some that were completed at once."""
+    found: dict[str, float] = {}
+    for trial_id in configs:
+        info = store.trial(trial_id).info()
+        if info is not None and info.state == "completed" and len(info.attempts) == 1:
+            begun, ended = info.attempts[0].started_at, info.attempts[0].ended_at
+            found[trial_id] = (datetime.fromisoformat(ended) - datetime.fromisoformat(begun)).total_seconds()
+        if len(found) == _SAMPLE:
+            break
+    return found
 
 
 def rates_of(table: pa.Table, configs: Mapping[str, TrialConfig], share: float = 0.5) -> dict[str, float]:
@@ -99,22 +139,42 @@ def rates_of(table: pa.Table, configs: Mapping[str, TrialConfig], share: float =
         if macs:
             rates.setdefault(_kind(configs[trial_id]), []).append(macs / seconds)
     if share == 0.5:
-        return {kind: median(values) for kind, values in rates.items()}
+        return _medians(rates)
     return {kind: sorted(values)[int(share * (len(values) - 1))] for kind, values in rates.items()}
 
 
-def forecast(todo: Sequence[tuple[TrialConfig, int]], measured: Mapping[str, float]) -> Forecast:
-    """Device-seconds for trials with so many epochs left each."""
+def extras_of(
+    table: pa.Table, configs: Mapping[str, TrialConfig], walls: Mapping[str, float]
+) -> dict[str, float]:
+    """Seconds that a trial took beside its epochs, by architecture: the median.
+
+    Args:
+        walls: by trial, its seconds from its attempt's start to its end; of trials whose records are all there.
+    """
+    ids = [trial_id for trial_id in walls if trial_id in configs]
+    trials = columns.codes(table["trial_id"], {trial_id: n for n, trial_id in enumerate(ids)}, len(ids))
+    taken = columns.numbers(pc.add(table["train_seconds"], table["valid_seconds"]))
+    epochs = np.bincount(trials, taken, minlength=len(ids))
+    extras: dict[str, list[float]] = {}
+    for trial_id, seconds in zip(ids, epochs.tolist()):
+        extras.setdefault(_kind(configs[trial_id]), []).append(max(0.0, walls[trial_id] - seconds))
+    return _medians(extras)
+
+
+def forecast(todo: Sequence[Left], pace: Pace) -> Forecast:
+    """Device-seconds for what is left."""
     seconds, rough = 0.0, False
-    for config, epochs in todo:
-        work = epoch_macs(config)
-        rate = measured.get(_kind(config))
+    for left in todo:
+        kind = _kind(left.config)
+        work = epoch_macs(left.config)
+        rate = pace.rates.get(kind)
         if rate is None:
-            rate = ROUGH_RATES.get(config.model)
+            rate = ROUGH_RATES.get(left.config.model)
             rough = True
         if work is None or rate is None:
-            return Forecast(None, f"no record of model {config.model!r} yet; run one trial with --limit 1")
-        seconds += work * epochs / rate
+            model = left.config.model
+            return Forecast(None, f"no record of model {model!r} yet; run one trial with --limit 1")
+        seconds += work * left.epochs / rate + pace.extras.get(kind, 0.0) * left.trials
     if not todo:
         return Forecast(0.0, "nothing is left")
     if rough:
@@ -122,15 +182,8 @@ def forecast(todo: Sequence[tuple[TrialConfig, int]], measured: Mapping[str, flo
     return Forecast(seconds, "from this store's own records")
 
 
-def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
-    if not math.isfinite(seconds):
-        return "?"
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
+def _medians(values: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    return {kind: median(of_kind) for kind, of_kind in values.items()}
 
 
 def _kind(config: TrialConfig) -> str:

@@ -26,7 +26,7 @@ from core.sources import source_files
 from core.store import SweepStore, TrialInfo
 from sweep.adaptive import check_place, coming, driving, examples, to_come, with_known
 from sweep.batch import Batch
-from sweep.forecast import forecast, measured_rates
+from sweep.forecast import Left, forecast, measured_pace
 from sweep.plan import Plan, save_plan
 from sweep.rounds import Rounds, in_background, info_of, is_held, left_to_do, unless_unreadable
 from sweep.spec import SweepSpec
@@ -214,17 +214,17 @@ def run_plan(
 def _keep_forecast(
     todo: Sequence[TrialConfig], to_choose: Sequence[TrialConfig], store: SweepStore, setting: Setting
 ) -> None:
-    work = [(config, max(0, config.epochs - _goes_on_from(store, config))) for config in todo]
-    work += [(config, config.epochs) for config in to_choose]
+    work = [Left(config, max(0, config.epochs - _goes_on_from(store, config))) for config in todo]
+    work += [Left(config, config.epochs) for config in to_choose]
     if not work:
         return
-    cost = forecast(work, measured_rates(store.path.parent))
+    cost = forecast(work, measured_pace(store.path.parent))
     expectation = Expectation(
         command_id=setting.command_id,
         made_at=setting.started_at,
         place=setting.place,
         trials=len(work),
-        epochs=sum(epochs for _, epochs in work),
+        epochs=sum(left.epochs for left in work),
         seconds=cost.seconds,
         basis=cost.basis,
     )

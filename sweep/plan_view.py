@@ -13,8 +13,9 @@ from core.checkpoint import has_checkpoint
 from core.config import TrialConfig
 from core.setting import Setting, is_done
 from core.store import SweepStore
+from core.units import rough_duration
 from sweep.adaptive import coming, to_come
-from sweep.forecast import Forecast, duration, forecast, measured_rates
+from sweep.forecast import Left, forecast, measured_pace
 from sweep.plan import Plan
 from sweep.view import STYLES
 
@@ -50,7 +51,7 @@ def plan_mapping(plan: Plan, root: Path, place: Place) -> dict[str, Any]:
         rows.append({"trial_id": config.trial_id, "label": label, "standing": what, "epochs_left": epochs})
         todo.append((config, epochs))
     todo += [(config, config.epochs) for config in coming(plan)]
-    cost = forecast([(c, e) for c, e in todo if e], measured_rates(root))
+    cost = forecast([Left(config, epochs) for config, epochs in todo if epochs], measured_pace(root))
     return {
         "sweep": plan.spec.name,
         "question": plan.spec.question,
@@ -89,11 +90,11 @@ def describe_plan(plan: Plan, root: Path, place: Place, out: Console) -> None:
         out.print(f"{plan.shared} trials answer more than one question and run once", markup=False)
     for note in ineffective(plan):
         out.print(note, style="yellow", markup=False)
-    cost: Forecast = forecast(todo, measured_rates(root))
+    cost = forecast([Left(config, epochs) for config, epochs in todo], measured_pace(root))
     if cost.seconds is None:
         out.print(f"forecast: unknown: {cost.basis}", markup=False)
     else:
-        out.print(f"forecast: {duration(cost.seconds)} of one device ({cost.basis})", markup=False)
+        out.print(f"forecast: {rough_duration(cost.seconds)} of one device ({cost.basis})", markup=False)
     for script in _scripts(plan, place, todo, store):
         out.print(f"\nbatch script:\n{script}", markup=False, soft_wrap=True)
 

@@ -19,7 +19,7 @@ from core.config import TrialConfig, field_names
 from core.records import default_mode, now
 from core.standings import Standing, StandingsReader
 from core.store import SweepStore, since
-from sweep.forecast import forecast, rates_of
+from sweep.forecast import Left, Pace, extras_of, forecast, rates_of
 from sweep.plan import brief, labels_of_columns
 from sweep.search_spec import Search
 
@@ -166,7 +166,7 @@ class StatusReader:
         )
         running = sum(trial.state == "running" for trial in trials)
         todo = {t.trial_id: t.epochs - t.epoch for t in trials if t.state in _OPEN and t.epochs > t.epoch}
-        left = _time_left(plan, todo, table) if newest and todo else None
+        left = _time_left(plan, todo, standings, table) if newest and todo else None
         used = [standing for trial_id, standing in standings.items() if trial_id in plan.epochs]
         return SweepStatus(
             name=self._store.name,
@@ -296,7 +296,9 @@ def _known(figure: pa.Scalar) -> float | None:
     return None if figure.as_py() is None else float(figure.as_py())
 
 
-def _time_left(plan: _Trials, todo: Mapping[str, int], table: pa.Table) -> tuple[float, float, float] | None:
+def _time_left(
+    plan: _Trials, todo: Mapping[str, int], standings: Mapping[str, Standing], table: pa.Table
+) -> tuple[float, float, float] | None:
     """Device-seconds for what is left: as many as one in ten epochs, the middle, and nine in ten would make it."""
     step = max(1, table.num_rows // _SAMPLE)
     sample = columns.rows_at(table, np.arange(0, table.num_rows, step))
@@ -305,8 +307,15 @@ def _time_left(plan: _Trials, todo: Mapping[str, int], table: pa.Table) -> tuple
         i: config for first, alike in measured.items() for config in [plan.config(first)] for i in alike
     }
     groups = plan.alike(todo)
-    work = [(plan.config(first), sum(todo[i] for i in alike)) for first, alike in groups.items()]
-    spread = [forecast(work, rates_of(sample, configs, share)).seconds for share in (0.9, 0.5, 0.1)]
+    running = {i for i in todo if i in standings and standings[i].state == "running"}
+    work = [
+        Left(plan.config(first), sum(todo[i] for i in alike), sum(i not in running for i in alike))
+        for first, alike in groups.items()
+    ]
+    walls = {i: s.device_seconds / s.ranks for i, s in standings.items() if s.state == "completed"}
+    extras = extras_of(table, configs, walls)
+    paces = [Pace(rates_of(sample, configs, share), extras) for share in (0.9, 0.5, 0.1)]
+    spread = [forecast(work, pace).seconds for pace in paces]
     low, middle, high = spread
     return None if not (low and middle and high) else (low, middle, high)
 

@@ -12,8 +12,7 @@ from rich.text import Text
 
 from core.records import EpochRecord
 from core.store import STATES, SweepStore, TrialInfo
-from core.units import energy_text
-from sweep.forecast import duration
+from core.units import energy_text, rough_duration
 from sweep.status import StatusReader, SweepStatus, TrialStatus
 
 _MOST_ROWS = 200  # of a table in a terminal; --json has every trial
@@ -91,7 +90,7 @@ def trials_table(trials: Sequence[TrialStatus], metric: str, with_cost: bool = F
             Text(state, STYLES[trial.state]),
             f"{trial.epoch}/{trial.epochs}",
             _value(trial),
-            *([duration(trial.device_seconds) if trial.device_seconds else ""] * with_cost),
+            *([rough_duration(trial.device_seconds) if trial.device_seconds else ""] * with_cost),
             *([energy_text(trial.energy_joules)] * energy),
         )
     return table
@@ -125,7 +124,7 @@ def costs_table(status: SweepStatus) -> RenderableType:
         table.add_column(name, justify="right", no_wrap=True)
     for axis, by_value in status.costs.items():
         for value, cost in by_value.items():
-            took = (duration(cost.device_seconds), *(energy_text(cost.energy_joules),) * energy)
+            took = (rough_duration(cost.device_seconds), *(energy_text(cost.energy_joules),) * energy)
             table.add_row(Text(f"{axis}={value}"), str(cost.trials), *took)
     return table
 
@@ -229,9 +228,9 @@ def _time_left(status: SweepStatus) -> str:
     if not status.seconds_left:
         return ""
     if status.seconds_left_range is None:
-        return f"about {duration(status.seconds_left)} left"
-    low, high = map(duration, status.seconds_left_range)
-    middle = duration(status.seconds_left)
+        return f"about {rough_duration(status.seconds_left)} left"
+    low, high = map(rough_duration, status.seconds_left_range)
+    middle = rough_duration(status.seconds_left)
     return f"about {middle} left" + (f" ({low} to {high})" if low != high else "")
 
 
@@ -241,7 +240,7 @@ def _pace(status: SweepStatus) -> str:
     if status.epochs_an_hour:
         words.append(f"{status.epochs_an_hour:.0f} epochs an hour")
     if status.device_seconds >= 1:
-        words.append(f"{duration(status.device_seconds)} of device time")
+        words.append(f"{rough_duration(status.device_seconds)} of device time")
     if status.energy_joules:
         words.append(energy_text(status.energy_joules))
     if status.device_utilisation is not None:

@@ -1,9 +1,10 @@
 """sweep.forecast: multiply-adds counted by PyTorch itself, rates measured in a real store."""
 
-import math
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -16,11 +17,13 @@ from core.setting import Setting
 from core.store import SweepStore
 from sweep.forecast import (
     ROUGH_RATES,
-    duration,
+    Left,
+    Pace,
     epoch_macs,
+    extras_of,
     forecast,
     forward_macs,
-    measured_rates,
+    measured_pace,
     rates_of,
 )
 from sweep.plan import make_plan, save_plan
@@ -62,7 +65,7 @@ def test_nothing_is_forecast_for_a_model_that_only_the_user_knows() -> None:
     registry.register_model("forecast-own", lambda config, classes: torch.nn.Identity())
     own = TrialConfig(model="forecast-own")
     assert forward_macs(own) is epoch_macs(own) is None
-    cost = forecast([(TrialConfig(), 1), (own, 1)], {"mlp": 1e9})
+    cost = forecast([Left(TrialConfig(), 1), Left(own, 1)], Pace({"mlp": 1e9}))
     assert cost.seconds is None
     assert "no record of model 'forecast-own'" in cost.basis
 
@@ -71,20 +74,24 @@ def test_a_forecast_is_work_over_rate_and_says_what_it_rests_on() -> None:
     config = TrialConfig(dataset="digits")
     work_of_one = epoch_macs(config)
     assert work_of_one is not None
-    measured = forecast([(config, 3), (config, 1)], {"mlp": 2e9})
+    measured = forecast([Left(config, 3), Left(config, 1)], Pace({"mlp": 2e9}))
     assert measured.seconds == pytest.approx(4 * work_of_one / 2e9)
     assert measured.basis == "from this store's own records"
-    rough = forecast([(config, 3)], {"mixer": 2e9})
+    rough = forecast([Left(config, 3)], Pace({"mixer": 2e9}))
     assert rough.seconds == pytest.approx(3 * work_of_one / ROUGH_RATES["mlp"])
     assert rough.basis.startswith("rough")
-    assert forecast([], {}).seconds == 0
+    assert forecast([], Pace()).seconds == 0
     bf16 = config.with_values(precision="bf16")
-    assert forecast([(bf16, 3)], {"mlp": 2e9}).basis.startswith("rough")
-    assert forecast([(bf16, 3)], {"mlp/bf16": 2e9}).seconds == pytest.approx(3 * work_of_one / 2e9)
+    assert forecast([Left(bf16, 3)], Pace({"mlp": 2e9})).basis.startswith("rough")
+    of_bf16 = forecast([Left(bf16, 3)], Pace({"mlp/bf16": 2e9}))
+    assert of_bf16.seconds == pytest.approx(3 * work_of_one / 2e9)
+    with_extras = forecast([Left(config, 6, trials=2)], Pace({"mlp": 2e9}, {"mlp": 5.0, "mixer": 9.0}))
+    assert with_extras.seconds == pytest.approx(6 * work_of_one / 2e9 + 2 * 5.0)
 
 
 def test_rates_are_measured_from_the_records_of_every_sweep_of_a_store(tmp_path: Path) -> None:
     measured: list[float] = []
+    extras: list[float] = []
     for name in ("one", "two"):
         plan = make_plan(parse_spec({"name": name, "base": TINY, "space": {"lr": {"choice": [0.01]}}}))
         store = SweepStore(tmp_path / name)
@@ -97,27 +104,26 @@ def test_rates_are_measured_from_the_records_of_every_sweep_of_a_store(tmp_path:
         rate = rates_of(store.records(), {plan.trials[0].trial_id: plan.trials[0]})["mlp"]
         assert rate == pytest.approx(sum(macs / s for s in seconds) / 2)
         measured.append(rate)
+        info = store.trial(plan.trials[0].trial_id).info()
+        assert info is not None
+        (attempt,) = info.attempts
+        wall = datetime.fromisoformat(attempt.ended_at) - datetime.fromisoformat(attempt.started_at)
+        extras.append(wall.total_seconds() - sum(seconds))
     (tmp_path / "not a sweep").mkdir()
     save_plan(plan, SweepStore(tmp_path / "planned, not begun"))
-    assert measured_rates(tmp_path) == pytest.approx({"mlp": sum(measured) / 2})
-    assert measured_rates(tmp_path / "gone") == {}
+    pace = measured_pace(tmp_path)
+    assert pace.rates == pytest.approx({"mlp": sum(measured) / 2})
+    assert pace.extras == pytest.approx({"mlp": sum(extras) / 2})
+    assert min(extras) > 0
+    assert measured_pace(tmp_path / "gone") == Pace()
 
 
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [
-        (0, "0 s"),
-        (0.4, "0 s"),
-        (59.6, "60 s"),
-        (89, "89 s"),
-        (90, "2 min"),
-        (600, "10 min"),
-        (5399, "90 min"),
-        (5400, "1.5 h"),
-        (360_000, "100.0 h"),
-        (math.inf, "?"),
-        (math.nan, "?"),
-    ],
-)
-def test_durations_are_said_in_seconds_minutes_or_hours(seconds: float, words: str) -> None:
-    assert duration(seconds) == words
+def test_only_trials_whose_wall_time_is_known_tell_what_comes_beside_their_epochs() -> None:
+    mlp, mixer = TrialConfig(), TrialConfig(model="mixer")
+    rows = {
+        "trial_id": ["a", "a", "b", "c"],
+        "train_seconds": [2.0, 2, 3, 1],
+        "valid_seconds": [0.5, 0.5, 1, 1],
+    }
+    configs = {"a": mlp, "b": mlp, "c": mixer}
+    assert extras_of(pa.table(rows), configs, {"a": 7.0, "b": 4.5, "gone": 9.0}) == {"mlp": 1.25}

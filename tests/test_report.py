@@ -14,13 +14,14 @@ import pytest
 from analysis.background import failures, forecasts
 from analysis.frames import load_trials
 from analysis.report import write_report
-from analysis.tables import duration_text, escape_latex
+from analysis.tables import escape_latex
 from core.checkpoint import save_checkpoint
 from core.config import TrialConfig, UserError
 from core.expectations import Expectation, keep_expectation
 from core.models import build_model
 from core.records import write_table
 from core.store import Attempt, SweepStore, TrialInfo
+from core.units import duration
 from tests.synthetic import SyntheticPart, give_energy, learning_rates, patch_sizes, write_sweep
 
 
@@ -216,7 +217,7 @@ def test_ranks_count_in_device_time_and_not_in_what_is_held_against_a_forecast(t
     made = {"command_id": "only", "made_at": "2026-01-01T09:00", "place": "local", "basis": "said"}
     keep_expectation(store, Expectation(trials=4, epochs=48, seconds=480.0, **made))
     ((*_, took, ratio),) = forecasts([store]).rows
-    assert (took, ratio) == (duration_text(2 * 4 * 149), f"{149 / 120:.2f}")
+    assert (took, ratio) == (duration(2 * 4 * 149), f"{149 / 120:.2f}")
 
 
 def test_a_plan_of_which_nothing_has_begun_is_one_line(tmp_path):
@@ -366,8 +367,3 @@ def test_latex_is_escaped():
     assert escape_latex("50 % of a_b & {c} ± ~\\") == (
         r"50 \% of a\_b \& \{c\} $\pm$ \textasciitilde{}\textbackslash{}"
     )
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(42.2, "42 s"), (185, "3 min 5 s"), (7800, "2 h 10 min")])
-def test_durations_read_well(seconds, text):
-    assert duration_text(seconds) == text
