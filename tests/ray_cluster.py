@@ -37,10 +37,10 @@ INSTALL = "apt-get install iproute2, and root"
 
 @dataclass
 class RayCluster:
-    """A head and further nodes. `environment` lets a command in; `inside` runs it on the head's node."""
+    """A head and further nodes. `token_path` lets a command in; `inside` runs it on the head's node."""
 
     head: RayNode
-    dashboard_port: int
+    dashboard_port: int | None = None
     nodes: list[RayNode] = field(default_factory=list)
     inside: Sequence[str] = ()
     links: list[str] = field(default_factory=list)  # of each further node, on the bridge
@@ -51,7 +51,8 @@ class RayCluster:
 
     @property
     def jobs(self) -> str:
-        """The job server's address."""
+        """The job server's address, of a cluster that has one."""
+        assert self.dashboard_port is not None
         return f"http://127.0.0.1:{self.dashboard_port}"
 
     @property
@@ -82,11 +83,11 @@ def session(leader: int) -> list[int]:
 
 
 @contextmanager
-def plain_cluster(*cpus: int, head_options: Sequence[str] = ()) -> Iterator[RayCluster]:
-    """Nodes with so many CPUs, the head's first, all with the machine's own address."""
+def plain_cluster(*cpus: int, jobs: bool = False) -> Iterator[RayCluster]:
+    """Nodes with so many CPUs, the head's first, all with the machine's own address; with a job server where asked."""
     with ExitStack() as stack:
-        port = free_port()
-        head = stack.enter_context(ray_node(cpus[0], 0, dashboard_port=port, options=head_options))
+        port = free_port() if jobs else None
+        head = stack.enter_context(ray_node(cpus[0], 0, dashboard_port=port))
         nodes = [stack.enter_context(ray_node(count, 0, head.meeting)) for count in cpus[1:]]
         yield RayCluster(head, port, nodes)
 
@@ -117,13 +118,11 @@ def networked_cluster(*cpus: int, hidden: Path | None = None) -> Iterator[RayClu
             _ip("-n", name, "addr", "add", f"{net}.{number + 1}/24", "dev", "eth0")
             _ip("-n", name, "link", "set", "eth0", "up")
             _ip("-n", name, "link", "set", "lo", "up")
-        port = free_port()
         heads = ["ip", "netns", "exec", f"ms{tag}n0"]
         head = stack.enter_context(
             ray_node(
                 cpus[0],
                 0,
-                dashboard_port=port,
                 inside=heads,
                 options=[f"--node-ip-address={net}.1", f"--system-config={HEALTH}"],
             )
@@ -156,7 +155,7 @@ def networked_cluster(*cpus: int, hidden: Path | None = None) -> Iterator[RayClu
                 )
             )  # fmt: skip
         links = [f"ms{tag}v{number}" for number in range(1, len(cpus))]
-        yield RayCluster(head, port, nodes, heads, links)
+        yield RayCluster(head, None, nodes, heads, links)
 
 
 def need_namespaces() -> None:

@@ -31,7 +31,7 @@ from core.registry import register_model
 class Brake(nn.Module):
     def forward(self, x):
         if self.training and os.path.exists(os.environ.get("BRAKE", "")):
-            time.sleep(0.1)
+            time.sleep(0.2)
         return x
 
 def build(config, classes):
@@ -70,7 +70,7 @@ def nodes_at_work(store: SweepStore) -> int:
 
 
 def write_braked(folder: Path, epochs: int) -> tuple[Path, Path]:
-    """As write_many, and a file whose existence slows the trials down to 0.4 s an epoch.
+    """As write_many, and a file whose existence slows the trials down to 0.8 s an epoch.
 
     Workers know it where the place's environment has its path as BRAKE.
     """

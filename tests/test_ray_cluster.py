@@ -20,13 +20,13 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 TRIALS = 24
 EPOCHS = 4
-LONG = 100  # epochs of trials that are still at work when something happens to them: braked, 40 s
+LONG = 60  # epochs of trials that are still at work when something happens to them: braked, 48 s
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[RayCluster]:
     """Three nodes with one CPU each, and a job server."""
-    with plain_cluster(1, 1, 1) as made:
+    with plain_cluster(1, 1, 1, jobs=True) as made:
         yield made
 
 

@@ -17,7 +17,7 @@ from tests.ray_sweeps import infos, nodes_at_work, sweep, write_braked, write_ma
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 EIGHT = ("--limit", "8")
-EIGHTS_EPOCHS = 60
+EIGHTS_EPOCHS = 60  # braked, 48 s
 
 
 @pytest.fixture(scope="module")
