@@ -31,6 +31,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -45,6 +46,7 @@ INSTALL_ACCOUNTING = "apt-get install slurmdbd mariadb-server"
 # Daemons lie where an ordinary user's PATH does not look.
 SEARCH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 LOCALHOST = "127.0.0.1"
+_SETTLE_SECONDS = 4.0
 
 # Lines of slurm.conf that a test may replace; the defaults are SLURM's own unless a line says why not.
 SETTINGS: Mapping[str, object] = MappingProxyType(
@@ -222,8 +224,15 @@ class SlurmCluster:
         self._kill(node)
 
     def start_node(self, node: str) -> None:
-        """Start a node that was killed; it is idle again by itself (ReturnToService=2)."""
+        """Start a node that was killed, and return once it takes jobs: it is idle again by itself (ReturnToService=2).
+
+        In its first moments it removes the scripts of jobs that it had, and that of one that comes meanwhile too.
+        """
         self._spawn(node, "slurmd", "-D", "-N", node)
+        wait_until(
+            lambda: self.sinfo("--noheader", f"--nodes={node}", "--format=%T").split()[0] == "idle", 60
+        )
+        time.sleep(_SETTLE_SECONDS)
 
     def _write_files(self) -> None:
         folder, user, host = self.folder, getpass.getuser(), socket.gethostname().split(".")[0]
@@ -307,7 +316,7 @@ class SlurmCluster:
             self._start_accounting()
         self._spawn("slurmctld", "slurmctld", "-D", "-c")
         for node in self.nodes:
-            self.start_node(node)
+            self._spawn(node, "slurmd", "-D", "-N", node)
         # A command that finds nobody listening tries for 20 s.
         self._await("slurmctld", lambda: _listens(self._controller_port))
         self._await("slurmctld", lambda: set(self.sinfo("--noheader", "--format=%T").split()) == {"idle"})
