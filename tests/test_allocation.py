@@ -63,6 +63,11 @@ def processes_of(job: str) -> list[Process]:
     return [p for p in processes() if mine.items() <= p.environment.items()]
 
 
+def wait_until_gone(job: str) -> None:
+    """SLURM calls a job ended a moment before its last process has."""
+    wait_until(lambda: not processes_of(job), 60)
+
+
 def ray_folders(found: list[Process]) -> set[Path]:
     """The private folders of the Ray nodes among these processes."""
     paths = [p.environment.get("RAY_AUTH_TOKEN_PATH") for p in found]
@@ -132,7 +137,7 @@ def test_a_job_of_two_nodes_gives_the_records_of_debug_and_leaves_no_ray_process
     folders = ray_folders(seen)
     assert len(folders) == 2
     wait_until(lambda: job not in slurm.jobs(), 60)
-    assert not processes_of(job)
+    wait_until_gone(job)
     assert not any(path.exists() for path in folders)
     assert not list(store.path.glob("jobs/*/*.ray"))  # where it was, and its token
 
@@ -169,7 +174,7 @@ def test_two_such_jobs_on_one_machine_at_once_do_not_meet(
         assert {attempt.job for attempt in attempts} == {job_of(store)}
         assert {attempt.host for attempt in attempts} == {"n1", "n2"}
         assert {attempt.end for attempt in attempts} == {"completed"}
-        assert not processes_of(job_of(store))
+        wait_until_gone(job_of(store))
     assert not ray_folders(found[0]) & ray_folders(found[1])
 
 
@@ -187,7 +192,7 @@ def test_a_warned_job_leaves_its_trials_at_a_safe_point_requeues_itself_and_goes
         job = job_of(store)
         slurm.scancel("--signal=USR2", job)  # as before preemption, and before the time limit
         wait_until(lambda: slurm.jobs().get(job) == "PENDING", 60)
-        assert not processes_of(job)
+        wait_until_gone(job)
         assert {info.state for info in infos(store)} <= {"interrupted", "completed"}
         slurm.release(job)
         output, _ = process.communicate(timeout=250)
@@ -203,7 +208,7 @@ def test_a_warned_job_leaves_its_trials_at_a_safe_point_requeues_itself_and_goes
     assert all(attempt.from_epoch > 0 for info in infos(store) for attempt in info.attempts[1:])
     assert trajectories(store).equals(trajectories(undisturbed(20)))
     wait_until(lambda: job not in slurm.jobs(), 60)
-    assert not processes_of(job)
+    wait_until_gone(job)
 
 
 @pytest.mark.faults
@@ -224,7 +229,7 @@ def test_a_killed_head_takes_its_cluster_with_it_and_the_sweep_goes_on_in_a_new_
         (head,) = [p for p in ours if p.environment["SLURM_PROCID"] == "0"]
         os.kill(head.pid, signal.SIGKILL)
         wait_until(lambda: job not in slurm.jobs(), 60)
-        assert not processes_of(job)
+        wait_until_gone(job)
         for path in folders:
             shutil.rmtree(path, ignore_errors=True)  # the killed one's: nobody was left to remove it
         output, _ = process.communicate(timeout=250)
@@ -250,7 +255,7 @@ def test_a_cancelled_job_leaves_no_process_or_folder_and_its_trials_resumable(
     folders = ray_folders(processes_of(job))
     slurm.scancel(job)  # SIGTERM to all processes, SIGKILL five seconds later
     wait_until(lambda: job not in slurm.jobs(), 60)
-    assert not processes_of(job)
+    wait_until_gone(job)
     assert len(folders) == 2
     for path in folders:
         if path.exists():  # SIGKILL came first, on a busy machine: then the next node to start removes it
