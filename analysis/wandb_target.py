@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +23,7 @@ import requests.utils
 
 from analysis.wandb_content import ArtifactContent, RunContent
 from core.config import UserError
+from core.folders import scratch_folder
 from core.records import write_bytes
 
 _CURSOR = "mirror.json"
@@ -202,7 +203,8 @@ class OnlineTarget:
             raise MirrorError(f"W&B: {self.url} refuses the API key; run `wandb login --relogin`")
         self._entity = entity or known.entity or viewer["entity"]
         self._cursors = cursors / f"{self.url.partition('//')[2].replace(':', '-')}-{self._entity}-{project}"
-        self._scratch = tempfile.TemporaryDirectory(prefix="sweep-mirror-")
+        self._at_the_end = ExitStack()
+        self._scratch = self._at_the_end.enter_context(scratch_folder("sweep-mirror-"))
 
     def is_current(self, run: RunContent) -> bool:
         if Cursor.read(self._cursor_path(run)).fingerprint != run.fingerprint:
@@ -226,7 +228,7 @@ class OnlineTarget:
                 run,
                 self._project,
                 self._entity,
-                Path(self._scratch.name),
+                self._scratch,
                 mode="online",
                 resume="must" if adds else None,
                 **self._patience(run),
@@ -246,12 +248,12 @@ class OnlineTarget:
         return len(new)
 
     def close(self) -> None:
-        self._scratch.cleanup()
+        self._at_the_end.close()
 
     @contextmanager
     def _artifact_of(self, content: ArtifactContent) -> Iterator[Any]:
         """W&B's artifact of this content, with files for as long as the block lasts."""
-        with tempfile.TemporaryDirectory(dir=self._scratch.name) as folder:
+        with tempfile.TemporaryDirectory(dir=self._scratch) as folder:
             for name, data in content.files.items():
                 (Path(folder) / name).write_bytes(data)
             yield _artifact(content, Path(folder))

@@ -5,10 +5,11 @@ Each of them finds the variables that torch's launchers export; what they do wit
 
 import os
 import socket
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from core.folders import scratch_folder
 
 # A worker that died, its node with it or not, ends its group; so often it is started anew, maybe elsewhere.
 _RESTARTS = 3
@@ -38,7 +39,7 @@ def run_ranks(function: Callable[[], None], resources: RankResources) -> None:
     from ray import train
     from ray.train.torch import TorchTrainer
 
-    with tempfile.TemporaryDirectory(prefix="mixsweep-") as scratch:
+    with scratch_folder() as scratch:
         TorchTrainer(
             _as_rank,
             train_loop_config={"function": function},
@@ -51,7 +52,7 @@ def run_ranks(function: Callable[[], None], resources: RankResources) -> None:
             ),
             run_config=train.RunConfig(
                 name="ranks",
-                storage_path=scratch,
+                storage_path=str(scratch),
                 failure_config=train.FailureConfig(max_failures=_RESTARTS),
             ),
         ).fit()

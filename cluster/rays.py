@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cluster.folders import owned_folder
+from core.folders import owned_folder
 
 # Trials share images through memory-mapped files and results through the store; Ray carries the plan alone.
 _OBJECT_STORE_BYTES = 128 * 2**20

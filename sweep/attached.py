@@ -5,7 +5,6 @@ node's lease is stale.
 """
 
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from cluster.head import ClusterError, Head
 from cluster.places import Place, Ray
 from core.config import TrialConfig
 from core.deaths import record_death
+from core.folders import scratch_folder
 from core.lease import HEARTBEAT_SECONDS, STALE_SECONDS, holder_of
 from core.setting import Unit
 from core.store import SweepStore, TrialInfo
@@ -247,9 +247,9 @@ def _shipped(orders: Orders, place: Ray) -> Iterator[tuple[Path | None, Orders]]
         inside = [os.path.relpath(p, here) if Path(p).is_relative_to(here) else p for p in imports]
         yield None, _with_imports(orders, inside)
         return
-    with tempfile.TemporaryDirectory(prefix="mixsweep-") as folder:
-        places = cargo.stage(Path(folder), imports, place.exclude)
-        yield Path(folder), _with_imports(orders, [places[name] for name in imports])
+    with scratch_folder() as folder:
+        places = cargo.stage(folder, imports, place.exclude)
+        yield folder, _with_imports(orders, [places[name] for name in imports])
 
 
 def _with_imports(orders: Orders, imports: list[str]) -> Orders:

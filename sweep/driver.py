@@ -10,11 +10,10 @@ hands out through Tune's own searcher; actors go on from one to the next as well
 """
 
 import logging
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from cluster.folders import owned_folder
+from core.folders import scratch_folder
 from core.setting import Unit
 from core.store import TrialInfo
 from sweep.supply import Leg, Supply, as_searcher
@@ -91,7 +90,7 @@ def _run(
         tune.with_parameters(_slot_class(), units=units, orders=orders, work=work),
         tune.PlacementGroupFactory([{name: value for name, value in needs.items() if value}]),
     )
-    with owned_folder(tempfile.gettempdir(), "mixsweep-") as scratch:
+    with scratch_folder() as scratch:
         results = tune.Tuner(
             trainable,
             param_space=param_space,

@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 import threading
 import time
 import uuid
@@ -24,6 +23,7 @@ from filelock import FileLock
 
 from core import registry
 from core.config import TrialConfig, UserError
+from core.folders import scratch_folder
 from core.parcel import Stamps, pack, unpack
 from core.records import EpochRecord
 from core.retention import Retention
@@ -63,8 +63,8 @@ def work_far(keeper: Any, node: str, orders: Orders, units: list[Unit]) -> Itera
                 again.append(config)
                 waits |= given.what == WAIT
                 continue
-            with tempfile.TemporaryDirectory(prefix="mixsweep-far-") as scratch:
-                store = SweepStore(Path(scratch) / orders.setting.store.name)
+            with scratch_folder("mixsweep-far-") as scratch:
+                store = SweepStore(scratch / orders.setting.store.name)
                 folder = store.trial(config.trial_id)
                 unpack(folder, given.parcel)
                 if (yield from _train(keeper, node, given.right, config, store, orders)):

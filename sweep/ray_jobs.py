@@ -4,16 +4,14 @@ The store is on the cluster, so what is asked of a sweep by name is asked there 
 """
 
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import tomli_w
 
 from cluster import cargo
 from cluster.jobs import Job, JobServer
 from cluster.places import Place
+from core.folders import scratch_folder
 from sweep.spec import SweepSpec
 
 _FILE = "submitted-sweep.toml"
@@ -67,7 +65,7 @@ def submit_sweep(spec: SweepSpec, place: Place, words: Sequence[str], say: Calla
     if running := running_job(server, spec.name):
         say(f"Job {running.job_id} runs this sweep already; following it.")
         return running
-    with _folder() as folder:
+    with scratch_folder() as folder:
         places = cargo.stage(folder, spec.imports, place.ray.exclude)
         source = {**spec.source, "imports": [places[name] for name in spec.imports]}
         (folder / _FILE).write_text(tomli_w.dumps(source), encoding="utf-8")
@@ -96,7 +94,7 @@ def ask(place: Place, words: Sequence[str], write: Callable[[str], None]) -> int
     """Run another command of ours where the store is; return its exit code."""
     assert place.ray is not None
     server = JobServer(place.ray)
-    with _folder() as folder:
+    with scratch_folder() as folder:
         cargo.stage(folder, (), place.ray.exclude)
         return server.ask(["-m", "sweep", *words, "--store", place.ray.store], folder, write)
 
@@ -126,9 +124,3 @@ def _as_seen_there(place: Place) -> dict[str, dict[str, object]]:
     if place.data:
         there["data"] = str(place.data)
     return {place.name: there}
-
-
-@contextmanager
-def _folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="mixsweep-") as folder:
-        yield Path(folder)

@@ -108,7 +108,8 @@ class SlurmCluster:
     Args:
         nodes: how many nodes, named n1, n2, …
         cpus: of a node, whatever the machine has.
-        memory: of a node, in MiB; a job that does not ask gets its CPUs' share.
+        memory: of a node, in MiB; a job that does not ask gets its CPUs' share, of which a Ray node with its driver
+            and a worker take up to 2.3 GiB: what processes share counts in each.
         partitions: options of each partition, by name; all have all nodes.
         accounting: with slurmdbd and a database: sacct works, and accounts, QOS and their limits are enforced. The
             present user has the accounts `lab` and `spare`; `lab` is the default.
@@ -119,7 +120,7 @@ class SlurmCluster:
         self,
         nodes: int = 2,
         cpus: int = 2,
-        memory: int = 4096,
+        memory: int = 8192,
         partitions: Mapping[str, str] = PARTITIONS,
         accounting: bool = False,
         **settings: object,

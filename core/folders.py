@@ -17,6 +17,15 @@ _FRESH_SECONDS = 60.0
 
 
 @contextmanager
+def scratch_folder(prefix: str = "mixsweep-") -> Iterator[Path]:
+    """An empty folder where this machine keeps temporary files; it goes as an owned_folder does."""
+    with owned_folder(tempfile.gettempdir(), prefix) as owned:
+        empty = owned / "scratch"
+        empty.mkdir()
+        yield empty
+
+
+@contextmanager
 def owned_folder(root: Path | str, prefix: str) -> Iterator[Path]:
     """A new folder, removed in the end; those of owners that were killed before are removed as well.
 
@@ -26,7 +35,7 @@ def owned_folder(root: Path | str, prefix: str) -> Iterator[Path]:
     """
     _remove_leftovers(Path(root), prefix)
     folder = Path(tempfile.mkdtemp(prefix=prefix, dir=root))
-    owned = FileLock(folder / _MARK)
+    owned = FileLock(folder / _MARK, thread_local=False)  # a generator may end in another thread
     try:
         try:
             owned.acquire(timeout=0)
