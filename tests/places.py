@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from core.records import TRAJECTORY_COLUMNS
-from core.store import SweepStore
+from core.store import SweepStore, TrialInfo
 
 ROOT = Path(__file__).parent.parent
 
@@ -95,6 +95,11 @@ def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
         if time.monotonic() > end:
             raise TimeoutError("waited in vain")
         time.sleep(0.05)
+
+
+def infos(store: SweepStore) -> list[TrialInfo]:
+    """What the store says of all trials that have begun."""
+    return [info for trial in store.trials() if (info := trial.info())]
 
 
 def trajectories(store: SweepStore) -> pa.Table:

@@ -14,6 +14,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -112,6 +113,7 @@ def networked_cluster(*cpus: int, hidden: Path | None = None) -> Iterator[RayClu
         for number in range(len(cpus)):
             name, link = f"ms{tag}n{number}", f"ms{tag}v{number}"
             _ip("netns", "add", name)
+            stack.callback(_remove_folders_of, name)
             stack.callback(_ip, "netns", "del", name)
             _ip("link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", name)
             _ip("link", "set", link, "master", bridge, "up")
@@ -169,6 +171,12 @@ def need_namespaces() -> None:
             return
         why = done.stderr.strip()
     (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(f"needs {INSTALL}: {why}")
+
+
+def _remove_folders_of(host: str) -> None:
+    """What processes that were killed there have left: no other host takes them for its own."""
+    for mark in Path(tempfile.gettempdir()).glob(f"mixsweep-*/*-{host}"):
+        shutil.rmtree(mark.parent, ignore_errors=True)
 
 
 def _ip(*words: str) -> None:

@@ -3,7 +3,8 @@
 import sys
 from pathlib import Path
 
-from core.store import SweepStore, TrialInfo
+from core.store import SweepStore
+from tests.places import infos
 
 SWEEP = """
 name = "many"
@@ -51,11 +52,6 @@ def write_many(folder: Path, epochs: int, extra: str = "") -> Path:
 def sweep(*words: str) -> list[str]:
     """A command as a person types it."""
     return [sys.executable, "-m", "sweep", *words]
-
-
-def infos(store: SweepStore) -> list[TrialInfo]:
-    """What the store says of all trials that have begun."""
-    return [info for trial in store.trials() if (info := trial.info())]
 
 
 def states(store: SweepStore) -> list[str]:

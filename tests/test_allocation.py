@@ -15,13 +15,14 @@ import pytest
 
 from cluster import places
 from cluster.rays import RayError, ray_node
-from core.store import SweepStore, TrialInfo
+from core.store import SweepStore
 from sweep.batch import BatchError, request_for, scripts
 from sweep.spec import Resources
 from sweep.submissions import submissions
 from tests.places import (
     ROOT,
     finish,
+    infos,
     kill_family,
     start,
     sweep_command,
@@ -72,10 +73,6 @@ def ray_folders(found: list[Process]) -> set[Path]:
     """The private folders of the Ray nodes among these processes."""
     paths = [p.environment.get("RAY_AUTH_TOKEN_PATH") for p in found]
     return {Path(path).parent for path in paths if path}
-
-
-def infos(store: SweepStore) -> list[TrialInfo]:
-    return [info for trial in store.trials() if (info := trial.info())]
 
 
 def job_of(store: SweepStore) -> str:

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from core.store import SweepStore
-from tests.places import finish, kill_family, start, sweep_command, trajectories, wait_until
+from tests.places import finish, infos, kill_family, start, sweep_command, trajectories, wait_until
 from tests.ray_cluster import RayCluster, plain_cluster
-from tests.ray_sweeps import infos, nodes_at_work, states, sweep, write_braked, write_many
+from tests.ray_sweeps import nodes_at_work, states, sweep, write_braked, write_many
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from core.store import SweepStore
-from tests.places import finish, kill_family, start, sweep_command, trajectories, wait_until
+from tests.places import finish, infos, kill_family, start, sweep_command, trajectories, wait_until
 from tests.ray_cluster import RayCluster, plain_cluster, session
-from tests.ray_sweeps import infos, nodes_at_work, sweep, write_braked
+from tests.ray_sweeps import nodes_at_work, sweep, write_braked
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(600)]
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from core.store import SweepStore, TrialInfo
-from tests.places import finish, kill_family, start, sweep_command, trajectories, wait_until
+from tests.places import finish, infos, kill_family, start, sweep_command, trajectories, wait_until
 from tests.ray_cluster import RayCluster, networked_cluster, session
-from tests.ray_sweeps import infos, nodes_at_work, sweep, write_braked, write_many
+from tests.ray_sweeps import nodes_at_work, sweep, write_braked, write_many
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 

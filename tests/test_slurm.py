@@ -10,7 +10,7 @@ import pytest
 from analysis import load
 from cluster.slurm import ends_of, tasks_of
 from core.store import SweepStore, TrialInfo
-from tests.places import finish, kill_family, start, sweep_command, trajectories, wait_until
+from tests.places import finish, infos, kill_family, start, sweep_command, trajectories, wait_until
 from tests.slurm_cluster import SlurmCluster
 
 pytestmark = pytest.mark.slurm
@@ -98,10 +98,6 @@ def command(folder: Path, place: str = "cluster", *more: str) -> list[str]:
 
 def store_of(folder: Path, place: str = "cluster") -> SweepStore:
     return SweepStore(folder / place / "patches")
-
-
-def infos(store: SweepStore) -> list[TrialInfo]:
-    return [info for trial in store.trials() if (info := trial.info())]
 
 
 def running(store: SweepStore, epochs: int = 1) -> list[TrialInfo]:
