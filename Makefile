@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install demo test ray check bench faults slurm lock clean
+.PHONY: install demo test ray lint check bench faults slurm lock clean
 
 install: $(STAMP)
 
@@ -31,11 +31,14 @@ faults: $(STAMP)  ## kills, full disks and damaged files
 slurm: $(STAMP)  ## all that needs a real SLURM, which the tests bring up by themselves
 	$(BIN)/pytest -n 2 --dist worksteal -m slurm
 
-check: $(STAMP)  ## formatter, linter, types, import directions, tests
+lint: $(STAMP)  ## formatter, linter, types, import directions
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(BIN)/python -m tests.support.package_links build/check
+	MYPYPATH=build/check $(BIN)/mypy
+	cd build/check && ../../$(BIN)/lint-imports --config ../../pyproject.toml
+
+check: lint  ## the above, and all tests
 	$(BIN)/pytest -n 2 --dist loadfile
 
 bench: $(STAMP)  ## speed, as ratios

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from core.config import TrialConfig, UserError, canonical_json, field_names
-from core.records import SCHEMA, default_mode
-from core.store import Attempt, SweepStore, TrialInfo
+from mixsweep.core.config import TrialConfig, canonical_json, field_names
+from mixsweep.core.errors import UserError
+from mixsweep.core.records import SCHEMA, default_mode
+from mixsweep.core.store.store import Attempt, SweepStore, TrialInfo
 
 Sweep = SweepStore | Path | str
 
@@ -316,7 +317,7 @@ def _parameters(planned: Mapping[Any, Any]) -> float:
 def _count_parameters(identity: str) -> float:
     import torch  # seconds of import that only this figure needs
 
-    from core.models import build_model, count_parameters
+    from mixsweep.core.models.build import build_model, count_parameters
 
     try:
         config = TrialConfig.from_mapping(json.loads(identity))

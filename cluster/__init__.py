@@ -1,0 +1,1 @@
+"""Machines and schedulers: Ray clusters and SLURM."""

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from core.config import UserError, did_you_mean
-from core.tables import Reader
+from mixsweep.core.errors import UserError, did_you_mean
+from mixsweep.core.toml_reader import Reader
 
 KINDS = ("debug", "local", "ray", "slurm")
 BUILT_IN = ("debug", "local")

@@ -1,0 +1,1 @@
+"""Train one trial, or one group of ranks, and record it."""

@@ -9,11 +9,11 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from difflib import get_close_matches
 from functools import cache, cached_property
 from typing import Any, get_type_hints
 
-from core import registry
+from mixsweep.core import registry
+from mixsweep.core.errors import ConfigError, did_you_mean
 
 ACTIVATIONS = ("relu", "tanh", "sigmoid", "gelu", "silu", "leaky_relu", "elu", "identity")
 AUGMENTS = ("none", "flip_crop", "flip_resized_crop")
@@ -26,18 +26,6 @@ SPLITS = ("clean", "leaky")
 _PARENT = re.compile(r"[0-9a-f]{12}@[1-9][0-9]*")
 _OWN_INIT = {"mlp": "glorot_normal"}  # what `recipe` means, where another name says the same
 _OWN_ACTIVATION = {"mlp": "relu", "resnet18": "relu", "mixer": "gelu"}
-
-
-class UserError(ValueError):
-    """What a user can mend: one line that says what is wrong, where, and what to do."""
-
-
-class ConfigError(UserError):
-    """A value that no trial can have. `field` names it, so that callers can say where it stood."""
-
-    def __init__(self, message: str, field: str = ""):
-        super().__init__(message)
-        self.field = field
 
 
 def _option(
@@ -219,13 +207,6 @@ def field_names() -> tuple[str, ...]:
 def field_doc(name: str) -> str:
     """One line on what a field means."""
     return {spec.name: spec.metadata["doc"] for spec in fields(TrialConfig)}[name]
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the nearest known name, or the list of what is allowed."""
-    known = [str(k) for k in known]
-    near = get_close_matches(str(name), known, n=1, cutoff=0.6)
-    return f"; did you mean {near[0]!r}?" if near else f"; allowed: {', '.join(known)}"
 
 
 def conditions_of(name: str) -> Mapping[str, tuple[str, ...]]:

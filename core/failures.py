@@ -3,7 +3,7 @@
 import errno
 from dataclasses import dataclass
 
-from core.config import ConfigError, UserError
+from mixsweep.core.errors import ConfigError, UserError
 
 
 @dataclass(frozen=True)
@@ -110,3 +110,34 @@ def kind_of(error: BaseException) -> str:
     if type(error).__name__ in ("DistNetworkError", "DistStoreError"):
         return "port" if "EADDRINUSE" in message or "address already in use" in message else "rendezvous"
     return "bug"
+
+
+class RankError(Exception):
+    """Another rank has failed: how (`kind`), and whether its process has ended (`gone`), so that ours must too."""
+
+    def __init__(self, message: str, kind: str = "rendezvous", gone: bool = True):
+        super().__init__(message)
+        self.kind = kind
+        self.gone = gone
+
+
+# Ray ends the workers of a driver that is gone by a SystemExit in them, which has this attribute; a user's has not.
+_RAYS_WORD = "ray_terminate_msg"
+
+
+def end_of(error: BaseException) -> str:
+    """How an attempt ends by this error: one of INTERRUPTIONS, `killed`, or a kind of failure."""
+    if isinstance(error, Interruption):
+        return error.reason
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    if isinstance(error, SystemExit) and hasattr(error, _RAYS_WORD):
+        return "killed"
+    return error.kind if isinstance(error, RankError) else kind_of(error)
+
+
+def ends_process(error: BaseException) -> bool:
+    """Whether a process must not go on after this error: it is told to end, its device is broken, or a rank is gone."""
+    if isinstance(error, RankError):
+        return error.gone
+    return not isinstance(error, Exception) or kind_of(error) == "node"

@@ -33,7 +33,7 @@ def register_model(name: str, build: Callable[..., Any]) -> None:
 
 
 def register_dataset(name: str, load: Callable[..., Any]) -> None:
-    """Make `dataset = name` mean `load(data_dir) -> core.data.Images`.
+    """Make `dataset = name` mean `load(data_dir) -> core.data.datasets.Images`.
 
     Raises:
         ValueError: the name is a built-in one.

@@ -14,14 +14,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from core import columns
-from core.config import TrialConfig, field_names
-from core.records import default_mode, now
-from core.standings import Standing, StandingsReader
-from core.store import SweepStore, since
-from sweep.forecast import Left, Pace, extras_of, forecast, rates_of
-from sweep.plan import brief, labels_of_columns
-from sweep.search_spec import Search
+from mixsweep.core.config import TrialConfig, field_names
+from mixsweep.core.records import default_mode, now
+from mixsweep.core.store import arrow
+from mixsweep.core.store.store import SweepStore, since
+from mixsweep.core.store.trial_index import Standing, StandingsReader
+from mixsweep.sweep.planning.forecast import Left, Pace, extras_of, forecast, rates_of
+from mixsweep.sweep.planning.plan import brief, labels_of_columns
+from mixsweep.sweep.planning.search_schema import Search
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,16 +238,16 @@ class _Trials:
     def alike(self, trial_ids: Iterable[str]) -> dict[str, list[str]]:
         """Trials by one of them with an epoch of the same work: configs are slow to build ten thousand times."""
         names = [name for name in _SHAPE if name in self._table.column_names and _varies(self._table[name])]
-        columns = [self._table[name].to_pylist() for name in names]
+        arrow = [self._table[name].to_pylist() for name in names]
         groups: dict[str, list[str]] = {}
         first: dict[str, str] = {}
         for trial_id in trial_ids:
-            key = str([column[self._row[trial_id]] for column in columns])
+            key = str([column[self._row[trial_id]] for column in arrow])
             groups.setdefault(first.setdefault(key, trial_id), []).append(trial_id)
         return groups
 
 
-# What an epoch's work depends on (sweep.forecast).
+# What an epoch's work depends on (sweep.planning.forecast).
 _SHAPE = (
     "model", "dataset", "precision", "hidden", "patch_size", "embed_dim", "blocks", "token_ratio",
     "channel_ratio", "train_limit",
@@ -264,13 +264,13 @@ def _varies(column: pa.ChunkedArray) -> bool:
 def _newest(table: pa.Table, epochs: Mapping[str, int], metric: str) -> dict[str, tuple[int, float]]:
     """By trial, its newest epoch within the plan's, and the metric there."""
     ids = list(epochs)
-    trials = columns.codes(table["trial_id"], {trial_id: n for n, trial_id in enumerate(ids)}, len(ids))
-    at = columns.numbers(table["epoch"])
+    trials = arrow.codes(table["trial_id"], {trial_id: n for n, trial_id in enumerate(ids)}, len(ids))
+    at = arrow.numbers(table["epoch"])
     limits = np.array([*epochs.values(), 0], dtype=np.int64)
     rows = np.flatnonzero(at <= limits[trials])
     rows = rows[np.lexsort((at[rows], trials[rows]))]
     last = rows[np.append(trials[rows][1:] != trials[rows][:-1], True)] if len(rows) else rows
-    values = columns.rows_at(table.select([metric]), last)[metric].to_pylist()
+    values = arrow.rows_at(table.select([metric]), last)[metric].to_pylist()
     return {ids[n]: (epoch, v) for n, epoch, v in zip(trials[last].tolist(), at[last].tolist(), values)}
 
 
@@ -301,7 +301,7 @@ def _time_left(
 ) -> tuple[float, float, float] | None:
     """Device-seconds for what is left: as many as one in ten epochs, the middle, and nine in ten would make it."""
     step = max(1, table.num_rows // _SAMPLE)
-    sample = columns.rows_at(table, np.arange(0, table.num_rows, step))
+    sample = arrow.rows_at(table, np.arange(0, table.num_rows, step))
     measured = plan.alike(i for i in dict.fromkeys(sample["trial_id"].to_pylist()) if i in plan.epochs)
     configs = {
         i: config for first, alike in measured.items() for config in [plan.config(first)] for i in alike
@@ -324,7 +324,7 @@ def _rate(table: pa.Table) -> float | None:
     """Epochs an hour, over the last few minutes in which there were any."""
     if not table.num_rows:
         return None
-    times = np.sort(columns.numbers(table["recorded_at"].cast(pa.int64()))) / 1000
+    times = np.sort(arrow.numbers(table["recorded_at"].cast(pa.int64()))) / 1000
     recent = times[times > times[-1] - _RATE_SECONDS]
     span = max(now().timestamp(), recent[-1]) - recent[0]
     return float((len(recent) - 1) * 3600 / span) if len(recent) > 1 and span > 0 else None
@@ -338,8 +338,8 @@ def _curves(
     ranked = [t for t in trials if t.value is not None and math.isfinite(t.value)]
     ranked = heapq.nlargest(_CURVES, ranked, key=lambda t: sign * (t.value or 0.0))
     best = [t.trial_id for t in ranked]
-    is_drawn = columns.codes(table["trial_id"], dict.fromkeys(best, 1), 0)
-    chosen = columns.rows_at(table.select(["trial_id", "epoch", metric]), np.flatnonzero(is_drawn)).sort_by(
+    is_drawn = arrow.codes(table["trial_id"], dict.fromkeys(best, 1), 0)
+    chosen = arrow.rows_at(table.select(["trial_id", "epoch", metric]), np.flatnonzero(is_drawn)).sort_by(
         "epoch"
     )
     curves: dict[str, list[float]] = {trial_id: [] for trial_id in best}

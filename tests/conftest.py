@@ -1,7 +1,6 @@
 """What all tests share: a cache of their own, one thread as trials have it, small trials and real processes."""
 
 import multiprocessing
-import os
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from multiprocessing.context import ForkServerContext
@@ -12,13 +11,15 @@ import pytest
 import tomli_w
 from hypothesis import settings
 
-from core import device as devices
-from core.config import TrialConfig
-from core.data import Images, load_images
-from tests.slurm_cluster import SlurmCluster
+from mixsweep.core.config import TrialConfig
+from mixsweep.core.data.datasets import Images, load_images
+from mixsweep.core.training import device as devices
+from tests.support.slurm_cluster import SlurmCluster
 
 # Children start from a process that has imported this already, so that each takes milliseconds, not seconds.
-multiprocessing.set_forkserver_preload(["core.execute", "sklearn.datasets", "torch._dynamo"])
+multiprocessing.set_forkserver_preload(
+    ["mixsweep.core.execution.runner", "sklearn.datasets", "torch._dynamo"]
+)
 
 # A busy machine is no failure.
 settings.register_profile("mixsweep", deadline=None)
@@ -29,10 +30,6 @@ settings.load_profile("mixsweep")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SWEEP_CACHE", str(tmp_path_factory.mktemp("cache")))
-        # The server of child processes looks for `core` where it is started.
-        patch.setenv(
-            "PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
-        )
         yield
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import typer
 
-from core.config import TrialConfig
-from sweep import make_plan, parse_spec
-from sweep.cli import app
-from tests.places import ROOT
+from mixsweep import make_plan, parse_spec
+from mixsweep.core.config import TrialConfig
+from mixsweep.sweep.cli.app import app
+from tests.support.commands import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 

@@ -20,9 +20,9 @@ from statistics import median
 import torch
 from scipy import stats
 
-from core.store import SweepStore
-from tests.places import ROOT
-from tests.wandb_server import WandbServer
+from mixsweep.core.store.store import SweepStore
+from tests.support.commands import ROOT
+from tests.support.wandb_server import WandbServer
 
 FILE = """
 name = "pair"
@@ -52,7 +52,7 @@ def run(
     file: Path, root: Path, environment: dict[str, str], mirrored: bool
 ) -> dict[str, tuple[float, float]]:
     """Run the sweep once."""
-    command = [sys.executable, "-m", "sweep", "run", str(file), "--place", "debug", "--store", str(root)]
+    command = [sys.executable, "-m", "mixsweep", "run", str(file), "--place", "debug", "--store", str(root)]
     command += ["--mirror"] * mirrored
     subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL)
     return epoch_seconds(SweepStore(root / "pair"))

@@ -23,15 +23,16 @@ import ray
 import torch
 from scipy import stats
 
-from cluster.places import find_place
-from cluster.rays import local_ray
-from core.store import SweepStore
-from sweep.adaptive import driving, run_search
-from sweep.driver import run_on_ray
-from sweep.launch import make_setting
-from sweep.plan import make_plan, read_plan, save_plan
-from sweep.spec import SweepSpec, parse_spec
-from sweep.worker import give_orders
+from mixsweep.cluster.places import find_place
+from mixsweep.cluster.ray_cluster.nodes import local_ray
+from mixsweep.core.store.store import SweepStore
+from mixsweep.sweep.backends.ray.search_driver import driving, run_search
+from mixsweep.sweep.backends.ray.tune_driver import run_on_ray
+from mixsweep.sweep.planning.parse import parse_spec
+from mixsweep.sweep.planning.plan import make_plan, read_plan, save_plan
+from mixsweep.sweep.planning.schema import SweepSpec
+from mixsweep.sweep.run import make_setting
+from mixsweep.sweep.runtime.worker import give_orders
 
 BASE = {"dataset": "digits", "model": "mlp", "augment": "none", "batch_size": 64}
 SPACE = {

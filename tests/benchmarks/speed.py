@@ -21,7 +21,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from core.device import device_name
+from mixsweep.core.training.device import device_name
 from tests.benchmarks import sweeping, training
 from tests.benchmarks.comparison import Comparison, Figure, comparison_table, figure_table
 

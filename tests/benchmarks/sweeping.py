@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.comparison import Comparison, Figure
-from tests.places import ROOT, kill_family, start, sweep_command
+from tests.support.commands import ROOT, kill_family, start, sweep_command
 
 # One optimizer step of a tiny MLP on real images, as in the limit of very many, very short trials.
 ONE_STEP = {
@@ -128,10 +128,10 @@ def _first_record_seconds(place: str) -> float:
 
 def _local(trials: int, cpus: int, folder: Path) -> dict[str, Any]:
     """All of `sweep run --place local` but the terminal: Ray's start and end, the trials, the store."""
-    from cluster.places import Place
-    from core.store import SweepStore
-    from sweep.launch import run_plan
-    from sweep.plan import make_plan
+    from mixsweep.cluster.places import Place
+    from mixsweep.core.store.store import SweepStore
+    from mixsweep.sweep.planning.plan import make_plan
+    from mixsweep.sweep.run import run_plan
 
     plan = make_plan(_spec(trials))
     begin = time.perf_counter()
@@ -142,13 +142,13 @@ def _local(trials: int, cpus: int, folder: Path) -> dict[str, Any]:
 
 def _started(trials: int, cpus: int, folder: Path) -> dict[str, Any]:
     """What the local place does once its Ray is up, to the compacted store."""
-    from cluster.places import Place
-    from cluster.rays import local_ray
-    from core.store import SweepStore
-    from sweep.driver import run_on_ray
-    from sweep.launch import make_setting
-    from sweep.plan import make_plan, save_plan
-    from sweep.worker import give_orders
+    from mixsweep.cluster.places import Place
+    from mixsweep.cluster.ray_cluster.nodes import local_ray
+    from mixsweep.core.store.store import SweepStore
+    from mixsweep.sweep.backends.ray.tune_driver import run_on_ray
+    from mixsweep.sweep.planning.plan import make_plan, save_plan
+    from mixsweep.sweep.run import make_setting
+    from mixsweep.sweep.runtime.worker import give_orders
 
     plan = make_plan(_spec(trials))
     store = SweepStore(folder / plan.spec.name)
@@ -164,7 +164,7 @@ def _started(trials: int, cpus: int, folder: Path) -> dict[str, Any]:
 
 def _tune(trials: int, cpus: int, folder: Path) -> dict[str, Any]:
     """Ray Tune as its documentation shows it, at its defaults: a function that reports with a checkpoint."""
-    from sweep.plan import make_plan
+    from mixsweep.sweep.planning.plan import make_plan
 
     configs = [config.to_mapping() for config in make_plan(_spec(trials)).trials]
     begin = time.perf_counter()
@@ -192,10 +192,10 @@ def _trainable(config: dict[str, Any]) -> None:
     import torch
     from ray import tune
 
-    from core import device as devices
-    from core.config import TrialConfig
-    from core.data import load_images
-    from core.trainer import Trial
+    from mixsweep.core.config import TrialConfig
+    from mixsweep.core.data.datasets import load_images
+    from mixsweep.core.training import device as devices
+    from mixsweep.core.training.trainer import Trial
 
     devices.prepare_process(1)
     trial_config = TrialConfig.from_mapping(config["trial"])
@@ -216,7 +216,7 @@ _SWEEPS: dict[str, Callable[[int, int, Path], dict[str, Any]]] = {
 
 
 def _spec(trials: int) -> Any:
-    from sweep.spec import parse_spec
+    from mixsweep.sweep.planning.parse import parse_spec
 
     return parse_spec({"name": "one-step", "seeds": trials, "base": ONE_STEP, "space": {}})
 

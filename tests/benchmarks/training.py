@@ -24,13 +24,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision import transforms
 
-from core import augment
-from core import device as devices
-from core.config import TrialConfig
-from core.data import CIFAR10_MEAN, CIFAR10_STD, Images
-from core.models import build_model
-from core.optim import build_optimizer
-from core.trainer import Trial
+from mixsweep.core.config import TrialConfig
+from mixsweep.core.data import augment
+from mixsweep.core.data.datasets import CIFAR10_MEAN, CIFAR10_STD, Images
+from mixsweep.core.models.build import build_model
+from mixsweep.core.training import device as devices
+from mixsweep.core.training.optim import build_optimizer
+from mixsweep.core.training.trainer import Trial
 from tests.benchmarks.comparison import Comparison
 
 CLASSES = 10

@@ -1,0 +1,1 @@
+"""Statistics of sweeps: comparisons, claims, and their wording."""

@@ -1,0 +1,313 @@
+"""The figures of a study, drawn without any global state: curves, best trials, heat maps, weights.
+
+Every line has its own colour (Okabe and Ito's palette, safe for colour-blind readers), dash pattern and
+marker, so that it can be told in grey print as well.
+"""
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from torch import Tensor
+
+from mixsweep.analysis.frames import plain, values_of
+from mixsweep.analysis.inference.wording import axis_words, figure_text, metric_words, value_label
+from mixsweep.analysis.report.weights import first_kernels, mosaic, token_units
+from mixsweep.core.store.files import write_bytes
+
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
+DASHES: tuple[Any, ...] = (
+    "solid",
+    (0, (5, 2)),
+    (0, (1, 1.3)),
+    (0, (6, 1.5, 1, 1.5)),
+    (0, (3, 1, 1, 1, 1, 1)),
+    (0, (9, 3)),
+    (0, (2, 4)),
+    (0, (8, 2, 3, 2)),
+)
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+MOST_LINES = len(PALETTE)
+
+_STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "lines.linewidth": 1.5,
+    "legend.frameon": False,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "mixsweep",
+}
+_PANELS = (("train_loss", "valid_loss"), ("train_accuracy", "valid_accuracy"))
+# A loss axis is cut where some value's losses lie beyond so many times those of the middle value.
+_ROBUST_RATIO = 4.0
+
+
+@dataclass(frozen=True)
+class _Line:
+    """One value's mean over its trials, epoch by epoch, with the least and the greatest of them."""
+
+    label: str
+    epochs: np.ndarray
+    mean: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    diverged: bool
+
+
+def draw_curves(
+    frame: pd.DataFrame, axis: str | None, values: Sequence[Any] | None = None, title: str = ""
+) -> Figure:
+    """Train and valid loss and accuracy against epochs: a line a value, a band from least to greatest trial.
+
+    Args:
+        frame: epoch records of one part, as `analysis.frames` gives them.
+        axis: the field whose values are told apart; None: one line over all trials.
+        values: which values to draw; left out: all, the first eight at most.
+        title: above the panels.
+
+    The mean at an epoch is over the trials that got there. A line that ends in a large cross diverged.
+    """
+    values = values_of(frame, axis)[:MOST_LINES] if axis and values is None else list(values or [None])
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(7.6, 5.4), layout="constrained")
+        panels = figure.subplots(2, 2, sharex=True, sharey="row")
+        for row, metrics in zip(panels, _PANELS):
+            drawn = [[_line(frame, axis, value, metric) for value in values] for metric in metrics]
+            for panel, metric, lines in zip(row, metrics, drawn):
+                for index, line in enumerate(lines):
+                    _draw_line(panel, line, index)
+                panel.set_title(metric_words(metric))
+            if "loss" in metrics[0]:
+                _cut_losses(row, drawn)
+                row[0].set_ylabel("loss (nats)")
+            else:
+                row[0].set_ylabel("accuracy (%)")
+                row[0].yaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
+        for panel in panels[1]:
+            panel.set_xlabel("epoch")
+            panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if axis:
+            handles, labels = panels[0][0].get_legend_handles_labels()
+            figure.legend(
+                handles, labels, title=_safe(axis_words(axis)), loc="outside right upper", handlelength=3.6
+            )
+        if title:
+            figure.suptitle(_safe(title), fontsize=11)
+    return figure
+
+
+def draw_best(frame: pd.DataFrame, trial_id: str, title: str = "") -> Figure:
+    """One trial's train and valid loss and accuracy against epochs; its test accuracy in the title.
+
+    Raises:
+        ValueError: the trial has no record in the frame.
+    """
+    epochs = frame[frame["trial_id"] == trial_id].drop_duplicates("epoch").sort_values("epoch")
+    if epochs.empty:
+        raise ValueError(f"trial {trial_id} has no records")
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(7.6, 3.1), layout="constrained")
+        panels = figure.subplots(1, 2, sharex=True)
+        for panel, kind in zip(panels, ("loss", "accuracy")):
+            for index, split in enumerate(("train", "valid")):
+                values = epochs[f"{split}_{kind}"].to_numpy()
+                line = _Line(split, epochs["epoch"].to_numpy(), values, values, values, False)
+                _draw_line(panel, line, index)
+            panel.set_xlabel("epoch")
+            panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+            panel.set_ylabel("loss (nats)" if kind == "loss" else "accuracy (%)")
+        panels[1].yaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside right upper", handlelength=3.6)
+        test = epochs["test_accuracy"].iloc[-1]
+        tested = f"test accuracy {figure_text('test_accuracy', test)}"
+        if pd.isna(test):
+            tested = f"not tested at epoch {epochs['epoch'].iloc[-1]}"
+        figure.suptitle(_safe(f"{title or trial_id}: {tested}"), fontsize=11)
+    return figure
+
+
+def draw_heat(trials: pd.DataFrame, axes: tuple[str, str], metric: str) -> Figure:
+    """The final metric over two axes: mean over the completed trials of each pair of values.
+
+    Args:
+        trials: a row a trial of one part, as `analysis.load_trials` gives them.
+        axes: the rows' field and the columns' field.
+        metric: a metric that has a `final_` column.
+    """
+    rows, columns = (values_of(trials, axis) for axis in axes)
+    grid = np.full((len(rows), len(columns)), np.nan)
+    counts = np.zeros(grid.shape, dtype=int)
+    keys = [trials[axis].map(plain) for axis in axes]
+    for i, row in enumerate(rows):
+        for j, column in enumerate(columns):
+            cell = trials[(keys[0] == row) & (keys[1] == column)]
+            finals = cell[f"final_{metric}"].dropna()
+            counts[i, j] = len(finals)
+            grid[i, j] = finals.mean() if len(finals) else np.nan
+    scale = 100.0 if "accuracy" in metric else 1.0
+    with matplotlib.rc_context(_STYLE | {"axes.grid": False}):
+        size = (2.6 + 0.75 * len(columns), 1.5 + 0.55 * len(rows))
+        figure = Figure(figsize=size, layout="constrained")
+        panel = figure.subplots()
+        colours = matplotlib.colormaps["cividis"].with_extremes(bad="#eeeeee")
+        picture = panel.imshow(scale * grid, cmap=colours, aspect="auto")
+        for (i, j), value in np.ndenumerate(grid):
+            text = f"{scale * value:.1f}" if scale == 100 else f"{value:.3g}"
+            dark = counts[i, j] and float(np.asarray(picture.norm(scale * value))) < 0.55
+            panel.text(
+                j,
+                i,
+                text if counts[i, j] else "–",
+                ha="center",
+                va="center",
+                color="white" if dark else "black",
+            )
+        for axis, axis_values, along in zip(axes, (rows, columns), (panel.yaxis, panel.xaxis)):
+            along.set_ticks(range(len(axis_values)), [_safe(value_label(axis, v)) for v in axis_values])
+            along.set_label_text(_safe(axis_words(axis)))
+        unit = " (%)" if scale == 100 else " (nats)" if "loss" in metric else ""
+        figure.colorbar(picture, label=f"final {metric_words(metric)}{unit}")
+    return figure
+
+
+def draw_kernels(state_dict: Mapping[str, Tensor]) -> Figure:
+    """The first convolution's kernels: standardised, colours averaged to grey, side by side.
+
+    Raises:
+        ValueError: the model has no convolution over colours.
+    """
+    kernels = first_kernels(state_dict)
+    if kernels is None:
+        raise ValueError("no convolution over three colours in this model")
+    label = "standardised weight, mean over colours"
+    title = f"{len(kernels)} kernels of the first convolution"
+    return _draw_mosaic(kernels, "gray", "#c3d9ee", label, title)
+
+
+def draw_token_units(state_dict: Mapping[str, Tensor]) -> Figure:
+    """The units of the first token-mixing layer, each a picture over the patches, colours centred at 0.
+
+    Raises:
+        ValueError: the model mixes no tokens, or its patches form no square.
+    """
+    units = token_units(state_dict)
+    if units is None:
+        raise ValueError("no token-mixing layer in this model")
+    side = units.shape[1]
+    title = f"{len(units)} units of the first token-mixing layer over {side}×{side} patches"
+    return _draw_mosaic(units, "RdBu_r", "#333333", "weight", title)
+
+
+def save_figure(figure: Figure, stem: Path | str) -> list[Path]:
+    """Write `stem.png` (150 dots an inch) and `stem.svg`; the same figure gives the same bytes."""
+    paths = []
+    with matplotlib.rc_context(_STYLE):
+        for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
+            content = io.BytesIO()
+            figure.savefig(content, format=suffix[1:], dpi=150, facecolor="white", metadata=metadata)
+            path = Path(f"{stem}{suffix}")
+            write_bytes(path, content.getvalue())
+            figure.set_layout_engine("none")  # laid out once: both files alike, in half the time
+            paths.append(path)
+    return paths
+
+
+def _line(frame: pd.DataFrame, axis: str | None, value: Any, metric: str) -> _Line:
+    mine = frame if axis is None else frame[frame[axis].map(plain).map(lambda v: v == value)]
+    finite = mine[np.isfinite(mine[metric].to_numpy(dtype=float, na_value=math.nan))]
+    by_epoch = finite.groupby("epoch")[metric]
+    states = mine.drop_duplicates("trial_id")["state"]
+    diverged = int((states == "diverged").sum())
+    label = "all trials" if axis is None else value_label(axis, value)
+    if states.empty:
+        label += " (none yet)"
+    elif diverged:
+        label += " (diverged)" if diverged == len(states) else f" ({diverged} of {len(states)} diverged)"
+    mean = by_epoch.mean()
+    return _Line(
+        label,
+        mean.index.to_numpy(),
+        mean.to_numpy(),
+        by_epoch.min().to_numpy(),
+        by_epoch.max().to_numpy(),
+        diverged == len(states) > 0,
+    )
+
+
+def _draw_line(panel: Axes, line: _Line, index: int) -> None:
+    style = index % MOST_LINES
+    colour = PALETTE[style]
+    panel.plot(
+        line.epochs,
+        line.mean,
+        color=colour,
+        linestyle=DASHES[style],
+        marker=MARKERS[style],
+        markersize=4,
+        markevery=max(1, math.ceil(len(line.epochs) / 8)),
+        label=_safe(line.label),
+    )
+    panel.fill_between(line.epochs, line.low, line.high, color=colour, alpha=0.18, linewidth=0)
+    if line.diverged and len(line.epochs):
+        panel.plot(line.epochs[-1], line.mean[-1], marker="x", markersize=9, color=colour, linestyle="none")
+
+
+def _cut_losses(row: Sequence[Axes], drawn: Sequence[Sequence[_Line]]) -> None:
+    """Keep one exploding value from flattening all others: cut the shared axis and say so."""
+    peaks = [float(np.max(line.high)) for lines in drawn for line in lines if len(line.high)]
+    if not peaks:
+        return
+    limit = _ROBUST_RATIO * float(np.quantile(peaks, 0.5, method="lower"))
+    if max(peaks) <= limit:
+        row[0].set_ylim(bottom=0)
+        return
+    row[0].set_ylim(0, 1.15 * max(peak for peak in peaks if peak <= limit))
+    for panel, lines in zip(row, drawn):
+        beyond = [line for line in lines if len(line.high) and np.max(line.high) > limit]
+        words = "\n".join(f"{line.label.split(' (')[0]} reaches {np.max(line.high):.3g}" for line in beyond)
+        if words:
+            where: dict[str, Any] = {
+                "xy": (0.98, 0.98),
+                "xycoords": "axes fraction",
+                "ha": "right",
+                "va": "top",
+                "multialignment": "right",
+            }
+            panel.annotate(_safe(f"axis cut:\n{words}"), fontsize=7.5, color="#444444", **where)
+
+
+def _draw_mosaic(pictures: np.ndarray, colour_map: str, gap: str, label: str, title: str) -> Figure:
+    # The gap's colour is none of the map's middle or ends, so that a picture's edge is seen.
+    canvas = mosaic(pictures)
+    limit = float(np.abs(pictures).max()) or 1.0
+    with matplotlib.rc_context(_STYLE | {"axes.grid": False}):
+        figure = Figure(figsize=(5.6, 5.0), layout="constrained")
+        panel = figure.subplots()
+        colours = matplotlib.colormaps[colour_map].with_extremes(bad=gap)
+        picture = panel.imshow(canvas, cmap=colours, vmin=-limit, vmax=limit, interpolation="nearest")
+        panel.set_axis_off()
+        panel.set_title(title)
+        figure.colorbar(picture, label=label, shrink=0.8)
+    return figure
+
+
+def _safe(text: str) -> str:
+    """Text that matplotlib shows as it is: `$` starts no formula, and a leading `_` hides no legend entry."""
+    escaped = text.replace("$", r"\$")
+    return f" {escaped}" if escaped.startswith("_") else escaped

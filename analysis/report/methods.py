@@ -1,0 +1,170 @@
+"""What a reader needs to trust a report: how it was computed, what did not finish, and where it was run."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from mixsweep.analysis.frames import attempt_seconds, unplanned
+from mixsweep.analysis.inference import statistics
+from mixsweep.analysis.inference.wording import listing
+from mixsweep.analysis.report.tables import Table
+from mixsweep.core.formatting import duration
+from mixsweep.core.store.forecasts import kept_expectations
+from mixsweep.core.store.store import SweepStore, TrialInfo
+
+METHODS = (
+    "Accuracies are fractions of samples, losses means over samples in nats. Train figures are those of the "
+    "training pass itself, with augmentation, dropout and label smoothing; valid losses are without "
+    "smoothing. Valid figures follow each epoch; test figures are "
+    "taken once, at a trial's last epoch.",
+    "The final figure is that of the last epoch. The best epoch is chosen on the sweep's own metric, so its "
+    "figure flatters; no conclusion here rests on it. A trial that goes on for another part's sake is seen "
+    "here up to its own part's last epoch, where it then has no test figure.",
+    "± and CI: 95 % t-interval over seeds. Replicas of one number share their seed across values, and are "
+    "compared in pairs: the interval of a difference is that of the paired differences. n is the number of "
+    "seeds; with one seed there is no interval.",
+    f"A comparison is decided where the paired t-test's p is below {statistics.ALPHA} after Holm's "
+    f"correction, from {statistics.MIN_SEEDS} seeds on: over all comparisons of a claim; for an answer, whose "
+    "best value is chosen by the same figures, over all pairs of values, not only those with the best. "
+    "Supported: every comparison goes the claim's way. Contradicted: one goes the other way. Not "
+    "supported: neither. Not distinguishable does not mean equal: a few seeds show only large differences.",
+    "With three seeds the exact sign-flip test cannot go below p = 0.25 (0.0625 with five), so verdicts "
+    "rest on the t-test, which takes the differences between seeds to be normally distributed.",
+    "A best value is chosen on the same valid images as its figure, which flatters it a little; its test "
+    "accuracy does not share that.",
+    "Probability of being best: how often a value has the best mean when seeds are drawn again with "
+    "replacement (paired bootstrap); a hint for few seeds, not a test.",
+    "A trial that diverged is a result: it ranks last. Where all trials of one side diverged, that decides "
+    "the comparison; where some did, each is counted as the worst final figure of the part. A trial that a "
+    "rule stopped is compared at the epoch where it was stopped.",
+    "Seconds are medians over epochs without the first, then over seeds, as the trials ran: other trials "
+    "may have shared the machine. Wall time is that of whole trials, epochs for a longer part included.",
+)
+
+_COMMAND_ENDS = (140, 60)  # signs of a long command that are shown, from either end
+# A registered model may have BatchNorm; of the built-in ones ResNet18 alone has.
+_WITHOUT_BATCH_NORM = ("mlp", "mixer")
+
+
+def notes(stores: Sequence[SweepStore], infos: dict[str, TrialInfo]) -> list[str]:
+    """What stands at the head of the page, since it limits what the figures mean."""
+    found = []
+    for store in stores:
+        count = unplanned(store)
+        if count:
+            was = "trial in the folder is" if count == 1 else "trials in the folder are"
+            found.append(f"{store.name}: {count} {was} not in the plan as last run, and not counted here.")
+    return found + _micro_batches(infos) + _several_revisions(infos)
+
+
+def _micro_batches(infos: dict[str, TrialInfo]) -> list[str]:
+    """Trials whose numbers a retry with smaller micro-batches has changed: those with BatchNorm."""
+    trials: dict[int, list[str]] = {}
+    for info in infos.values():
+        most = max((a.accumulate for a in info.attempts), default=1)
+        if most > info.config.accumulate and info.config.model not in _WITHOUT_BATCH_NORM:
+            trials.setdefault(most, []).append(info.trial_id)
+    return [
+        f"Trained with {count} micro-batches after running out of memory: BatchNorm saw smaller batches "
+        f"than in other trials. {'Trial' if len(ids) == 1 else 'Trials'} {listing(sorted(ids))}."
+        for count, ids in sorted(trials.items())
+    ]
+
+
+def _several_revisions(infos: dict[str, TrialInfo]) -> list[str]:
+    ids = sorted(info.trial_id for info in infos.values() if len(_revisions(info)) > 1)
+    which = "trial" if len(ids) == 1 else "trials"
+    return [f"Trained by more than one revision of the code: {which} {listing(ids)}."] if ids else []
+
+
+def forecasts(stores: Sequence[SweepStore]) -> Table:
+    """What each command's trials were expected to take, and took: a row a command that trained something."""
+    rows = []
+    for store in stores:
+        kept = kept_expectations(store)
+        took = _took(store) if kept else {}
+        for one in kept:
+            seconds, wall, epochs = took.get(one.command_id, (0.0, 0.0, 0))
+            if not epochs:
+                continue
+            expected, ratio = "–", "–"
+            if one.seconds:
+                expected = duration(one.seconds)
+                ratio = f"{(wall / epochs) / (one.seconds / one.epochs):.2f}" if one.epochs else "–"
+            begun = one.made_at[:16].replace("T", " ")
+            forecast = (str(one.epochs), expected, one.basis)
+            rows.append((store.name, begun, one.place, *forecast, str(epochs), duration(seconds), ratio))
+    header = ("sweep", "begun (UTC)", "place", "epochs left", "forecast", "which rests on", "epochs trained")
+    numeric = (False, False, False, True, True, False, True, True, True)
+    return Table((*header, "took", "took / forecast"), tuple(rows), numeric)
+
+
+def _took(store: SweepStore) -> dict[str, tuple[float, float, int]]:
+    """By command, device and wall time of the attempts that it began, and the epochs that they trained."""
+    records = store.records(("trial_id", "epoch", "attempt", "recorded_at")).to_pandas()
+    of_trials = dict(iter(records.groupby("trial_id")))
+    took: dict[str, tuple[float, float, int]] = {}
+    for folder in store.trials():
+        info = folder.info()
+        epochs = of_trials.get(folder.trial_id)
+        for attempt in info.attempts if info else ():
+            mine = None if epochs is None else epochs[epochs["attempt"] == attempt.number]
+            seconds, wall, count = took.get(attempt.command_id, (0.0, 0.0, 0))
+            more = attempt_seconds(attempt, mine)
+            count += 0 if mine is None else len(mine)
+            took[attempt.command_id] = seconds + more, wall + more / attempt.ranks, count
+    return took
+
+
+def failures(infos: dict[str, TrialInfo]) -> Table:
+    """Trials with an attempt that did not end well: diverged, stopped, interrupted or failed."""
+    rows = []
+    for info in infos.values():
+        bad = [a for a in info.attempts if a.end not in ("", "completed")]
+        if bad or info.state in ("lost", "interrupted"):
+            last = bad[-1] if bad else info.attempts[-1]
+            message = last.message or (f"at epoch {info.epoch}" if info.state == last.end else "")
+            config = ", ".join(f"{k} {v}" for k, v in info.config.identity().items())
+            kind = last.end or "no end written"
+            rows.append((kind, info.state, info.trial_id, config, str(len(info.attempts)), message))
+    header = ("how the attempt ended", "trial's state", "trial", "differs from the defaults in", "attempts")
+    return Table((*header, "message"), tuple(sorted(rows)), (False, False, False, False, True, False))
+
+
+def provenance(infos: dict[str, TrialInfo]) -> Table:
+    """Revisions, versions, hosts and commands, each with the number of trials that it holds for."""
+    counts: dict[str, Counter[str]] = {}
+    for info in infos.values():
+        source = info.provenance
+        facts = {
+            "code revision": _revisions(info),
+            "Python": {str(source.get("python", ""))},
+            **{name: {str(version)} for name, version in source.get("versions", {}).items()},
+            "platform": {str(source.get("platform", ""))},
+            "host": {a.host for a in info.attempts},
+            "place": {a.place for a in info.attempts},
+            "device": {a.device for a in info.attempts},
+            "command": {_shortened(str(source.get("command", "")))},
+        }
+        for name, values in facts.items():
+            counts.setdefault(name, Counter()).update(v for v in values if v)
+    rows = [
+        (name, value, str(number))
+        for name, counter in counts.items()
+        for value, number in sorted(counter.items(), key=lambda item: (-item[1], item[0]))
+    ]
+    return Table(("what", "value", "trials"), tuple(rows), (False, False, True))
+
+
+def _revisions(info: TrialInfo) -> set[str]:
+    """The revisions of the code that trained a trial; older stores say it once a trial."""
+    source = info.provenance
+    revisions = {attempt.revision for attempt in info.attempts if attempt.revision}
+    revisions = revisions or {str(source.get("revision", "")) or "not recorded"}
+    dirty = source.get("revision") if source.get("dirty") else None
+    return {f"{r} with uncommitted changes" if r == dirty else r for r in revisions}
+
+
+def _shortened(text: str) -> str:
+    """A long command without its middle: its ends say what ran and how."""
+    head, tail = _COMMAND_ENDS
+    return text if len(text) <= head + tail else f"{text[:head]} … {text[-tail:]}"

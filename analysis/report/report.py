@@ -1,0 +1,346 @@
+"""The report of one or more sweeps: figures, tables, and one page that needs nothing beside it."""
+
+import base64
+import json
+import math
+import re
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+from matplotlib.figure import Figure
+
+from mixsweep.analysis.frames import (
+    Part,
+    Sweep,
+    load,
+    load_trials,
+    of_part,
+    open_sweep,
+    parts,
+    plain,
+    trial_infos,
+    values_of,
+)
+from mixsweep.analysis.inference import claims
+from mixsweep.analysis.inference.wording import axis_words, figure_text, listing, metric_words, value_label
+from mixsweep.analysis.report import figures, methods, tables
+from mixsweep.analysis.report.weights import TOKEN_UNITS, first_kernels
+from mixsweep.core.config import field_names
+from mixsweep.core.errors import UserError
+from mixsweep.core.formatting import duration, energy_text
+from mixsweep.core.store.checkpoint import load_checkpoint
+from mixsweep.core.store.files import write_bytes
+from mixsweep.core.store.store import SweepStore, TrialInfo
+
+# The names of a report's figures and tables: a part's slug, then what it is.
+_TABLES = ("results", "costs", "trials")
+_MOST_TRIALS = 100  # on the page; the file has all
+_FILE_NAME = re.compile(
+    r"[a-z0-9-]+-((results|costs|trials)\.(csv|tex)|(best|heat|kernels|token-units|curves(-\w+)?)\.(png|svg))"
+)
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """A figure on the page and in two files."""
+
+    name: str
+    caption: str
+    alt: str
+    data_uri: str
+    width: float  # inches
+
+
+@dataclass(frozen=True)
+class _Best:
+    trial_id: str
+    sentence: str
+    command: str
+    config: list[tuple[str, str, bool]]
+    figures: list[_Picture] = field(default_factory=list)
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class _Ablation:
+    """What the page shows of one part."""
+
+    slug: str
+    question: str
+    origin: str
+    answer: str
+    claims: list[claims.Verdict]
+    figures: list[_Picture]
+    results: tables.Table
+    results_caption: str
+    costs: tables.Table
+    costs_caption: str
+    trials: tables.Table
+    trials_caption: str
+    best: _Best | None
+
+
+def write_report(sweeps: Sequence[Sweep], out: Path | None = None) -> Path:
+    """Write figures (PNG, SVG), tables (CSV, LaTeX) and `index.html`; return the page's path.
+
+    The same store gives the same bytes. A sweep that still runs is reported as far as it is.
+
+    Args:
+        sweeps: folders of sweeps.
+        out: where to; left out: `report/` in the first sweep's folder.
+
+    Raises:
+        UserError: no sweep is given, or one is unknown or empty.
+    """
+    if not sweeps:
+        raise UserError("no sweep to report on")
+    stores = [open_sweep(sweep) for sweep in sweeps]
+    out = Path(out) if out is not None else stores[0].path / "report"
+    out.mkdir(parents=True, exist_ok=True)
+    frame, trials = load(*stores), load_trials(*stores)
+    slugs: set[str] = set()
+    ablations = [
+        _ablation(store, part, _new_slug(part, slugs), of_part(part, frame), of_part(part, trials), out)
+        for store in stores
+        for part in parts(store)
+    ]
+    infos = {trial_id: info for store in stores for trial_id, info in trial_infos(store).items()}
+    if not infos:
+        raise UserError(f"{stores[0].path}: none of the plan's trials has begun; run it first")
+    names = [str(store.sweep_file()["name"]) for store in stores]
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("mixsweep.analysis.report", ""),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    page = environment.get_template("template.html.j2").render(
+        title=listing(names),
+        summary=_summary(trials, infos),
+        notes=methods.notes(stores, infos),
+        ablations=ablations,
+        forecasts=methods.forecasts(stores),
+        failures=methods.failures(infos),
+        provenance=methods.provenance(infos),
+        methods=methods.METHODS,
+    )
+    write_bytes(out / "index.html", page.encode())
+    _remove_stale(out, ablations)
+    return out / "index.html"
+
+
+def files_of(page: Path) -> list[Path]:
+    """The files of a written report, its page first: nothing that a person has put beside them."""
+    names = json.loads((page.parent / "files.json").read_text(encoding="utf-8"))
+    return [page, *(page.parent / name for name in names)]
+
+
+def _ablation(
+    store: SweepStore, part: Part, slug: str, frame: pd.DataFrame, trials: pd.DataFrame, out: Path
+) -> _Ablation:
+    results = tables.ablation_table(part, frame, trials)
+    costs = tables.cost_table(part, trials)
+    each = tables.trial_table(part, trials)
+    results_text = tables.ablation_text(part, results)
+    costs_text = tables.cost_text(part, costs, _valid_images(trials))
+    each_text = tables.trial_text(part, each)
+    results_caption = (
+        f"{metric_words(part.metric).capitalize()} at the last epoch and at each trial's best, and test "
+        "accuracy at the last epoch: mean ± 95 % t-interval over the seeds that have it."
+    )
+    costs_caption = (
+        "Parameters, and times as medians over epochs without the first, and over seeds. Device time is wall "
+        "time times the devices of a trial."
+    )
+    if costs["energy_joules"].notna().any():
+        costs_caption += " Energy is what a trial's first device took meanwhile, for anyone."
+    each_caption = "The best first. What a trial took is told of all its attempts."
+    for name, table, text, caption in (
+        ("results", results, results_text, results_caption),
+        ("costs", costs, costs_text, costs_caption),
+        ("trials", each, each_text, each_caption),
+    ):
+        write_bytes(out / f"{slug}-{name}.csv", tables.csv_bytes(table))
+        write_bytes(out / f"{slug}-{name}.tex", tables.latex(text, caption, f"{slug}-{name}").encode())
+    varied = listing(axis_words(axis) for axis in part.axes) or "nothing but the seed"
+    seeds = trials["replica"].nunique()
+    where = f"Sweep {part.sweep}" if part.name == part.sweep else f"Part {part.name} of sweep {part.sweep}"
+    return _Ablation(
+        slug=slug,
+        question=part.question or part.name,
+        origin=f"{where}. Varied: {varied}. {len(trials)} trials, {seeds} seed{'s' if seeds > 1 else ''}.",
+        answer=claims.answer(part, frame, trials),
+        claims=claims.evaluate_claims(part, frame, trials),
+        figures=_curves(part, slug, frame, trials, out),
+        results=results_text,
+        results_caption=results_caption,
+        costs=costs_text,
+        costs_caption=costs_caption,
+        trials=replace(each_text, rows=each_text.rows[:_MOST_TRIALS]),
+        trials_caption=_of_all(each_caption, len(each), f"{slug}-trials.csv"),
+        best=_best(store, part, slug, frame, trials, out),
+    )
+
+
+def _of_all(caption: str, count: int, file: str) -> str:
+    return (
+        f"{caption} The first {_MOST_TRIALS} of {count}; all are in {file}."
+        if count > _MOST_TRIALS
+        else caption
+    )
+
+
+def _curves(part: Part, slug: str, frame: pd.DataFrame, trials: pd.DataFrame, out: Path) -> list[_Picture]:
+    if frame.empty:
+        return []
+    drawn = []
+    for axis in part.axes or (None,):
+        values = _drawn_values(part, trials, axis) if axis else None
+        others = [axis_words(other) for other in part.axes if other != axis]
+        caption = "Train and valid loss and accuracy against epochs"
+        caption += f", a line for each {axis_words(axis)}" if axis else ""
+        caption += f", averaged over {listing(others)}" if others else ""
+        caption += ": mean over the trials that reached the epoch; the band spans the least and the greatest."
+        if (frame["state"] == "diverged").any():
+            caption += " A large cross marks where a value's trials diverged."
+        if axis and values and len(values) < len(values_of(trials, axis)):
+            caption += f" Drawn: the best {len(values)} of {len(values_of(trials, axis))} values."
+        name = f"{slug}-curves-{axis}" if axis else f"{slug}-curves"
+        drawn.append(_picture(figures.draw_curves(frame, axis, values), name, caption, out))
+    if len(part.axes) == 2 and f"final_{part.metric}" in trials:
+        rows, columns = part.axes
+        caption = f"Final {metric_words(part.metric)} over both fields: mean over the completed trials."
+        figure = figures.draw_heat(trials, (rows, columns), part.metric)
+        drawn.append(_picture(figure, f"{slug}-heat", caption, out))
+    return drawn
+
+
+def _drawn_values(part: Part, trials: pd.DataFrame, axis: str) -> list[Any]:
+    """The values of an axis that get a line: all, or the best few where they are too many to tell apart."""
+    values = values_of(trials, axis)
+    if len(values) <= figures.MOST_LINES:
+        return values
+    sign = -1 if part.mode == "max" else 1
+    means = trials["last"].mul(sign).groupby(pd.Index(trials[axis].map(plain), tupleize_cols=False)).mean()
+    kept = set(means.sort_values(kind="stable").index[: figures.MOST_LINES])
+    return [value for value in values if value in kept]
+
+
+def _best(
+    store: SweepStore, part: Part, slug: str, frame: pd.DataFrame, trials: pd.DataFrame, out: Path
+) -> _Best | None:
+    """The completed trial with the best final metric, its curves and, where they are kept, its weights."""
+    finals = trials.dropna(subset=[f"final_{part.metric}"])
+    if finals.empty:
+        return None
+    ordered = finals.sort_values([f"final_{part.metric}", "trial_id"], ascending=[part.mode == "min", True])
+    row = ordered.iloc[0]
+    trial_id = str(row["trial_id"])
+    caption = "Best trial: train and valid loss and accuracy against epochs."
+    curves = figures.draw_best(frame, trial_id, f"trial {trial_id}")
+    drawn = [_picture(curves, f"{slug}-best", caption, out)]
+    weights, note = _weights(store, trial_id, slug, out)
+    if weights and not math.isnan(row["trained_on_to"]):
+        note = f"Its weights are those after epoch {int(row['trained_on_to'])}, trained on for another part."
+    # From the resolved file, and into another store: in its own one the trial is done.
+    command = f"sweep run {shlex.quote(str(store.path / 'sweep.toml'))} --trial {trial_id} --store again"
+    return _Best(
+        trial_id=trial_id,
+        sentence=f"Final {metric_words(part.metric)} "
+        f"{figure_text(part.metric, row[f'final_{part.metric}'])}, test accuracy "
+        f"{figure_text('test_accuracy', row['final_test_accuracy'])}"
+        f"{tables.trained_on_text(row['trained_on_to'])}, after {row['epochs_trained']} epochs. "
+        "Chosen among all trials of the part, so a seed's luck is in it.",
+        command=command,
+        config=[(name, value_label(name, plain(row[name])), name in part.axes) for name in field_names()],
+        figures=drawn + weights,
+        note=note,
+    )
+
+
+def _weights(store: SweepStore, trial_id: str, slug: str, out: Path) -> tuple[list[_Picture], str]:
+    checkpoint = load_checkpoint(store.trial(trial_id).path)
+    if checkpoint is None:
+        return [], "Its checkpoint is not kept, so its weights cannot be drawn."
+    model = checkpoint["model"]
+    if TOKEN_UNITS in model:
+        caption = (
+            "Best trial: the first linear layer of the token-mixing MLP of the first block, each unit a "
+            "picture over the image's patches; colours are centred at 0."
+        )
+        return [_picture(figures.draw_token_units(model), f"{slug}-token-units", caption, out)], ""
+    if first_kernels(model) is not None:
+        caption = (
+            "Best trial: the kernels of the first convolution, weights standardised together, colour "
+            "channels averaged to grey."
+        )
+        return [_picture(figures.draw_kernels(model), f"{slug}-kernels", caption, out)], ""
+    return [], ""
+
+
+def _picture(figure: Figure, name: str, caption: str, out: Path) -> _Picture:
+    _, svg = figures.save_figure(figure, out / name)
+    uri = "data:image/svg+xml;base64," + base64.b64encode(svg.read_bytes()).decode()
+    return _Picture(name, caption, caption, uri, float(figure.get_figwidth()))
+
+
+def _summary(trials: pd.DataFrame, infos: dict[str, TrialInfo]) -> str:
+    """How far the sweeps are, what they took, and when the newest of it was written."""
+    once = trials.sort_values("epochs").drop_duplicates(["sweep", "trial_id"], keep="last")
+    states = Counter(once["state"])
+    counted = ", ".join(f"{states[state]} {state}" for state in sorted(states, key=lambda s: -states[s]))
+    newest = max(info.updated_at for info in infos.values())
+    took = duration(float(once["device_seconds"].sum())) + " of device time"
+    if once["energy_joules"].notna().any():
+        took += f", {energy_text(float(once['energy_joules'].sum()))}"
+    return f"{len(once)} trials: {counted}. {took}. State of {newest[:16].replace('T', ' ')} UTC."
+
+
+def _remove_stale(out: Path, ablations: Sequence[_Ablation]) -> None:
+    """Remove what an earlier report wrote here and this one did not, such as a renamed part's figures.
+
+    Only files that the earlier report listed in `files.json`, and that are named as a report names them.
+    """
+    written = {
+        f"{a.slug}-{kind}.{suffix}" for a in ablations for kind in _TABLES for suffix in ("csv", "tex")
+    }
+    for a in ablations:
+        for picture in (*a.figures, *(a.best.figures if a.best else ())):
+            written |= {f"{picture.name}.png", f"{picture.name}.svg"}
+    try:
+        earlier = json.loads((out / "files.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        earlier = []
+    for name in earlier if isinstance(earlier, list) else ():
+        if isinstance(name, str) and _FILE_NAME.fullmatch(name) and name not in written:
+            (out / name).unlink(missing_ok=True)
+    write_bytes(out / "files.json", (json.dumps(sorted(written), indent=1) + "\n").encode())
+
+
+_VALID_IMAGES = {"cifar10": 5000}
+
+
+def _valid_images(trials: pd.DataFrame) -> int | None:
+    """How many valid images the trials infer, where it is known and one number for all."""
+    counts = {
+        plain(limit) or _VALID_IMAGES.get(dataset)
+        for dataset, limit in zip(trials["dataset"], trials["valid_limit"])
+    }
+    count = counts.pop() if len(counts) == 1 else None
+    return int(count) if count else None
+
+
+def _new_slug(part: Part, taken: set[str]) -> str:
+    """A name for a part's files: plain letters, digits and hyphens, and no other part's."""
+    name = part.name if part.name == part.sweep else f"{part.sweep}-{part.name}"
+    plain_name = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "part"
+    slug, number = plain_name, 2
+    while slug in taken:
+        slug, number = f"{plain_name}-{number}", number + 1
+    taken.add(slug)
+    return slug

@@ -1,0 +1,257 @@
+"""The tables of a study, what each value reaches and what it costs: as numbers, text, CSV and LaTeX."""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mixsweep.analysis.frames import Part, of_part, plain
+from mixsweep.analysis.inference import statistics
+from mixsweep.analysis.inference.comparisons import ordered_points, point_scores
+from mixsweep.analysis.inference.statistics import Interval, t_interval
+from mixsweep.analysis.inference.wording import (
+    axis_words,
+    figure_text,
+    interval_text,
+    metric_words,
+    value_label,
+)
+from mixsweep.core.formatting import duration, energy_text
+
+_ENDED = ("completed", "stopped", "diverged", "failed")
+_UNFINISHED = ("waiting", "running", "interrupted", "lost")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as text: one string a cell; `numeric` says which columns align to the right."""
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    numeric: tuple[bool, ...]
+
+
+def ablation_table(part: Part, frame: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
+    """A row a point, in natural order.
+
+    Columns: the part's axes; `seeds`; mean, low and high (95 % t-interval over seeds) of `final` (the part's
+    metric at the last epoch; a diverged trial counts as the part's worst figure), of `best` (at each trial's
+    best epoch) and of `test_accuracy` (at the last epoch); `probability_best`, where all trials have
+    finished; `trained_on_to`, the furthest epoch of trials whose test figures belong to a longer part's run;
+    how many trials are completed, stopped, diverged, failed and unfinished.
+    """
+    trials = of_part(part, trials)
+    scores = point_scores(part, of_part(part, frame), trials)
+    probabilities = _probabilities(part, trials)
+    rows = []
+    for point in ordered_points(part, trials):
+        mine = trials[trials["point"] == point]
+        states = mine["state"]
+        row: dict[str, Any] = {axis: plain(mine.iloc[0][axis]) for axis in part.axes}
+        row["seeds"] = len(mine)
+        row |= _columns("final", scores[point])
+        ended_well = mine[mine["state"] == "completed"]
+        row |= _columns("best", t_interval(ended_well["best"].dropna().tolist()))
+        row |= _columns("test_accuracy", t_interval(ended_well["final_test_accuracy"].dropna().tolist()))
+        row["trained_on_to"] = ended_well.loc[ended_well["final_test_accuracy"].isna(), "trained_on_to"].max()
+        row["probability_best"] = probabilities.get(point, np.nan)
+        row |= {
+            state: int((states == state).sum()) for state in ("completed", "stopped", "diverged", "failed")
+        }
+        row["unfinished"] = int(states.isin(_UNFINISHED).sum())
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def ablation_text(part: Part, table: pd.DataFrame) -> Table:
+    """An ablation table as a reader sees it."""
+    metric = part.metric
+    header = [*map(axis_words, part.axes), "seeds", f"final {metric_words(metric)}", "at its best epoch"]
+    header += ["test accuracy", "probability of being best", "trials"]
+    rows = []
+    for row in table.to_dict("records"):
+        probability = row["probability_best"]
+        states = (*_ENDED, "unfinished")
+        rows.append(
+            (
+                *(value_label(axis, plain(row[axis])) for axis in part.axes),
+                str(row["seeds"]),
+                interval_text(metric, _interval(row, "final")),
+                interval_text(metric, _interval(row, "best")),
+                interval_text("test_accuracy", _interval(row, "test_accuracy"))
+                + trained_on_text(row["trained_on_to"]),
+                "–" if np.isnan(probability) else f"{probability:.2f}",
+                ", ".join(f"{row[state]} {state}" for state in states if row[state]),
+            )
+        )
+    numeric = (*(False for _ in part.axes), True, True, True, True, True, False)
+    return Table(tuple(header), tuple(rows), numeric)
+
+
+def cost_table(part: Part, trials: pd.DataFrame) -> pd.DataFrame:
+    """What each point costs: a row a point and device, timings never mixed over devices.
+
+    Columns: the part's axes; `device`; `parameters`; `train_images`; `train_seconds` to train one epoch and
+    `valid_seconds` to infer the valid images once, medians over epochs without the first, then over seeds;
+    `device_seconds`, the wall time of all attempts together, times the devices of each; `energy_joules`, of
+    all epochs, NaN where no device told it.
+    """
+    trials = of_part(part, trials)
+    rows = []
+    for point in ordered_points(part, trials):
+        mine = trials[trials["point"] == point]
+        for device in sorted(set(mine["device"])):
+            here = mine[mine["device"] == device]
+            if here["train_seconds"].isna().all():
+                continue
+            row: dict[str, Any] = {axis: plain(mine.iloc[0][axis]) for axis in part.axes}
+            row |= {"device": device, "trials": len(here)}
+            for column in ("parameters", "train_images", "train_seconds", "valid_seconds"):
+                row[column] = float(here[column].median())
+            row["device_seconds"] = float(here["device_seconds"].sum())
+            row["energy_joules"] = float(here["energy_joules"].sum(min_count=1))
+            rows.append(row)
+    columns = [*part.axes, "device", "trials", "parameters", "train_images", "train_seconds", "valid_seconds"]
+    return pd.DataFrame(rows, columns=[*columns, "device_seconds", "energy_joules"])
+
+
+def cost_text(part: Part, table: pd.DataFrame, valid_images: int | None = None) -> Table:
+    """A cost table as a reader sees it; counts of images in the header where they are one for all."""
+    counts = {int(n) for n in table["train_images"].dropna()}
+    train = f"train one epoch of {counts.pop():,} images" if len(counts) == 1 else "train one epoch"
+    valid = f"infer {valid_images:,} valid images" if valid_images else "infer the valid images"
+    energy = bool(table["energy_joules"].notna().any())
+    header = (*map(axis_words, part.axes), "parameters", train, valid, "all trials, device time")
+    header += ("all trials, energy",) * energy + ("device",)
+    rows = [
+        (
+            *(value_label(axis, plain(row[axis])) for axis in part.axes),
+            figure_text("parameters", row["parameters"]),
+            figure_text("train_seconds", row["train_seconds"]),
+            figure_text("valid_seconds", row["valid_seconds"]),
+            duration(row["device_seconds"]),
+            *((energy_text(row["energy_joules"]),) * energy),
+            row["device"] or "not recorded",
+        )
+        for row in table.to_dict("records")
+    ]
+    numeric = (*(False for _ in part.axes), True, True, True, True, *((True,) * energy), False)
+    return Table(header, tuple(rows), numeric)
+
+
+def trial_table(part: Part, trials: pd.DataFrame) -> pd.DataFrame:
+    """A row a trial, the best by the part's final metric first, then those without one.
+
+    Columns: `trial_id`; the part's axes; `seed`; `state`; `epochs_trained`; `last`; the final metric and
+    `final_test_accuracy`; `attempts`; `device_seconds`; `energy_joules`, all as in `load_trials`.
+    """
+    trials = of_part(part, trials)
+    final = f"final_{part.metric}"
+    shown = ["state", "epochs_trained", *dict.fromkeys(("last", final, "final_test_accuracy"))]
+    columns = ["trial_id", *part.axes, "seed", *shown, "attempts", "device_seconds", "energy_joules"]
+    ordered = trials.reindex(columns=columns).sort_values(
+        [final, "trial_id"], ascending=[part.mode == "min", True], na_position="last"
+    )
+    return ordered.reset_index(drop=True)
+
+
+def trial_text(part: Part, table: pd.DataFrame) -> Table:
+    """A table of trials as a reader sees it."""
+    energy = bool(table["energy_joules"].notna().any())
+    header = ("trial", *map(axis_words, part.axes), "seed", "state", "epochs")
+    header += (f"final {metric_words(part.metric)}", "test accuracy", "attempts", "device time")
+    header += ("energy",) * energy
+    rows = [
+        (
+            row["trial_id"],
+            *(value_label(axis, plain(row[axis])) for axis in part.axes),
+            str(row["seed"]),
+            row["state"],
+            str(row["epochs_trained"]),
+            figure_text(part.metric, row[f"final_{part.metric}"]),
+            figure_text("test_accuracy", row["final_test_accuracy"]),
+            str(row["attempts"]),
+            duration(row["device_seconds"]),
+            *((energy_text(row["energy_joules"]),) * energy),
+        )
+        for row in table.to_dict("records")
+    ]
+    numeric = (False, *(False for _ in part.axes), True, False, True, True, True, True, True)
+    return Table(header, tuple(rows), numeric + (True,) * energy)
+
+
+def trained_on_text(epoch: float) -> str:
+    """Why a test figure is missing: its trial went on for a longer part, and was tested there."""
+    return "" if np.isnan(epoch) else f" (trained on to {int(epoch)})"
+
+
+def csv_bytes(table: pd.DataFrame) -> bytes:
+    """The table's numbers as CSV, gaps empty."""
+    content = io.StringIO()
+    table.to_csv(content, index=False, lineterminator="\n")
+    return content.getvalue().encode()
+
+
+def latex(table: Table, caption: str, label: str) -> str:
+    """The table as LaTeX, to be included where the `booktabs` package is loaded."""
+    columns = "".join("r" if numeric else "l" for numeric in table.numeric)
+    lines = [
+        r"\begin{table}",
+        r"  \centering",
+        rf"  \caption{{{escape_latex(caption)}}}",
+        rf"  \label{{tab:{label}}}",
+        rf"  \begin{{tabular}}{{{columns}}}",
+        r"    \toprule",
+        f"    {_latex_row(table.header)}",
+        r"    \midrule",
+        *(f"    {_latex_row(row)}" for row in table.rows),
+        r"    \bottomrule",
+        r"  \end{tabular}",
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "−": r"$-$",
+    "–": "--",
+    **{sign: "\\" + sign for sign in "&%$#_{}"},
+}
+
+
+def escape_latex(text: str) -> str:
+    """Text that LaTeX prints as it is, on one line."""
+    return "".join(_LATEX.get(sign, sign) for sign in " ".join(text.split()))
+
+
+def _latex_row(cells: Sequence[str]) -> str:
+    return " & ".join(map(escape_latex, cells)) + r" \\"
+
+
+def _columns(name: str, interval: Interval) -> dict[str, float]:
+    return {f"{name}_mean": interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
+
+
+def _interval(row: Mapping[Any, Any], name: str) -> Interval:
+    mean, low, high = (row[f"{name}_{bound}"] for bound in ("mean", "low", "high"))
+    return Interval(mean, low, high, 0 if np.isnan(mean) else row["seeds"])
+
+
+def _probabilities(part: Part, trials: pd.DataFrame) -> dict[int, float]:
+    """How likely each point is the best, where every trial reached its end and there are several."""
+    points = ordered_points(part, trials)
+    if len(points) < 2 or not trials["state"].isin(("completed", "diverged")).all():
+        return {}
+    scores = trials.pivot(index="point", columns="replica", values=f"final_{part.metric}").loc[points]
+    completed = trials.pivot(index="point", columns="replica", values="state").loc[points].notna()
+    if not completed.to_numpy().all() or scores.shape[1] < statistics.MIN_SEEDS:
+        return {}
+    found = statistics.probability_of_best(scores.to_numpy(dtype=float), part.mode)
+    return dict(zip(points, map(float, found)))

@@ -1,0 +1,106 @@
+"""What W&B keeps as artifacts of a sweep: its best model, and its report. Each has a run of its own.
+
+A trial's run would be written anew whenever another trial becomes the best; so it is left as it is.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from mixsweep.analysis.wandb_mirror.payload import ArtifactContent, RunContent, run_id_of
+from mixsweep.core.records import default_mode
+from mixsweep.core.store.checkpoint import checkpoint_bytes
+from mixsweep.core.store.store import SweepStore, TrialInfo
+
+MODEL, REPORT = "model", "report"
+
+
+def artifact_runs(store: SweepStore) -> Iterator[RunContent]:
+    """The runs of a sweep's artifacts, as far as there is something to keep.
+
+    The report is written first, so that it says what the runs beside it say; the same store gives the same bytes.
+
+    Raises:
+        UserError: what the store holds cannot be read.
+    """
+    if model := best_model(store):
+        yield _run(store, model)
+    if report := written_report(store):
+        yield _run(store, report)
+
+
+def best_model(store: SweepStore) -> ArtifactContent | None:
+    """The checkpoint of the best completed trial, byte for byte; None where there is none, or it is not kept."""
+    source = store.sweep_file()
+    metric = str(source.get("metric", "valid_accuracy"))
+    mode = str(source.get("mode", default_mode(metric)))
+    best = _best(store, metric, mode)
+    if best is None:
+        return None
+    info, last = best
+    found = checkpoint_bytes(store.trial(info.trial_id).path)
+    if found is None:
+        return None
+    content, epoch = found
+    metadata = {
+        "sweep": store.name,
+        "trial_id": info.trial_id,
+        "run": run_id_of(store.name, info.trial_id),
+        "epoch": epoch,
+        metric: last[metric],
+        "test_accuracy": last["test_accuracy"],
+        "config": info.config.to_mapping(),
+    }
+    return ArtifactContent(
+        name=run_id_of(store.name, MODEL), kind=MODEL, files={"checkpoint.pt": content}, metadata=metadata
+    )
+
+
+def written_report(store: SweepStore) -> ArtifactContent | None:
+    """The page, figures and tables of a sweep's report, written now; None before the first record."""
+    if not store.records(["trial_id"]).num_rows:
+        return None
+    from mixsweep.analysis.report.report import (  # matplotlib and scipy: only where a report is wanted
+        files_of,
+        write_report,
+    )
+
+    page = write_report([store.path])
+    files = {path.name: path.read_bytes() for path in files_of(page)}
+    metadata = {"sweep": store.name}
+    return ArtifactContent(name=run_id_of(store.name, REPORT), kind=REPORT, files=files, metadata=metadata)
+
+
+def _best(store: SweepStore, metric: str, mode: str) -> tuple[TrialInfo, dict[str, Any]] | None:
+    """The completed trial of the plan with the best metric at its last epoch, and that epoch's record."""
+    planned = set(store.plan()["trial_id"].to_pylist())
+    columns = ["trial_id", "epoch", metric, "test_accuracy"]
+    lasts: dict[str, dict[str, Any]] = {}
+    for record in store.records(list(dict.fromkeys(columns))).sort_by("epoch").to_pylist():
+        lasts[record["trial_id"]] = record
+    sign = -1 if mode == "max" else 1
+    ranked = sorted(
+        (sign * last[metric], trial_id)
+        for trial_id, last in lasts.items()
+        if trial_id in planned and last[metric] is not None and math.isfinite(last[metric])
+    )
+    for _, trial_id in ranked:
+        info = store.trial(trial_id).info()
+        if info is not None and info.state == "completed":
+            return info, lasts[trial_id]
+    return None
+
+
+def _run(store: SweepStore, artifact: ArtifactContent) -> RunContent:
+    return RunContent(
+        run_id=artifact.name,
+        name=f"{store.name} {artifact.kind}",
+        group=store.name,
+        tags=(artifact.kind,),
+        config=artifact.metadata,
+        rows=(),
+        summary={},
+        ended=True,
+        exit_code=0,
+        artifact=artifact,
+    )

@@ -1,0 +1,185 @@
+"""Weights & Biases as a mirror of the store: it reads the store, takes no lock, and is never in a trial's way."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import pyarrow as pa
+
+from mixsweep.analysis.wandb_mirror.artifacts import artifact_runs
+from mixsweep.analysis.wandb_mirror.payload import RunContent, run_content
+from mixsweep.analysis.wandb_mirror.sinks import Target, TroubleError
+from mixsweep.core.errors import UserError
+from mixsweep.core.records import default_mode
+from mixsweep.core.store.store import SweepStore, TrialFolder
+
+# By trial, what a person calls it.
+Labels = Callable[[SweepStore], Mapping[str, str]]
+
+_AT_ONCE = 8  # pushes that wait for a server at the same time
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pass:
+    """What one pass over the store did."""
+
+    runs: int = 0  # that the store has
+    changed: int = 0  # of which something was pushed
+    rows: int = 0  # pushed
+    artifacts: int = 0  # that the store has
+    artifacts_changed: int = 0  # of which were pushed
+    troubles: tuple[str, ...] = ()  # one a run that did not get through
+
+    def __add__(self, other: "Pass") -> "Pass":
+        return Pass(
+            **{spec.name: getattr(self, spec.name) + getattr(other, spec.name) for spec in fields(Pass)}
+        )
+
+
+class Mirror:
+    """Pushes sweeps to a target, again and again; a trial whose files have not changed is not read twice.
+
+    Args:
+        targets: by sweep, since each has cursors or a folder of its own.
+        labels: names of runs.
+        artifacts: push the best models and the reports, too.
+    """
+
+    def __init__(self, targets: Sequence[tuple[SweepStore, Target]], labels: Labels, artifacts: bool = False):
+        self._targets = targets
+        self._labels = labels
+        self._artifacts = artifacts
+        self._seen: dict[tuple[str, str], tuple[int, ...]] = {}
+        self._kept: dict[SweepStore, list[RunContent]] = {}  # what artifacts hold, drawn once
+
+    def run(self) -> Pass:
+        """One pass over all of it."""
+        total = Pass()
+        for store, target in self._targets:
+            if not store.exists():
+                continue  # its command is about to write it
+            with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="mirror") as pool:
+                for done in pool.map(lambda job: self._one(*job), self._jobs(store, target)):
+                    total += done
+            if self._artifacts:
+                total += self._artifacts_of(store, target)
+        return total
+
+    def close(self) -> None:
+        for _, target in self._targets:
+            target.close()
+
+    def _jobs(self, store: SweepStore, target: Target) -> Iterator[tuple[TrialFolder, Target, Any]]:
+        source = store.sweep_file()
+        metric = str(source.get("metric", "valid_accuracy"))
+        mode = str(source.get("mode", default_mode(metric)))
+        places = {row["trial_id"]: row for row in store.plan().to_pylist()[::-1]}
+        labels = self._labels(store)
+
+        def content(folder: TrialFolder) -> RunContent | None:
+            info = folder.info()
+            row = places.get(folder.trial_id)
+            if info is None or row is None:
+                return None
+            place = {name: row[name] for name in ("part", "point", "replica") if name in row}
+            return run_content(
+                store, info, labels.get(folder.trial_id, ""), place, metric, mode, target.only_settled
+            )
+
+        for folder in store.trials():
+            yield folder, target, content
+
+    def _one(
+        self, folder: TrialFolder, target: Target, content: Callable[[TrialFolder], RunContent | None]
+    ) -> Pass:
+        key, stamps = (str(folder.path), str(id(target))), _stamps(folder)
+        if not stamps:
+            return Pass()
+        if self._seen.get(key) == stamps:
+            return Pass(runs=1)
+        try:
+            run = content(folder)
+        except (OSError, UserError, pa.ArrowInvalid) as error:
+            return Pass(troubles=(f"{folder.trial_id}: {error}",))
+        if run is None:
+            return Pass()
+        done = _push(run, target)
+        if done.troubles:
+            return done
+        if run.ended:  # a running trial's state can turn without a file changing: its process may be dead
+            self._seen[key] = stamps
+        return done
+
+    def _artifacts_of(self, store: SweepStore, target: Target) -> Pass:
+        runs, total = self._kept.get(store, []), Pass()
+        try:
+            if store not in self._kept:
+                runs.extend(artifact_runs(store))
+                self._kept[store] = runs
+        except (OSError, UserError, pa.ArrowInvalid) as error:
+            total = Pass(troubles=(f"artifacts of {store.name}: {error}",))
+        for run in runs:
+            done = _push(run, target)
+            total += Pass(artifacts=1, artifacts_changed=done.changed, troubles=done.troubles)
+        return total
+
+
+def watch(
+    mirror: Mirror,
+    say: Callable[[str], None],
+    over: Callable[[], bool] = lambda: False,
+    pause_seconds: float = 5.0,
+) -> Pass:
+    """Mirror until `over`, and once more then. A server's silence is said once, and its return."""
+    silent, wait = False, pause_seconds
+    while True:
+        last = over()
+        done = mirror.run()
+        if done.troubles and not silent:
+            say(f"W&B does not take it ({done.troubles[0]}); the trials go on, and the mirror tries again.")
+        if silent and not done.troubles:
+            say("W&B answers again; the mirror has caught up.")
+        silent = bool(done.troubles)
+        if last:
+            return done
+        wait = min(60.0, 2 * wait) if silent else pause_seconds
+        end = time.monotonic() + wait
+        while time.monotonic() < end and not over():
+            time.sleep(0.2)
+
+
+def once(mirror: Mirror, tries: int = 3) -> Pass:
+    """One pass, and again over what did not get through."""
+    done = mirror.run()
+    for _ in range(tries - 1):
+        if not done.troubles:
+            break
+        again = mirror.run()
+        done = replace(
+            again,
+            changed=done.changed + again.changed,
+            rows=done.rows + again.rows,
+            artifacts_changed=done.artifacts_changed + again.artifacts_changed,
+        )
+    return done
+
+
+def _push(run: RunContent, target: Target) -> Pass:
+    try:
+        pushed = -1 if target.is_current(run) else target.push(run)
+    except (TroubleError, OSError) as error:
+        return Pass(runs=1, troubles=(str(error),))
+    return Pass(runs=1, changed=int(pushed >= 0), rows=max(0, pushed))
+
+
+def _stamps(folder: TrialFolder) -> tuple[int, ...]:
+    """What tells that a trial's files have changed; () before its first attempt."""
+    stamps: list[int] = []
+    for path in (folder.path / "trial.json", folder.metrics_path):
+        with suppress(OSError):
+            facts = path.stat()
+            stamps += [facts.st_mtime_ns, facts.st_size, facts.st_ino]
+    return tuple(stamps)

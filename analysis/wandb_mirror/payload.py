@@ -1,0 +1,144 @@
+"""What W&B is to hold of a trial: one run, put together from the store and from nothing else."""
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mixsweep.core.config import canonical_json
+from mixsweep.core.records import SCHEMA, default_mode
+from mixsweep.core.store.checkpoint import checkpoint_epoch
+from mixsweep.core.store.store import SweepStore, TrialInfo
+
+# Columns of a record that are no columns of a run's rows: the id is in its config, the time is the row's timestamp,
+# and test figures are in its summary, since the last row of a trial that is trained on has none any more.
+ELSEWHERE = ("trial_id", "recorded_at", "test_loss", "test_accuracy")
+_BEST_OF = ("valid_accuracy", "valid_loss")
+_LONGEST_TAG = 64  # what W&B takes
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArtifactContent:
+    """A W&B artifact as the store would have it: held whole, since files of the store may be replaced meanwhile."""
+
+    name: str
+    kind: str  # W&B's type
+    files: Mapping[str, bytes]
+    metadata: Mapping[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of all of it."""
+        digests = {name: hashlib.sha256(content).hexdigest() for name, content in self.files.items()}
+        return _digest(vars(self) | {"files": digests})
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunContent:
+    """A W&B run as the store would have it. Row n is the one with W&B's step n, an epoch."""
+
+    run_id: str
+    name: str
+    group: str
+    tags: tuple[str, ...]
+    config: Mapping[str, Any]
+    rows: tuple[Mapping[str, Any], ...]
+    summary: Mapping[str, Any]
+    ended: bool
+    exit_code: int
+    artifact: ArtifactContent | None = None
+
+    @property
+    def digests(self) -> tuple[str, ...]:
+        """A digest a row: what has been pushed is compared with the store by them."""
+        return tuple(_digest(row) for row in self.rows)
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of all of it."""
+        values = dict(vars(self))
+        if artifact := values.pop("artifact"):
+            values["artifact"] = artifact.fingerprint
+        return _digest(values)
+
+
+def run_id_of(sweep: str, trial_id: str) -> str:
+    """The W&B run of a trial of a sweep, in W&B's letters: sweeps that share a trial have a run each."""
+    return f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', sweep)[:100]}-{trial_id}"
+
+
+def run_content(
+    store: SweepStore,
+    info: TrialInfo,
+    label: str,
+    place_in_plan: Mapping[str, Any],
+    metric: str,
+    mode: str,
+    only_settled: bool = False,
+) -> RunContent:
+    """The run of a trial that has begun.
+
+    Args:
+        label: the run's name.
+        place_in_plan: columns beside the config: part, point, replica.
+        metric: the sweep's; its best is in the summary.
+        mode: `max` or `min`.
+        only_settled: leave out epochs that a killed trial would train again: those after its checkpoint.
+    """
+    folder = store.trial(info.trial_id)
+    records = folder.records().to_pylist()
+    if only_settled and not info.ended:
+        safe = checkpoint_epoch(folder.path)
+        records = [record for record in records if record["epoch"] <= safe]
+    rows = tuple(_row(record) for record in sorted(records, key=lambda record: record["epoch"]))
+    config = {name: _flat(value) for name, value in info.config.to_mapping().items()}
+    config |= {"trial_id": info.trial_id, "sweep": store.name, **place_in_plan}
+    last = info.attempts[-1] if info.attempts else None
+    summary: dict[str, Any] = {"state": info.state, "attempts": len(info.attempts)}
+    if last is not None:
+        summary |= {"place": last.place, "host": last.host, "device": last.device, "revision": last.revision}
+        summary["failure"] = info.failure
+    if rows:
+        tests = {
+            name: max(records, key=lambda r: r["epoch"])[name] for name in ("test_loss", "test_accuracy")
+        }
+        summary |= rows[-1] | {name: value for name, value in tests.items() if value is not None}
+    modes = {name: default_mode(name) for name in _BEST_OF} | {metric: mode}
+    for name, wanted in modes.items():
+        values = [(row[name], row["epoch"]) for row in rows if math.isfinite(row.get(name, math.nan))]
+        if values:
+            best, epoch = max(values, key=lambda pair: (pair[0] if wanted == "max" else -pair[0], -pair[1]))
+            summary |= {f"best_{name}": best, f"best_{name}_epoch": epoch}
+    return RunContent(
+        run_id=run_id_of(store.name, info.trial_id),
+        name=label or info.trial_id,
+        group=store.name,
+        tags=tuple(tag[:_LONGEST_TAG] for tag in (info.config.model, info.config.dataset, info.state)),
+        config=config,
+        rows=rows,
+        summary={key: value for key, value in summary.items() if not key.startswith("_")},
+        ended=info.ended,
+        exit_code=int(info.state in ("failed", "diverged")),
+    )
+
+
+def _row(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record as W&B logs it: its own time, no gaps."""
+    row = {name: record[name] for name in SCHEMA.names if name not in ELSEWHERE and record[name] is not None}
+    return row | {"_timestamp": record["recorded_at"].timestamp()}
+
+
+def _flat(value: Any) -> Any:
+    """A config value as one column: W&B's panels take numbers and words, no lists."""
+    return "-".join(map(str, value)) if isinstance(value, list | tuple) else value
+
+
+def _digest(value: Any) -> str:
+    try:
+        text = canonical_json(value)
+    except ValueError:  # NaN and infinity have no JSON, and do have a name
+        text = json.dumps(value, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

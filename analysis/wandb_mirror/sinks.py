@@ -1,0 +1,401 @@
+"""W&B as a target: runs written to a folder (offline) or to a server (online), with W&B's own client.
+
+Offline, a run is one folder that holds all of it. It is written beside and takes the former one's place, so that no
+second segment can erase a first (wandb#5865), and `wandb sync` always sends the whole run.
+Online, an epoch is sent once its trial has ended or has a checkpoint of it, so that what is there seldom has to
+change. Rows are added where the server has exactly what the cursor says was pushed and what the store still
+says; in any other case the run is written anew from its first row, which takes the place of what W&B had.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import requests
+import requests.utils
+
+from mixsweep.analysis.wandb_mirror.payload import ArtifactContent, RunContent
+from mixsweep.core.errors import UserError
+from mixsweep.core.scratch import scratch_folder
+from mixsweep.core.store.files import write_bytes
+
+_CURSOR = "mirror.json"
+_ANSWER_SECONDS = 20.0  # for a question of ours
+_UPLOAD_SECONDS = 180.0  # for the end of a run
+_ARTIFACT_SECONDS = 3600  # for one artifact: a checkpoint can be large, and a line slow
+_SETTLE_SECONDS = 15.0  # until a server counts what it has taken
+_RETRIES = 8  # of W&B's client, a request; it waits longer each time
+
+_VIEWER = "query Viewer { viewer { id entity username } }"
+_STANDING = """
+query MirrorStanding($project: String!, $entity: String, $name: String!) {
+  project(name: $project, entityName: $entity) { run(name: $name) { id historyLineCount } }
+}"""
+
+# The field that W&B's client itself asks for an artifact by its name (`name:alias`).
+_ARTIFACT = """
+query MirrorArtifact($project: String!, $entity: String, $name: String!) {
+  project(name: $project, entityName: $entity) { artifact(name: $name) { digest state } }
+}"""
+
+
+class MirrorError(UserError):
+    """W&B cannot be used as asked: no key, a refused key, no server."""
+
+
+class TroubleError(Exception):
+    """A push that did not get through; the next one makes it good."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cursor:
+    """What of a run has been pushed. Derived: without it a run is written anew."""
+
+    fingerprint: str = ""
+    digests: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, path: Path) -> "Cursor":
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            return cls(fingerprint=str(values["fingerprint"]), digests=tuple(values["digests"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return cls()
+
+    def write(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, json.dumps(vars(self)).encode())
+
+    @classmethod
+    def of(cls, run: RunContent) -> "Cursor":
+        return cls(fingerprint=run.fingerprint, digests=run.digests)
+
+
+class Target(Protocol):
+    """Where runs go. `only_settled`: what was sent is there to stay, so what may be trained again is not sent."""
+
+    only_settled: bool
+
+    def is_current(self, run: RunContent) -> bool:
+        """Whether the target is known to hold this run as it is.
+
+        Raises:
+            TroubleError: it does not say.
+        """
+
+    def push(self, run: RunContent) -> int:
+        """Make the target hold this run; return how many rows were sent.
+
+        Raises:
+            TroubleError: it did not get through.
+        """
+
+    def close(self) -> None:
+        """End what is open."""
+
+
+class OfflineTarget:
+    """Runs as folders that `wandb sync` uploads, from a machine that has internet.
+
+    Args:
+        folder: holds `offline-run-…` folders, one a run.
+    """
+
+    only_settled = False
+
+    def __init__(self, folder: Path, project: str, entity: str | None = None):
+        self._folder = folder
+        self._project = project
+        self._entity = entity
+
+    def path_of(self, run: RunContent) -> Path:
+        """A run's folder: W&B's tools expect a time in its name; it is the same one for ever."""
+        return self._folder / f"offline-run-20000101_000000-{run.run_id}"
+
+    def files_of(self, run: RunContent) -> Path:
+        """Where a copy of an artifact lies: its run names files by their paths, for a sync that comes later."""
+        assert run.artifact is not None
+        return (self._folder / "artifacts" / run.run_id / run.artifact.fingerprint).absolute()
+
+    def is_current(self, run: RunContent) -> bool:
+        # The cursor lies in the folder that it tells of, so that one cannot be there without the other.
+        path = self.path_of(run)
+        written = (path / f"run-{run.run_id}.wandb").is_file()
+        if not written or Cursor.read(path / _CURSOR).fingerprint != run.fingerprint:
+            return False
+        names = run.artifact.files if run.artifact else ()
+        return all((self.files_of(run) / name).is_file() for name in names)
+
+    def push(self, run: RunContent) -> int:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self.path_of(run)
+        for left in self._folder.glob(f".*-{run.run_id}"):  # by a mirror that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix=".writing-", dir=self._folder) as beside:
+            one = _start(run, self._project, self._entity, Path(beside), mode="offline")
+            _log(one, run, run.rows)
+            if run.artifact is not None:
+                one.log_artifact(_artifact(run.artifact, self._kept_files(run)))
+            one.finish(exit_code=run.exit_code)
+            (written,) = Path(beside).glob(f"wandb/offline-run-*-{run.run_id}")
+            for scratch in ("logs", "tmp"):
+                shutil.rmtree(written / scratch, ignore_errors=True)
+            Cursor.of(run).write(written / _CURSOR)
+            former = self._folder / f".former-{run.run_id}"
+            with suppress(FileNotFoundError):
+                os.rename(path, former)
+            os.rename(written, path)
+            shutil.rmtree(former, ignore_errors=True)
+        if run.artifact is not None:  # what the former run named
+            for other in self.files_of(run).parent.iterdir():
+                if other != self.files_of(run):
+                    shutil.rmtree(other, ignore_errors=True)
+        return len(run.rows)
+
+    def _kept_files(self, run: RunContent) -> Path:
+        assert run.artifact is not None
+        folder = self.files_of(run)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in run.artifact.files.items():
+            write_bytes(folder / name, content)
+        return folder
+
+    def close(self) -> None:
+        pass
+
+
+class OnlineTarget:
+    """Runs on a W&B server.
+
+    Args:
+        cursors: a folder for what was pushed, derived.
+
+    Raises:
+        MirrorError: there is no key, it is refused, or the server does not answer.
+    """
+
+    only_settled = True
+
+    def __init__(self, cursors: Path, project: str, entity: str | None = None):
+        os.environ["WANDB_SILENT"] = "true"  # its client's running commentary; what matters we say
+        import wandb
+
+        known = wandb.setup().settings
+        self.url = str(known.base_url).rstrip("/")
+        key = known.api_key or os.environ.get("WANDB_API_KEY") or _netrc_key(self.url)
+        if not key:
+            raise MirrorError(
+                f"W&B: no API key for {self.url}; set WANDB_API_KEY or run `wandb login`, "
+                "or mirror with --offline"
+            )
+        os.environ["WANDB_API_KEY"] = key  # the client need not look for it, nor say where it found it
+        self._auth = ("api", key)
+        self._project = project
+        viewer = self._ask(_VIEWER, {}, at_start=True).get("viewer")
+        if not viewer:
+            raise MirrorError(f"W&B: {self.url} refuses the API key; run `wandb login --relogin`")
+        self._entity = entity or known.entity or viewer["entity"]
+        self._cursors = cursors / f"{self.url.partition('//')[2].replace(':', '-')}-{self._entity}-{project}"
+        self._at_the_end = ExitStack()
+        self._scratch = self._at_the_end.enter_context(scratch_folder("sweep-mirror-"))
+
+    def is_current(self, run: RunContent) -> bool:
+        if Cursor.read(self._cursor_path(run)).fingerprint != run.fingerprint:
+            return False
+        if self._lines(run) != len(run.rows):  # a run can have been deleted there
+            return False
+        if run.artifact is None:
+            return True
+        with self._artifact_of(run.artifact) as artifact:
+            return self._newest(artifact.name) == artifact.digest
+
+    def push(self, run: RunContent) -> int:
+        import wandb
+
+        known = Cursor.read(self._cursor_path(run))
+        pushed = len(known.digests)
+        adds = 0 < pushed == self._lines(run) and run.digests[:pushed] == known.digests
+        new = run.rows[pushed:] if adds else run.rows
+        try:
+            one = _start(
+                run,
+                self._project,
+                self._entity,
+                self._scratch,
+                mode="online",
+                resume="must" if adds else None,
+                **self._patience(run),
+            )
+            _log(one, run, new)
+            if run.artifact is not None:
+                self._upload(one, run.artifact)
+            one.finish(exit_code=run.exit_code)
+        except (wandb.Error, OSError) as error:
+            raise TroubleError(_one_line(error)) from error
+        except Exception as error:  # the service's own exceptions are not public
+            if type(error).__module__.partition(".")[0] != "wandb":
+                raise
+            raise TroubleError(_one_line(error)) from error
+        self._wait_for(run)
+        Cursor.of(run).write(self._cursor_path(run))
+        return len(new)
+
+    def close(self) -> None:
+        self._at_the_end.close()
+
+    @contextmanager
+    def _artifact_of(self, content: ArtifactContent) -> Iterator[Any]:
+        """W&B's artifact of this content, with files for as long as the block lasts."""
+        with tempfile.TemporaryDirectory(dir=self._scratch) as folder:
+            for name, data in content.files.items():
+                (Path(folder) / name).write_bytes(data)
+            yield _artifact(content, Path(folder))
+
+    def _upload(self, one: Any, content: ArtifactContent) -> None:
+        """W&B makes no second version of the same files, whichever run brings them."""
+        with self._artifact_of(content) as artifact:
+            try:
+                one.log_artifact(artifact).wait(timeout=_ARTIFACT_SECONDS)
+            except ValueError as error:  # W&B's word for one that its server did not take
+                one.finish(exit_code=1)
+                raise TroubleError(f"artifact {content.name}: {_one_line(error)}") from error
+
+    def _newest(self, name: str) -> str:
+        """The digest of the newest version that the server has of an artifact, '' where it has none."""
+        values = {"project": self._project, "entity": self._entity, "name": f"{name}:latest"}
+        found = ((self._ask(_ARTIFACT, values).get("project") or {}).get("artifact")) or {}
+        return str(found.get("digest")) if found.get("state") == "COMMITTED" else ""
+
+    def _patience(self, run: RunContent) -> dict[str, Any]:
+        patience: dict[str, Any] = {
+            "init_timeout": 60.0,
+            "finish_timeout": _UPLOAD_SECONDS,
+            "finish_timeout_raises": True,
+        }
+        for kind in ("graphql", "file_stream", "file_transfer"):
+            patience[f"x_{kind}_retry_max"] = _RETRIES
+            patience[f"x_{kind}_retry_wait_min_seconds"] = 0.2
+            patience[f"x_{kind}_retry_wait_max_seconds"] = 10.0
+            patience[f"x_{kind}_timeout_seconds"] = _ANSWER_SECONDS
+        if run.artifact is not None:
+            patience["x_file_transfer_timeout_seconds"] = _ARTIFACT_SECONDS
+        return patience
+
+    def _wait_for(self, run: RunContent) -> None:
+        """Make sure that the server has all rows: W&B's client says nothing where it gave up on some."""
+        end = time.monotonic() + _SETTLE_SECONDS
+        while (lines := self._lines(run)) != len(run.rows):
+            if time.monotonic() > end:
+                raise TroubleError(
+                    f"the server has {max(0, lines)} of {len(run.rows)} epochs of run {run.run_id}"
+                )
+            time.sleep(0.5)
+
+    def _lines(self, run: RunContent) -> int:
+        """How many rows the server has of a run; -1 where it has no such run."""
+        values = {"project": self._project, "entity": self._entity, "name": run.run_id}
+        found = ((self._ask(_STANDING, values).get("project") or {}).get("run")) or {}
+        return int(found.get("historyLineCount") or 0) if found else -1
+
+    def _cursor_path(self, run: RunContent) -> Path:
+        return self._cursors / f"{run.run_id}.json"
+
+    def _ask(self, query: str, values: Mapping[str, Any], at_start: bool = False) -> dict[str, Any]:
+        """Ask the server; refusals that pass are tried again, longer each time."""
+        problem = ""
+        for attempt in range(3 if at_start else _RETRIES):
+            if attempt:
+                time.sleep(min(10.0, 0.2 * 2**attempt))
+            try:
+                answer = requests.post(
+                    f"{self.url}/graphql",
+                    json={"query": query, "variables": dict(values)},
+                    auth=self._auth,
+                    timeout=_ANSWER_SECONDS,
+                )
+            except requests.RequestException as error:
+                problem = f"no answer ({type(error).__name__})"
+                continue
+            if answer.status_code in (401, 403):
+                raise MirrorError(f"W&B: {self.url} refuses the API key; run `wandb login --relogin`")
+            if answer.ok:
+                with suppress(ValueError):
+                    return answer.json().get("data") or {}
+            problem = f"it answers {answer.status_code}"
+        if at_start:
+            raise MirrorError(
+                f"W&B: {self.url}: {problem}; see the network and WANDB_BASE_URL, or mirror with --offline"
+            )
+        raise TroubleError(f"{self.url}: {problem}")
+
+
+def _start(
+    run: RunContent, project: str, entity: str | None, folder: Path, mode: str, **settings: Any
+) -> Any:
+    import wandb
+
+    resume = settings.pop("resume", None)
+    quiet = wandb.Settings(
+        silent=True,
+        console="off",
+        x_disable_stats=True,
+        x_disable_meta=True,
+        x_disable_machine_info=True,
+        x_save_requirements=False,
+        x_disable_viewer=True,
+        disable_git=True,
+        disable_code=True,
+        save_code=False,
+        x_update_finish_state=run.ended,  # else W&B's own word for a run that fell silent: crashed
+        **settings,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    return wandb.init(
+        id=run.run_id,
+        name=run.name,
+        group=run.group,
+        tags=list(run.tags),
+        config=dict(run.config),
+        project=project,
+        entity=entity,
+        dir=str(folder),
+        mode=mode,  # type: ignore[arg-type]
+        resume=resume,
+        reinit="create_new",  # many runs in one process, one service for all
+        settings=quiet,
+    )
+
+
+def _log(one: Any, run: RunContent, rows: tuple[Mapping[str, Any], ...]) -> None:
+    one.define_metric("epoch")
+    one.define_metric("*", step_metric="epoch")
+    for row in rows:
+        one.log(dict(row), step=row["epoch"])
+    one.summary.update(dict(run.summary))
+
+
+def _artifact(content: ArtifactContent, folder: Path) -> Any:
+    """W&B's artifact of files in a folder of ours: it need not copy them, neither before nor after an upload."""
+    import wandb
+
+    made = wandb.Artifact(content.name, content.kind, metadata=dict(content.metadata))
+    for name in sorted(content.files):
+        made.add_file(str(folder / name), name=name, policy="immutable", skip_cache=True)
+    return made
+
+
+def _netrc_key(url: str) -> str:
+    found = requests.utils.get_netrc_auth(url)
+    return found[1] if found else ""
+
+
+def _one_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__

@@ -1,0 +1,1 @@
+"""Ray clusters: start, attach to, watch and stop them, and submit jobs."""

@@ -1,0 +1,1 @@
+"""SLURM: submit, poll, requeue and cancel jobs."""

@@ -1,0 +1,184 @@
+"""Images in memory, their split, and the order in which a trial sees them."""
+
+import hashlib
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mixsweep.core.config import TrialConfig
+from mixsweep.core.data.cifar10 import ARRAYS, cached_arrays, source_files
+from mixsweep.core.failures import DataError
+from mixsweep.core.registry import registered_dataset
+
+CIFAR10_CLASSES = (
+    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+)  # fmt: skip
+CIFAR10_MEAN = (0.49139968, 0.48215841, 0.44653091)
+CIFAR10_STD = (0.24703223, 0.24348513, 0.26158784)
+
+_SPLIT_SEED = 42
+
+
+@dataclass(frozen=True)
+class Images:
+    """A data set. Images are uint8 [count, 3, 32, 32], labels int64 [count] in 0 … classes − 1.
+
+    `mean` and `std` are those of the train images' pixels by channel, as fractions of 255. `valid_count` of
+    the train images are set aside for validation; None: a tenth.
+    """
+
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+    classes: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    class_names: tuple[str, ...] = ()
+    valid_count: int | None = None
+
+    def to(self, device: torch.device) -> "Images":
+        """The same images on another device."""
+        return replace(self, **{name: getattr(self, name).to(device) for name in ARRAYS})
+
+
+def load_images(dataset: str, data_dir: Path | None) -> Images:
+    """Load `cifar10`, `digits` or a registered data set, checked.
+
+    Args:
+        data_dir: where the data lies on this machine; `digits` needs none.
+
+    Raises:
+        DataError: the images cannot be had, or are not what Images says.
+    """
+    load = registered_dataset(dataset)
+    if load is not None:
+        images = load(data_dir)
+    elif dataset == "cifar10":
+        images = _load_cifar10(data_dir)
+    elif dataset == "digits":
+        images = _load_digits()
+    else:
+        raise DataError(f"data set {dataset!r} is neither built in nor registered; see `imports`")
+    _check(dataset, images)
+    return images
+
+
+def split_indices(config: TrialConfig, images: Images) -> tuple[Tensor, Tensor]:
+    """Indices of the train and the valid images into the train part, int64.
+
+    The split is the same for all trials and seeds, so that replicas are paired. `clean`: one permutation,
+    cut in two. `leaky`: the valid images come from a second one, so that most are also trained on.
+    """
+    count = len(images.train_labels)
+    valid_count = count // 10 if images.valid_count is None else images.valid_count
+    train_count = count - valid_count
+    if min(train_count, valid_count) < 1:
+        raise DataError(f"{config.dataset}: {count} train images are too few to set {valid_count} aside")
+    first = torch.randperm(count, generator=stream_generator(_SPLIT_SEED, 0, "split"))
+    second = first
+    if config.split == "leaky":
+        second = torch.randperm(count, generator=stream_generator(_SPLIT_SEED, 0, "leaky split"))
+    return first[:train_count][: config.train_limit], second[train_count:][: config.valid_limit]
+
+
+def epoch_order(config: TrialConfig, epoch: int, count: int) -> Tensor:
+    """The permutation of `count` train images in which a trial sees them in an epoch, int64."""
+    return torch.randperm(count, generator=stream_generator(config.seed, epoch, "order"))
+
+
+def stream_seed(seed: int, epoch: int, purpose: str) -> int:
+    """A seed in 0 … 2³² − 1 for one purpose in one epoch; those of other purposes are independent of it."""
+    digest = hashlib.sha256(f"{seed}/{epoch}/{purpose}".encode()).digest()
+    return int.from_bytes(digest[:4], "little")  # torch's CPU generator takes no more than 32 bits
+
+
+def stream_generator(seed: int, epoch: int, purpose: str) -> torch.Generator:
+    """A CPU generator seeded by stream_seed."""
+    return torch.Generator().manual_seed(stream_seed(seed, epoch, purpose))
+
+
+def download_cifar10(data_dir: Path | str) -> None:
+    """Fetch the official CIFAR-10 archive (170 MB), verify and unpack it."""
+    from torchvision.datasets import CIFAR10
+
+    CIFAR10(data_dir, download=True)
+
+
+def _load_digits() -> Images:
+    """scikit-learn's 1,797 handwritten digits, 8×8 of 0 … 16, resized bilinearly to 32×32, in three channels.
+
+    360 are held out for testing by a fixed permutation; of the other 1,437, 300 validate.
+    """
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    small = torch.from_numpy(digits.images).float()[:, None] * (255 / 16)
+    large = torch.nn.functional.interpolate(small, size=32, mode="bilinear").round().to(torch.uint8)
+    images = large.expand(-1, 3, -1, -1).contiguous()
+    labels = torch.from_numpy(digits.target).long()
+    order = torch.randperm(len(labels), generator=stream_generator(_SPLIT_SEED, 0, "digits test"))
+    test, train = order[:360], order[360:]
+    # Sums of integers, so that the constants are the same bits everywhere.
+    pixels = large[train].long()
+    mean = pixels.sum().item() / pixels.numel()
+    std = math.sqrt(pixels.square().sum().item() / pixels.numel() - mean**2)
+    names = tuple(str(digit) for digit in range(10))
+    return Images(
+        train_images=images[train],
+        train_labels=labels[train],
+        test_images=images[test],
+        test_labels=labels[test],
+        classes=10,
+        mean=(mean / 255,) * 3,
+        std=(std / 255,) * 3,
+        class_names=names,
+        valid_count=300,
+    )
+
+
+def _load_cifar10(data_dir: Path | None) -> Images:
+    arrays = cached_arrays(source_files(data_dir))
+    train_images, train_labels, test_images, test_labels = map(torch.from_numpy, arrays)
+    return Images(
+        train_images=train_images,
+        train_labels=train_labels,
+        test_images=test_images,
+        test_labels=test_labels,
+        classes=len(CIFAR10_CLASSES),
+        mean=CIFAR10_MEAN,
+        std=CIFAR10_STD,
+        class_names=CIFAR10_CLASSES,
+    )
+
+
+def _check(dataset: str, images: Images) -> None:
+    """Raise DataError where a data set is not what Images says."""
+    if not isinstance(images, Images):
+        raise DataError(
+            f"{dataset}: its loader returned a {type(images).__name__}, not core.data.datasets.Images"
+        )
+    for part in ("train", "test"):
+        pixels, labels = getattr(images, f"{part}_images"), getattr(images, f"{part}_labels")
+        if not isinstance(pixels, Tensor) or not isinstance(labels, Tensor):
+            raise DataError(f"{dataset}: {part}_images and {part}_labels are not both torch tensors")
+        if pixels.dtype != torch.uint8 or pixels.ndim != 4 or tuple(pixels.shape[1:]) != (3, 32, 32):
+            found = f"{pixels.dtype} {list(pixels.shape)}"
+            raise DataError(f"{dataset}: {part}_images are {found}, not torch.uint8 [count, 3, 32, 32]")
+        if labels.dtype != torch.int64 or tuple(labels.shape) != (len(pixels),):
+            found = f"{labels.dtype} {list(labels.shape)}"
+            raise DataError(f"{dataset}: {part}_labels are {found}, not torch.int64 [{len(pixels)}]")
+        if len(labels) == 0:
+            raise DataError(f"{dataset}: its {part} part is empty")
+        low, high = (int(bound) for bound in labels.aminmax())
+        if low < 0 or high >= images.classes:
+            raise DataError(
+                f"{dataset}: {part}_labels run from {low} to {high}, outside 0 … {images.classes - 1}"
+            )
+    if len(images.mean) != 3 or len(images.std) != 3 or min(images.std) <= 0:
+        raise DataError(
+            f"{dataset}: mean {images.mean} and std {images.std} are not three numbers each, std above 0"
+        )

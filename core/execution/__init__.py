@@ -1,0 +1,1 @@
+"""Run trials: take one, train it, record how it ended."""

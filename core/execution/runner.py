@@ -1,0 +1,197 @@
+"""Run units of work: trainer × store × decision. Every place calls `work`, and nothing else trains.
+
+The store is the queue. A process takes whatever of its units is free, so that any number of processes may be
+given the same list: they share it, and one that dies leaves its trial to the others.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+
+from mixsweep.core.config import TrialConfig
+from mixsweep.core.errors import ConfigError, UserError
+from mixsweep.core.execution.attempt import (
+    Decide,
+    Pause,
+    Report,
+    RunningAttempt,
+    begin_attempt,
+    end_attempt,
+    one_line,
+    record_failure,
+    run_attempt,
+)
+from mixsweep.core.execution.follower import follow, order_to_follow
+from mixsweep.core.execution.rank_channel import Team
+from mixsweep.core.execution.run_config import Setting, Unit, is_done
+from mixsweep.core.failures import (
+    DEATHS_WITHOUT_PROGRESS,
+    TIMEOUTS_WITHOUT_PROGRESS,
+    DiedError,
+    LeaseLostError,
+    end_of,
+    ends_process,
+    kind_of,
+)
+from mixsweep.core.provenance import patch
+from mixsweep.core.store import files
+from mixsweep.core.store.crash_recovery import with_its_death
+from mixsweep.core.store.lease import Lease, take_lease
+from mixsweep.core.store.store import SweepStore, TrialFolder, TrialInfo
+from mixsweep.core.training import device as devices
+from mixsweep.core.training.process_group import ALONE, ranks_of_environment
+
+
+def work(
+    units: Sequence[Unit],
+    setting: Setting,
+    decide: Decide = lambda record: False,
+    pause: Pause = lambda: "",
+    report: Report = lambda record: None,
+) -> Iterator[TrialInfo]:
+    """Run what is free of these units until nothing is left for this process, and yield each trial's end.
+
+    Trials that another live process holds are left to it. One failed trial never ends the work, but a broken
+    device does: what raised it goes through once it is recorded, so that a new process begins. `report` is
+    called after each record is in the store.
+
+    With `setting.ranks` above 1, so many processes make this call with the same units and setting, and train
+    each trial together (see core.execution.rank_channel). Rank 0 alone asks, writes and yields; the others end
+    when it does.
+
+    Raises:
+        ConfigError: RANK and WORLD_SIZE do not fit `setting.ranks`.
+        Exception: the ranks do not meet, or one of them is gone: all have to be started again.
+    """
+    ranks = ranks_of_environment() if setting.ranks > 1 else ALONE
+    if ranks.world != setting.ranks:
+        raise ConfigError(
+            f"ranks = {setting.ranks}, but WORLD_SIZE = {ranks.world}: the place starts them all"
+        )
+    with Team(ranks, setting.rank_timeout_seconds) as team:
+        if ranks.leads:
+            yield from _lead(units, setting, decide, pause, report, team)
+        else:
+            follow({config.trial_id: config for unit in units for config in unit}, setting, team)
+
+
+def _lead(
+    units: Sequence[Unit], setting: Setting, decide: Decide, pause: Pause, report: Report, team: Team
+) -> Iterator[TrialInfo]:
+    store = SweepStore(setting.store)
+    pending = [config for unit in units for config in unit]
+    progress = True
+    while pending and progress:
+        again: list[TrialConfig] = []
+        progress = False
+        for config in pending:
+            if pause():
+                return
+            folder = store.trial(config.trial_id)
+            with suppress(OSError, UserError):  # run_trial meets it again, and says so
+                if is_done(folder.info(), config, setting):
+                    continue
+            info = run_trial(config, folder, setting, decide, pause, report, team)
+            if info is None:
+                again.append(config)
+                continue
+            yield info
+            progress = True
+            if not is_done(info, config, setting) and _is_recorded(folder, info):
+                again.append(config)
+        pending = again
+
+
+def _is_recorded(folder: TrialFolder, info: TrialInfo) -> bool:
+    """Whether an attempt's end is in the store; where it is not, trying again would never come to an end."""
+    try:
+        stored = folder.info()
+    except (OSError, UserError):
+        return False
+    return stored is not None and info.attempts[-1] in stored.attempts
+
+
+def run_trial(
+    config: TrialConfig,
+    folder: TrialFolder,
+    setting: Setting,
+    decide: Decide,
+    pause: Pause,
+    report: Report,
+    team: Team | None = None,
+) -> TrialInfo | None:
+    """Take one trial on from where its folder says it stands, to its end or to where it has to stop.
+
+    Returns:
+        how it stands then, or None where another live process holds the trial.
+
+    Raises:
+        Exception: what broke this process's device, or that another rank is gone; with `setting.raise_errors`
+            also a bug. It is recorded.
+    """
+    team = team or Team()
+    try:
+        lease = take_lease(folder.path)
+    except OSError as error:  # a full disk or a lost mount: nothing can be written down, so it is only told
+        return end_attempt(begin_attempt(config, None, setting), kind_of(error), one_line(error))
+    if lease is None:
+        return None
+    with lease:
+        try:
+            info = folder.info()
+        except (OSError, UserError) as error:  # it cannot be read, and is not written over
+            return end_attempt(begin_attempt(config, None, setting), "disk", one_line(error))
+        if is_done(info, config, setting):
+            return info
+        info = begin_attempt(config, with_its_death(folder, info), setting)
+        device = devices.choose_device(setting.gpus, team.ranks.local_rank)
+        try:
+            folder.write_info(info, lease.check)
+            _keep_patch(folder, lease)
+            with open(folder.log_path, "a", encoding="utf-8", buffering=1) as log:
+                if _ends_without_progress(info, "killed") >= DEATHS_WITHOUT_PROGRESS:
+                    raise DiedError(f"killed {DEATHS_WITHOUT_PROGRESS} times at epoch {info.epoch}")
+                if _ends_without_progress(info, "timeout") >= TIMEOUTS_WITHOUT_PROGRESS:
+                    raise DiedError(f"epoch {info.epoch + 1} does not fit into the job's time limit")
+                attempt = RunningAttempt(
+                    number=len(info.attempts),
+                    folder=folder,
+                    lease=lease,
+                    log=log,
+                    setting=setting,
+                    device=device,
+                    team=team,
+                    decide=decide,
+                    pause=pause,
+                    report=report,
+                )
+                team.tell(order_to_follow(info.trial_id, info.attempts[-1].accumulate))
+                with team.attempt(device):
+                    return run_attempt(attempt, info)
+        except LeaseLostError:
+            return None
+        except BaseException as error:
+            kind = end_of(error)
+            info = record_failure(folder, info, lease, kind, error)
+            if ends_process(error) or (kind == "bug" and setting.raise_errors):
+                raise
+            return info
+        finally:
+            devices.release_memory(device)
+
+
+def _keep_patch(folder: TrialFolder, lease: Lease) -> None:
+    """Keep beside the trial what its code has that its revision has not; an earlier attempt's patch is replaced."""
+    if text := patch():
+        files.write_bytes(folder.patch_path, text.encode(), lease.check)
+    else:
+        folder.patch_path.unlink(missing_ok=True)
+
+
+def _ends_without_progress(info: TrialInfo, end: str) -> int:
+    """How many attempts just before this one ended so, none of which came further than those before it."""
+    count = furthest = 0
+    for attempt in info.attempts[info.retries_from : -1]:
+        reached = max(attempt.from_epoch, attempt.to_epoch)
+        count = count + 1 if attempt.end == end and reached <= furthest else 0
+        furthest = max(furthest, reached)
+    return count

@@ -1,0 +1,83 @@
+"""The architectures, built from a trial's config."""
+
+from functools import partial
+
+from torch import nn
+
+from mixsweep.core.config import TrialConfig
+from mixsweep.core.errors import ConfigError
+from mixsweep.core.models.init import initialise
+from mixsweep.core.models.mixer import Mixer
+from mixsweep.core.models.mlp import MLP
+from mixsweep.core.models.resnet import ResNet18
+from mixsweep.core.registry import registered_model
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "leaky_relu": nn.LeakyReLU,
+    "elu": nn.ELU,
+    "identity": nn.Identity,
+}
+
+
+def build_model(config: TrialConfig, classes: int) -> nn.Module:
+    """Build a trial's model, its initial weights drawn from torch's global random numbers.
+
+    The module takes normalised float32 images [batch, 3, 32, 32] and returns logits [batch, classes].
+
+    Raises:
+        ConfigError: a hidden width of the Mixer comes out as 0, or a registered builder returned no module.
+    """
+    act = partial(activation, str(config.activation))
+    build = registered_model(config.model)
+    model: nn.Module
+    if build is not None:
+        model = build(config, classes)
+        if not isinstance(model, nn.Module):
+            raise ConfigError(
+                f"model = {config.model!r}: its builder returned a {type(model).__name__}, no nn.Module",
+                "model",
+            )
+    elif config.model == "mlp":
+        model = MLP(config.hidden, classes, act, config.dropout)
+    elif config.model == "resnet18":
+        model = ResNet18(classes, act)
+    elif config.model == "mixer":
+        for name in ("token_ratio", "channel_ratio"):
+            ratio = getattr(config, name)
+            if int(ratio * config.embed_dim) < 1:
+                raise ConfigError(
+                    f"{name} = {ratio} leaves no hidden unit at embed_dim = {config.embed_dim}", name
+                )
+        model = Mixer(
+            config.patch_size,
+            config.embed_dim,
+            config.blocks,
+            config.token_ratio,
+            config.channel_ratio,
+            classes,
+            act,
+            config.dropout,
+        )
+    else:
+        raise ConfigError(f"model = {config.model!r}: the file that registers it is not imported", "model")
+    initialise(model, config.init, config.model)
+    return model
+
+
+def activation(name: str) -> nn.Module:
+    """The nonlinearity of that name.
+
+    Raises:
+        KeyError: there is none; configs are checked before they come here.
+    """
+    return _ACTIVATIONS[name]()
+
+
+def count_parameters(module: nn.Module) -> int:
+    """How many trainable numbers a module holds."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)

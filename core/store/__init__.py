@@ -1,0 +1,1 @@
+"""The store: one folder a sweep, one folder a trial, atomically replaced files."""

@@ -1,0 +1,61 @@
+"""Attempts that ended without a word: what can be known of them afterwards, and who may write it down."""
+
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pyarrow as pa
+
+from mixsweep.core.failures import INTERRUPTIONS
+from mixsweep.core.store.lease import take_lease
+from mixsweep.core.store.store import Attempt, TrialFolder, TrialInfo
+
+
+def with_its_death(folder: TrialFolder, info: TrialInfo | None) -> TrialInfo | None:
+    """The trial with its last attempt ended, where that was killed: when, and how far it had come."""
+    if info is None or not info.attempts or info.attempts[-1].end:
+        return info
+    attempt = info.attempts[-1]
+    times = []
+    for path in (folder.log_path, folder.metrics_path):
+        with suppress(OSError):
+            times.append(path.stat().st_mtime)
+    epoch = epoch_reached(folder, attempt)
+    ended_at = datetime.fromtimestamp(max(times), UTC).isoformat() if times else info.updated_at
+    ended = replace(attempt, end="killed", ended_at=ended_at, to_epoch=epoch)
+    return replace(info, epoch=epoch, attempts=(*info.attempts[:-1], ended))
+
+
+def epoch_reached(folder: TrialFolder, attempt: Attempt) -> int:
+    """The newest epoch that an attempt has recorded, or that from which it began."""
+    epoch = attempt.from_epoch
+    with suppress(OSError, pa.ArrowInvalid):
+        rows = folder.records().select(["epoch", "attempt"]).to_pylist()
+        epoch = max([epoch, *(row["epoch"] for row in rows if row["attempt"] == attempt.number)])
+    return epoch
+
+
+def record_death(folder: TrialFolder, job: str, end: str, message: str, dead_holder: str = "") -> bool:
+    """Write down why a trial's last attempt ended, where it could not: its scheduler knows.
+
+    Args:
+        job: the attempt's; nothing is written of a newer one.
+        end: a kind of failure, one of INTERRUPTIONS, or `killed`: what goes on as any attempt that was killed.
+        dead_holder: of the trial's lease, where it is known to be dead; see take_lease.
+
+    Returns:
+        whether it was written: not where the attempt has ended or its process still lives.
+    """
+    lease = take_lease(folder.path, dead_holder)
+    if lease is None:
+        return False
+    with lease:
+        info = folder.info()
+        if info is None or not info.attempts or info.attempts[-1].end or info.attempts[-1].job != job:
+            return False
+        dead = with_its_death(folder, info)
+        assert dead is not None
+        attempt = replace(dead.attempts[-1], end=end, message=message)
+        state = "interrupted" if end in (*INTERRUPTIONS, "killed") else "failed"
+        folder.write_info(replace(dead, state=state, attempts=(*dead.attempts[:-1], attempt)), lease.check)
+    return True

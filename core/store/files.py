@@ -1,0 +1,60 @@
+"""The files of a store: each is read at once, and appears whole or not at all."""
+
+import os
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mixsweep.core.records import schema_of, with_all_columns
+
+
+def write_table(table: pa.Table, path: Path, fence: Callable[[], None] = lambda: None) -> None:
+    """Replace a Parquet file whole; `fence` as for write_bytes."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    write_bytes(path, sink.getvalue(), fence)
+
+
+def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """A Parquet file of the store, read at once, so that a reader holds nothing that a writer could wait for.
+
+    Args:
+        columns: only these, as far as the file has them; left out: all.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    # Small tables gain nothing from Arrow's threads, and a process that ends at once can stumble over them.
+    file = pq.ParquetFile(pa.BufferReader(path.read_bytes()))
+    return file.read(columns=None if columns is None else list(columns), use_threads=False)
+
+
+def read_records(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """A metrics file; an empty table where there is none yet. `columns` as for read_table."""
+    try:
+        table = read_table(path, columns)
+    except FileNotFoundError:
+        return schema_of(columns).empty_table()
+    return table if columns is not None else with_all_columns(table)
+
+
+def write_bytes(path: Path, content: bytes | memoryview, fence: Callable[[], None] = lambda: None) -> None:
+    """Make a file appear whole or not at all: write beside it, flush to the disk, rename.
+
+    `fence` is called just before the rename, and may raise to prevent it: a flush can take so long that the
+    right to write is lost meanwhile.
+    """
+    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        with open(beside, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        fence()
+        os.replace(beside, path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise

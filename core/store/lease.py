@@ -1,0 +1,224 @@
+"""One writer at a time in a trial's folder: a lease with a heartbeat.
+
+The lease is a file that is created exclusively, so it works on network file systems without lock
+daemons. Its holder touches it; whoever finds it untouched for STALE_SECONDS, or made by a process of this
+host that no longer lives, may take it over. Taking over is itself an exclusive create, named after
+the lease that is taken, so that one of several takers wins.
+"""
+
+import errno
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+
+from mixsweep.core.failures import LeaseLostError
+
+HEARTBEAT_SECONDS = 10.0
+STALE_SECONDS = 60.0
+
+_NAME = "lease"
+_DAMAGED = {"token": "damaged"}  # a lease whose content cannot be read: held until it is stale
+
+
+class Lease:
+    """The right to write in a trial's folder; a context manager that beats until it is released."""
+
+    def __init__(self, folder: Path, token: str):
+        self._path = folder / _NAME
+        self._token = token
+        self._stop = threading.Event()
+        self._beat = threading.Thread(target=self._keep_alive, daemon=True, name=f"lease-{folder.name}")
+        self._beat.start()
+
+    def check(self) -> None:
+        """Make sure that the folder is still ours; call before each write.
+
+        Raises:
+            LeaseLostError: this process slept so long that another one took over.
+        """
+        held = _read(self._path)
+        if held is None or held.get("token") != self._token:
+            raise LeaseLostError(f"{self._path.parent}: taken over by another process")
+
+    def release(self) -> None:
+        self._stop.set()
+        self._beat.join()
+        held = _read(self._path)
+        if held is not None and held.get("token") == self._token:
+            with suppress(OSError):  # gone, or its file system can no longer be written: then it goes stale
+                self._path.unlink()
+
+    def __enter__(self) -> "Lease":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+    def _keep_alive(self) -> None:
+        while not self._stop.wait(HEARTBEAT_SECONDS):
+            try:
+                # A holder that slept must not keep the lease of the one that took over fresh.
+                if (_read(self._path) or {}).get("token") == self._token:
+                    os.utime(self._path)
+            except OSError:
+                # A full or absent file system must not kill the trial here; `check` decides at the next one.
+                continue
+
+
+def take_lease(folder: Path, dead_holder: str = "") -> Lease | None:
+    """The lease of a folder (made if absent), or None while another live process holds it.
+
+    Args:
+        dead_holder: a holder, as holder_of has it, that is known to be dead though its lease is not stale yet.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / _NAME
+    token = uuid.uuid4().hex
+    content = json.dumps(
+        {"token": token, "host": _this_host(), "pid": os.getpid(), "born": _born(os.getpid())}
+    )
+    beside = folder / f".{_NAME}.{token[:8]}"
+    try:
+        _write(os.open(beside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666), content)
+        try:
+            _create(path, beside, content)
+            return Lease(folder, token)
+        except FileExistsError:
+            pass
+        held = _read(path)
+        if held is None or (held["token"] != dead_holder and _is_live(path, held)):
+            return None
+        with _right_to_take(folder, held["token"]) as won:
+            if not won or (_read(path) or {}).get("token") != held["token"]:
+                return None
+            os.replace(beside, path)
+            return Lease(folder, token)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def lease_is_live(folder: Path) -> bool:
+    """Whether some process holds the folder and still beats."""
+    held = _read(folder / _NAME)
+    return held is not None and _is_live(folder / _NAME, held)
+
+
+def holder_of(folder: Path) -> str:
+    """What tells one holder of a folder's lease from all others; '' where nobody holds it."""
+    return (_read(folder / _NAME) or {}).get("token", "")
+
+
+def _create(path: Path, beside: Path, content: str) -> None:
+    """Create the lease exclusively, and whole where the file system has links.
+
+    Raises:
+        FileExistsError: there is one.
+    """
+    try:
+        os.link(beside, path)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP):
+            raise
+        _write(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666), content)
+
+
+def _write(descriptor: int, content: str) -> None:
+    """Write a new file to the disk: a lease that a crash leaves empty would tell nobody whose it is."""
+    with open(descriptor, "w", encoding="utf-8") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _read(path: Path) -> dict | None:
+    """What a lease says, or None where there is none."""
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError:  # neither JSON nor UTF-8
+        return _DAMAGED
+    return held if isinstance(held, dict) and held.keys() >= {"token", "host", "pid", "born"} else _DAMAGED
+
+
+def _this_host() -> str:
+    """What tells whether a process id is of the same table as ours: host, boot, and process namespace.
+
+    A host's name alone is shared by containers, and outlives a reboot.
+    """
+    parts = [socket.gethostname()]
+    with suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+    with suppress(OSError):
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return " ".join(parts)
+
+
+def _is_live(path: Path, held: dict) -> bool:
+    if held.get("host") == _this_host() and _born(held["pid"]) != held["born"]:
+        return False
+    try:
+        return _now_at(path.parent) - path.stat().st_mtime < STALE_SECONDS
+    except FileNotFoundError:
+        return False
+
+
+def _now_at(folder: Path) -> float:
+    """The present by the clock that stamps the folder's files: a file server's may differ from ours."""
+    probe = folder / f".clock.{uuid.uuid4().hex[:8]}"
+    try:
+        probe.touch()
+        return probe.stat().st_mtime
+    except OSError:
+        return time.time()  # a reader without the right to write
+    finally:
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
+
+
+def _born(pid: int) -> str:
+    """When a process of this host started, in its kernel's ticks; '' if there is none."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return "" if not _alive(pid) else "?"
+    fields = stat.rpartition(")")[2].split()
+    return "" if fields[0] in ("Z", "X") else fields[19]
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return not Path("/proc/self").exists()  # with a /proc, a process that is not in it is gone
+
+
+@contextmanager
+def _right_to_take(folder: Path, token: str) -> Iterator[bool]:
+    """True for the one process that may replace the lease with this token."""
+    marker = folder / f".{_NAME}.taking.{token[:8]}"
+    try:
+        os.close(os.open(marker, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        # A taker that died here would block the folder for ever: its marker goes stale like a lease.
+        with suppress(FileNotFoundError):  # the taker was done just now
+            if _now_at(folder) - marker.stat().st_mtime > STALE_SECONDS:
+                marker.unlink()
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        marker.unlink(missing_ok=True)

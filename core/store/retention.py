@@ -1,0 +1,82 @@
+"""Which checkpoints of ended trials are kept: a thousand ResNets are 45 GB."""
+
+import math
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from mixsweep.core.records import EpochRecord
+from mixsweep.core.store import checkpoint
+from mixsweep.core.store.lease import take_lease
+from mixsweep.core.store.store import SweepStore, TrialFolder, TrialInfo
+
+POLICY_HELP = "all, none, best:N"
+
+# A trial's id and value; what else lies there (a file manager's, a sync's) is none of ours.
+_ENTRY = re.compile(r"[0-9a-f]{12}_-?(nan|inf|[0-9.]+(e[-+]?[0-9]+)?)")
+
+
+def is_policy(text: str) -> bool:
+    """Whether a text names a policy of keeping checkpoints."""
+    return re.fullmatch(r"all|none|best:[1-9][0-9]*", text) is not None
+
+
+@dataclass(frozen=True)
+class Retention:
+    """`all`, `none`, or the `best` few by the sweep's metric at the last epoch.
+
+    What is kept stands in the folder `kept/<metric>-<mode>/` of the sweep, one empty file a trial with its
+    value in the name, so that one listing ranks them. It is derived: deleting it only keeps checkpoints longer.
+    """
+
+    policy: str = "best:5"
+    metric: str = "valid_accuracy"
+    mode: str = "max"
+
+    def __post_init__(self) -> None:
+        if not is_policy(self.policy):
+            raise ValueError(f"checkpoints = {self.policy!r} is not known; allowed: {POLICY_HELP}")
+
+    def apply(self, store: SweepStore, info: TrialInfo, rows: list[EpochRecord]) -> None:
+        """Keep or remove the checkpoint of a trial that has just ended, and of the one that it displaces."""
+        folder = store.trial(info.trial_id)
+        checkpoint.drop_previous(folder.path)
+        if self.policy == "all":
+            return
+        if self.policy == "none" or info.state != "completed":
+            checkpoint.remove_checkpoints(folder.path)
+            return
+        kept = store.path / "kept" / f"{self.metric}-{self.mode}"
+        kept.mkdir(parents=True, exist_ok=True)
+        value = getattr(rows[-1], self.metric)
+        (kept / f"{info.trial_id}_{value!r}").touch()
+        ranked = sorted(filter(_ENTRY.fullmatch, os.listdir(kept)), key=self._rank)
+        for name in ranked[int(self.policy.partition(":")[2]) :]:
+            displaced = store.trial(name.partition("_")[0])
+            if (
+                displaced.trial_id == info.trial_id or not displaced.path.exists()
+            ):  # our caller holds its lease
+                _displace(displaced, kept / name)
+            elif (lease := take_lease(displaced.path)) is not None:  # else it is being trained further
+                with lease:
+                    _displace(displaced, kept / name)
+
+    def release(self, store: SweepStore, trial_id: str) -> None:
+        """Take a trial that goes on out of the ranking, so that none displaces the checkpoint it needs."""
+        for path in (store.path / "kept").glob(f"*/{trial_id}_*"):
+            path.unlink(missing_ok=True)
+
+    def _rank(self, name: str) -> tuple[float, str]:
+        trial_id, _, value = name.partition("_")
+        number = float(value)
+        if math.isnan(number):
+            return math.inf, trial_id
+        return (-number if self.mode == "max" else number), trial_id
+
+
+def _displace(folder: TrialFolder, entry: Path) -> None:
+    """Remove the checkpoint of an entry that still stands; one that is gone was released meanwhile."""
+    if entry.exists():
+        checkpoint.remove_checkpoints(folder.path)
+        entry.unlink(missing_ok=True)

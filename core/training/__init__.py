@@ -1,0 +1,1 @@
+"""The training loop of one trial, and what it computes on."""

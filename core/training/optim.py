@@ -1,0 +1,49 @@
+"""Optimizers and the learning rate against steps."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from mixsweep.core.config import TrialConfig
+
+
+def build_optimizer(config: TrialConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """The update rule of a trial, over parameters that already lie on their device.
+
+    `sgd`, `momentum` and `adam` add weight_decay · weight to the gradient (L2); `adamw` shrinks the weights
+    beside the update (Loshchilov & Hutter 2017, arXiv:1711.05101).
+    """
+    parameters = list(parameters)
+    # One pass over each tensor instead of a dozen; the same bits from run to run.
+    fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
+    if config.optimizer in ("sgd", "momentum"):
+        momentum = config.momentum if config.optimizer == "momentum" else 0.0
+        return torch.optim.SGD(
+            parameters, config.lr, momentum=momentum, weight_decay=config.weight_decay, fused=fused
+        )
+    rule = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
+    return rule(parameters, config.lr, weight_decay=config.weight_decay, fused=fused)
+
+
+def learning_rate(config: TrialConfig, step: int, steps_per_epoch: int) -> float:
+    """The learning rate of optimizer step number `step`, counted from 0.
+
+    Rises linearly to `lr` over the warm-up, its first step at lr / warm-up steps; then stays, or falls along
+    a half cosine to 0 at the end of the last epoch (Loshchilov & Hutter 2016, arXiv:1608.03983, eq. 5).
+    """
+    warmup_steps = round(config.warmup_epochs * steps_per_epoch)
+    if step < warmup_steps:
+        return config.lr * (step + 1) / warmup_steps
+    if config.schedule == "constant":
+        return config.lr
+    falling_steps = config.epochs * steps_per_epoch - warmup_steps
+    done = min(1.0, (step - warmup_steps) / max(1, falling_steps))
+    return config.lr * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Use this learning rate from the next step on."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr

@@ -1,0 +1,266 @@
+"""The trainer: one trial, read from top to bottom. A Trial yields epoch records; its caller decides.
+
+Shapes: B batch, C channels, H height, W width, K classes.
+"""
+
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from mixsweep.core import records
+from mixsweep.core.config import TrialConfig
+from mixsweep.core.data.augment import Crops, draw_crops, prepare
+from mixsweep.core.data.datasets import Images, epoch_order, split_indices, stream_generator, stream_seed
+from mixsweep.core.errors import ConfigError
+from mixsweep.core.models.build import build_model
+from mixsweep.core.records import EpochRecord
+from mixsweep.core.training import device as devices
+from mixsweep.core.training.loss import cross_entropy
+from mixsweep.core.training.optim import build_optimizer, learning_rate, set_learning_rate
+from mixsweep.core.training.process_group import ALONE, Ranks
+from mixsweep.core.training.sync_batch_norm import synchronise
+from mixsweep.core.training.telemetry import counters_of
+
+_EVALUATION_BATCH = 500
+
+
+class Trial:
+    """A model, its optimizer and its progress: all that a checkpoint holds, and the loop that moves it on.
+
+    With several ranks each computes its part of every micro-batch, on images augmented as one rank alone would,
+    and all have the same state and yield records with the same losses and accuracies.
+
+    Args:
+        config: what to train.
+        images: the data set, on any device; it is moved to `device` as uint8, whole.
+        device: where to compute.
+        accumulate: micro-batches a batch, where memory asks for more than the config does.
+        compile: run the model through torch.compile.
+        ranks: the processes that train it together, which have joined a process group.
+        batch_norm: over the micro-batch of all ranks (`synchronised`), or over each rank's own part (`local`).
+
+    Raises:
+        ConfigError: the batch is larger than the train set, or a micro-batch has fewer images than there are
+            ranks.
+    """
+
+    def __init__(
+        self,
+        config: TrialConfig,
+        images: Images,
+        device: torch.device,
+        *,
+        accumulate: int | None = None,
+        compile: bool = False,
+        ranks: Ranks = ALONE,
+        batch_norm: str = "synchronised",
+    ):
+        self.config = config
+        self.device = device
+        self.epoch = 0
+        self.step = 0
+        self._accumulate = accumulate or config.accumulate
+        self._ranks = ranks
+        self.images = images.to(device)
+        train, valid = split_indices(config, images)
+        self._train, self._valid = train.to(device), valid.to(device)
+        if len(train) < config.batch_size:
+            raise ConfigError(
+                f"batch_size = {config.batch_size} is larger than the {len(train)} train images", "batch_size"
+            )
+        if config.batch_size // self._accumulate < ranks.world:
+            raise ConfigError(
+                f"batch_size = {config.batch_size} in {self._accumulate} micro-batches leaves less than "
+                f"an image for each of {ranks.world} ranks",
+                "batch_size",
+            )
+        self._layout = torch.channels_last if config.model == "resnet18" else torch.contiguous_format
+        _seed_globals(stream_seed(config.seed, 0, "weights"))
+        self.model = build_model(config, images.classes).to(device).to(memory_format=self._layout)
+        if ranks.world > 1 and batch_norm == "synchronised":
+            self.model = synchronise(self.model, device)
+        self.optimizer = build_optimizer(config, self.model.parameters())
+        self._infer: Callable[[Tensor], Tensor] = torch.compile(self.model) if compile else self.model
+        self._forward = self._infer
+        if ranks.world > 1:
+            self._replica = ranks.replicate(self.model, self.images.train_images[:1].float())
+            self._forward = torch.compile(self._replica) if compile else self._replica
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches an epoch; the last short one is dropped."""
+        return len(self._train) // self.config.batch_size
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds. Data order, augmentation and dropout follow from (seed, epoch)."""
+        return {
+            "epoch": self.epoch,
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.epoch, self.step = state["epoch"], state["step"]
+        self.model.load_state_dict(state["model"])
+        # A trial that goes on from another one's state has hyperparameters of its own.
+        own = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
+        self.optimizer.load_state_dict(state["optimizer"])
+        for group, values in zip(self.optimizer.param_groups, own):
+            group.update(values)
+
+    def train(self, attempt: int = 1) -> Iterator[EpochRecord]:
+        """Train on from where the trial stands, and yield a record after each epoch.
+
+        The trial's state is that of the yielded record until the next one is asked for. A record whose
+        loss is NaN or infinite is the last.
+        """
+        counters = counters_of(self.device)
+        try:
+            while self.epoch < self.config.epochs:
+                devices.reset_peak_memory(self.device)
+                counters.begin()
+                train_loss, train_accuracy, train_seconds = self._train_epoch()
+                valid_loss, valid_accuracy, valid_seconds = self._evaluate(
+                    self.images.train_images, self.images.train_labels, self._valid
+                )
+                reading = counters.end()
+                record = EpochRecord(
+                    trial_id=self.config.trial_id,
+                    epoch=self.epoch,
+                    step=self.step,
+                    train_loss=train_loss,
+                    train_accuracy=train_accuracy,
+                    valid_loss=valid_loss,
+                    valid_accuracy=valid_accuracy,
+                    lr=self._learning_rate(self.step - 1),
+                    train_seconds=train_seconds,
+                    valid_seconds=valid_seconds,
+                    images_per_second=self.steps_per_epoch * self.config.batch_size / train_seconds,
+                    peak_memory_bytes=devices.peak_memory_bytes(self.device),
+                    device_utilisation=reading.utilisation,
+                    device_memory_bytes=reading.memory_bytes,
+                    device_energy_joules=reading.energy_joules,
+                    attempt=attempt,
+                    recorded_at=records.now(),
+                )
+                yield record
+                if not record.is_finite:
+                    return
+        finally:
+            counters.end()  # a trial that is left in the middle of an epoch leaves no sampler behind
+
+    def test(self) -> tuple[float, float]:
+        """Mean loss (nats) and accuracy over the test images."""
+        everything = torch.arange(len(self.images.test_labels), device=self.device)
+        loss, accuracy, _ = self._evaluate(self.images.test_images, self.images.test_labels, everything)
+        return loss, accuracy
+
+    def _train_epoch(self) -> tuple[float, float, float]:
+        """One pass over the train images: mean loss, accuracy, seconds."""
+        config, images = self.config, self.images
+        epoch = self.epoch + 1
+        order = self._train[epoch_order(config, epoch, len(self._train)).to(self.device)]
+        augmentation = stream_generator(config.seed, epoch, "augmentation")
+        own = "" if self._ranks.leads else f" of rank {self._ranks.rank}"
+        _seed_globals(stream_seed(config.seed, epoch, "dropout" + own))
+        loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
+        correct = torch.zeros((), dtype=torch.int64, device=self.device)
+        self.model.train()
+        devices.synchronize(self.device)
+        start = time.perf_counter()
+        crops = draw_crops(config.augment, self.steps_per_epoch, config.batch_size, augmentation, self.device)
+        batches: Iterable[tuple[Tensor, Crops | None]] = zip(order.split(config.batch_size), crops)
+        if self._ranks.world > 1:
+            batches = self._own_parts(batches)
+        for chosen, crop in batches:  # without the last short batch
+            x_BCHW = prepare(images.train_images[chosen], images.mean, images.std, crop)
+            x_BCHW = x_BCHW.contiguous(memory_format=self._layout)
+            labels_B = images.train_labels[chosen]
+            set_learning_rate(self.optimizer, self._learning_rate(self.step))
+            self.optimizer.zero_grad(set_to_none=True)
+            for x, labels in self._micro_batches(x_BCHW, labels_B):
+                with self._autocast():
+                    logits_BK = self._forward(x)
+                loss = cross_entropy(logits_BK.float(), labels, config.label_smoothing, reduction="sum")
+                (loss / config.batch_size).backward()
+                # Sums stay on the device: reading one a step would make the host wait for it.
+                loss_sum += loss.detach()
+                correct += (logits_BK.detach().argmax(1) == labels).sum()
+            self.optimizer.step()
+            self.step += 1
+        self._ranks.add_up(loss_sum, correct)
+        self._ranks.equalise(self.model)
+        devices.synchronize(self.device)
+        seconds = time.perf_counter() - start
+        self.epoch = epoch
+        count = self.steps_per_epoch * config.batch_size
+        return loss_sum.item() / count, correct.item() / count, seconds
+
+    def _own_parts(
+        self, batches: Iterable[tuple[Tensor, Crops | None]]
+    ) -> Iterator[tuple[Tensor, Crops | None]]:
+        """This rank's images of each batch.
+
+        They are its parts of the micro-batches, so that a micro-batch has the same images on any number of ranks.
+        """
+        micro_batches = torch.arange(self.config.batch_size, device=self.device).view(self._accumulate, -1)
+        own = self._ranks.part_of(micro_batches, 1).flatten()
+        for chosen, crop in batches:
+            yield chosen[own], crop and Crops(crop.rows[own], crop.columns[own])
+
+    def _micro_batches(self, x_BCHW: Tensor, labels_B: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        parts = zip(x_BCHW.chunk(self._accumulate), labels_B.chunk(self._accumulate))
+        return parts if self._ranks.world == 1 else _synchronising_the_last(self._replica, parts)
+
+    @torch.no_grad()
+    def _evaluate(self, images: Tensor, labels: Tensor, indices: Tensor) -> tuple[float, float, float]:
+        """Mean loss without smoothing, accuracy, and seconds, over the images at these indices."""
+        loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
+        correct = torch.zeros((), dtype=torch.int64, device=self.device)
+        self.model.eval()
+        devices.synchronize(self.device)
+        start = time.perf_counter()
+        own = self._ranks.part_of(indices)
+        for chosen in own.split(_EVALUATION_BATCH) if len(own) else ():
+            x_BCHW = prepare(images[chosen], self.images.mean, self.images.std)
+            with self._autocast():
+                logits_BK = self._infer(x_BCHW.contiguous(memory_format=self._layout))
+            loss_sum += cross_entropy(logits_BK.float(), labels[chosen], reduction="sum")
+            correct += (logits_BK.argmax(1) == labels[chosen]).sum()
+        self._ranks.add_up(loss_sum, correct)
+        devices.synchronize(self.device)
+        seconds = time.perf_counter() - start
+        return loss_sum.item() / len(indices), correct.item() / len(indices), seconds
+
+    def _learning_rate(self, step: int) -> float:
+        return learning_rate(self.config, step, self.steps_per_epoch)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.config.precision == "bf16":
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return nullcontext()
+
+
+def _synchronising_the_last(
+    replica: DistributedDataParallel, parts: Iterable[tuple[Tensor, Tensor]]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Micro-batches: gradients are summed over the ranks once, in the last one's backward pass."""
+    *first, last = parts
+    with replica.no_sync():
+        yield from first
+    yield last
+
+
+def _seed_globals(seed: int) -> None:
+    """Seed what a model may draw from: torch, and for registered models Python's and NumPy's own."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed)

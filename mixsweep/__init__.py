@@ -1,0 +1,106 @@
+"""The public names of mixsweep: what a notebook, a script or a file named under `imports` uses.
+
+    import mixsweep
+
+    plan = mixsweep.make_plan(mixsweep.load_spec("activations", ["base.dataset=digits"]))
+    mixsweep.run_plan(plan, place="debug", store_root="runs")
+    frame = mixsweep.load("runs/activations")
+
+Names are loaded on first use, so that `import mixsweep` costs nothing and works in a light install.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mixsweep.analysis.frames import Part, load, load_trials, parts
+    from mixsweep.analysis.inference.claims import Verdict, answer, evaluate_claims
+    from mixsweep.analysis.report.figures import (
+        draw_best,
+        draw_curves,
+        draw_heat,
+        draw_kernels,
+        draw_token_units,
+        save_figure,
+    )
+    from mixsweep.analysis.report.report import write_report
+    from mixsweep.analysis.report.tables import ablation_table, cost_table
+    from mixsweep.core.config import TrialConfig
+    from mixsweep.core.data.datasets import Images, download_cifar10
+    from mixsweep.core.errors import UserError
+    from mixsweep.core.registry import register_dataset, register_model
+    from mixsweep.sweep.planning.parse import load_spec, parse_spec, preset_names
+    from mixsweep.sweep.planning.plan import Plan, Planned, make_plan
+    from mixsweep.sweep.planning.schema import SweepSpec
+    from mixsweep.sweep.run import Outcome, run_plan
+    from mixsweep.sweep.status import StatusReader, SweepStatus, TrialStatus
+
+__version__ = "0.2.0"
+
+__all__ = [
+    "Images",
+    "Outcome",
+    "Part",
+    "Plan",
+    "Planned",
+    "StatusReader",
+    "SweepSpec",
+    "SweepStatus",
+    "TrialConfig",
+    "TrialStatus",
+    "UserError",
+    "Verdict",
+    "ablation_table",
+    "answer",
+    "cost_table",
+    "download_cifar10",
+    "draw_best",
+    "draw_curves",
+    "draw_heat",
+    "draw_kernels",
+    "draw_token_units",
+    "evaluate_claims",
+    "load",
+    "load_spec",
+    "load_trials",
+    "make_plan",
+    "parse_spec",
+    "parts",
+    "preset_names",
+    "register_dataset",
+    "register_model",
+    "run_plan",
+    "save_figure",
+    "write_report",
+]
+
+_MODULES = {
+    "mixsweep.analysis.frames": ("Part", "load", "load_trials", "parts"),
+    "mixsweep.analysis.inference.claims": ("Verdict", "answer", "evaluate_claims"),
+    "mixsweep.analysis.report.figures": (
+        "draw_best",
+        "draw_curves",
+        "draw_heat",
+        "draw_kernels",
+        "draw_token_units",
+        "save_figure",
+    ),
+    "mixsweep.analysis.report.report": ("write_report",),
+    "mixsweep.analysis.report.tables": ("ablation_table", "cost_table"),
+    "mixsweep.core.config": ("TrialConfig",),
+    "mixsweep.core.data.datasets": ("Images", "download_cifar10"),
+    "mixsweep.core.errors": ("UserError",),
+    "mixsweep.core.registry": ("register_dataset", "register_model"),
+    "mixsweep.sweep.planning.parse": ("load_spec", "parse_spec", "preset_names"),
+    "mixsweep.sweep.planning.plan": ("Plan", "Planned", "make_plan"),
+    "mixsweep.sweep.planning.schema": ("SweepSpec",),
+    "mixsweep.sweep.run": ("Outcome", "run_plan"),
+    "mixsweep.sweep.status": ("StatusReader", "SweepStatus", "TrialStatus"),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULE_OF[name]), name)

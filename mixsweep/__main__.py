@@ -1,0 +1,3 @@
+from mixsweep.sweep.cli.app import main
+
+main()

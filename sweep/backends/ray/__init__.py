@@ -1,0 +1,1 @@
+"""Trials on Ray: this machine's, a cluster's, or as a Ray job."""

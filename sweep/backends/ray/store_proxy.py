@@ -1,0 +1,194 @@
+"""The store's keeper: where workers see no folder of the driver's, they hand it what they make.
+
+The keeper is an actor on the driver's node. It holds a trial's real lease on behalf of a worker, gives the trial
+out as it stands, takes whole files as they are made, and no more from a worker whose lease another one has. All that
+it knows is in the store, so that one which is killed and started again goes on.
+"""
+
+import time
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mixsweep.core import records, registry
+from mixsweep.core.config import TrialConfig
+from mixsweep.core.data.cifar10 import source_files
+from mixsweep.core.execution.run_config import is_done
+from mixsweep.core.failures import LeaseLostError
+from mixsweep.core.records import EpochRecord
+from mixsweep.core.store.crash_recovery import record_death, with_its_death
+from mixsweep.core.store.lease import STALE_SECONDS, Lease, take_lease
+from mixsweep.core.store.store import Attempt, SweepStore, TrialFolder
+from mixsweep.core.store.transfer import Parcel, pack, unpack
+from mixsweep.sweep.planning.parse import parse_spec
+from mixsweep.sweep.runtime.worker import Orders
+from mixsweep.sweep.search.asha import make_decide
+
+# What happens to a trial that is asked for; `wait`: its worker may still come back to a keeper that was killed.
+GIVEN, HELD, WAIT, DONE = "given", "held", "wait", "done"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """What a worker gets: whether it may train, by which right it then sends, and the trial as it stands."""
+
+    what: str
+    right: str = ""
+    parcel: Parcel = field(default_factory=Parcel)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What a worker hears: that its right is gone, that the sweep shall stop, that the disk failed."""
+
+    lost: bool = False
+    stop: bool = False
+    errno: int = 0
+    problem: str = ""
+
+
+@dataclass
+class _Grant:
+    right: str
+    node: str
+    lease: Lease
+    heard: float
+
+
+class Keeper:
+    """Keeps a sweep's store for workers that do not see it. Runs as an actor; all its methods are short."""
+
+    def __init__(self, orders: Orders, trials: Iterable[TrialConfig]):
+        self._setting = orders.setting
+        self._store = SweepStore(orders.setting.store)
+        self._configs = {config.trial_id: config for config in trials}
+        self._grants: dict[str, _Grant] = {}
+        self._returning_until = time.monotonic() + STALE_SECONDS if _is_restarted() else 0.0
+        for file in orders.source.get("imports", []):
+            registry.import_file(Path(file))
+        spec = parse_spec(orders.source)
+        self._decide = make_decide(spec.stopping, self._store, spec.metric, spec.mode, orders.epochs)
+
+    def take(self, trial_id: str, node: str) -> Given:
+        """Ask for a trial, as core.execution.runner takes its lease."""
+        grant = self._grants.get(trial_id)
+        if grant is not None and time.monotonic() - grant.heard < STALE_SECONDS:
+            return Given(what=HELD)
+        if grant is not None:
+            self._let_go(trial_id)
+        folder = self._store.trial(trial_id)
+        info = folder.info()
+        if time.monotonic() < self._returning_until and info and info.attempts and not info.attempts[-1].end:
+            return Given(what=WAIT)
+        lease = take_lease(folder.path)
+        if lease is None:
+            return Given(what=HELD)
+        info = folder.info()
+        if is_done(info, self._configs[trial_id], self._setting):
+            lease.release()
+            return Given(what=DONE)
+        dead = with_its_death(folder, info)
+        if dead is not None and dead is not info:  # told by the clock of the files here
+            folder.write_info(dead, lease.check)
+        self._setting.retention.release(self._store, trial_id)
+        right = uuid.uuid4().hex
+        self._grants[trial_id] = _Grant(right, node, lease, time.monotonic())
+        return Given(what=GIVEN, right=right, parcel=pack(folder, {})[0])
+
+    def put(self, trial_id: str, right: str, node: str, attempt: Attempt | None, parcel: Parcel) -> Answer:
+        """Take what has changed in a trial; an empty parcel is a heartbeat."""
+        grant = self._grants.get(trial_id) or self._take_up_again(trial_id, right, node, attempt)
+        if grant is None or grant.right != right:
+            return Answer(lost=True)
+        grant.heard = time.monotonic()
+        folder = self._store.trial(trial_id)
+        try:
+            unpack(folder, parcel, grant.lease.check)
+            if parcel.info is not None:
+                self._retain(folder)
+        except LeaseLostError:
+            self._let_go(trial_id)
+            return Answer(lost=True)
+        except OSError as error:
+            return Answer(errno=error.errno or 0, problem=f"{error.strerror or error} at the store's node")
+        return Answer(stop=self.stop_requested())
+
+    def drop(self, trial_id: str, right: str) -> None:
+        """Give a trial back."""
+        grant = self._grants.get(trial_id)
+        if grant is not None and grant.right == right:
+            self._let_go(trial_id)
+
+    def drop_nodes(self, dead: Mapping[str, str]) -> None:
+        """Take back what workers on these nodes had, which are gone; by their ids' beginnings, with what is known."""
+        for trial_id, grant in list(self._grants.items()):
+            if grant.node in dead:
+                self._let_go(trial_id)
+        for trial_id in self._configs:  # a keeper before this one may have given it
+            folder = self._store.trial(trial_id)
+            info = folder.info()
+            if info is None or not info.attempts or info.attempts[-1].end:
+                continue
+            job = info.attempts[-1].job
+            why = dead.get(job.rpartition("@")[2])
+            if why is not None:
+                record_death(folder, job, "killed", f"its node is gone: {why}")
+
+    def decide(self, record: EpochRecord) -> bool:
+        """The stopping rule's word."""
+        return self._decide(record)
+
+    def stop_requested(self) -> bool:
+        return self._store.stop_requested(self._setting.started_at)
+
+    def data_files(self, dataset: str) -> list[tuple[str, int, int]]:
+        """The files of the data folder that a data set needs: path, size and time of each."""
+        root = self._setting.data_dir
+        if root is None or not root.is_dir():
+            return []
+        files = source_files(root) if dataset == "cifar10" else [p for p in root.rglob("*") if p.is_file()]
+        return [(str(file.relative_to(root)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+
+    def data_part(self, name: str, start: int, count: int) -> bytes:
+        """So many bytes of one of these files."""
+        assert self._setting.data_dir is not None
+        with open(self._setting.data_dir / name, "rb") as file:
+            file.seek(start)
+            return file.read(count)
+
+    def _take_up_again(self, trial_id: str, right: str, node: str, attempt: Attempt | None) -> _Grant | None:
+        """A worker's right of which a keeper before this one knew, unless another attempt has begun since."""
+        folder = self._store.trial(trial_id)
+        lease = take_lease(folder.path)
+        if lease is None:
+            return None
+        info = folder.info()
+        stored = info.attempts if info else ()
+        begun = attempt.number if attempt else 0
+        same = len(stored) < begun or (
+            len(stored) == begun and attempt is not None and stored[-1].started_at == attempt.started_at
+        )
+        if not same:
+            lease.release()
+            return None
+        self._grants[trial_id] = _Grant(right, node, lease, time.monotonic())
+        return self._grants[trial_id]
+
+    def _let_go(self, trial_id: str) -> None:
+        self._grants.pop(trial_id).lease.release()
+
+    def _retain(self, folder: TrialFolder) -> None:
+        """Keep or remove the checkpoint of a trial that has come to its end, as core.execution.runner does."""
+        info = folder.info()
+        if info is not None and info.state in ("completed", "stopped", "diverged"):
+            rows = records.from_table(folder.records())
+            self._setting.retention.apply(self._store, info, rows)
+
+
+def _is_restarted() -> bool:
+    """Whether this process is an actor that was killed and started again."""
+    import ray
+
+    context = ray.get_runtime_context() if ray.is_initialized() else None
+    return context is not None and bool(context.get_actor_id() and context.was_current_actor_reconstructed)

@@ -1,0 +1,1 @@
+"""Trials as tasks of SLURM arrays, or on Ray inside one job."""

@@ -1,0 +1,232 @@
+"""What a task of an array job does: its trials, as the store has them now, until they or its time are over."""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mixsweep.cluster.slurm import client as slurm
+from mixsweep.cluster.slurm import job_environment
+from mixsweep.cluster.slurm.job_environment import Warnings
+from mixsweep.core.config import TrialConfig
+from mixsweep.core.errors import UserError
+from mixsweep.core.execution.run_config import Setting, is_done
+from mixsweep.core.failures import INTERRUPTIONS, Interruption
+from mixsweep.core.records import EpochRecord
+from mixsweep.core.store.lease import HEARTBEAT_SECONDS, STALE_SECONDS
+from mixsweep.core.store.retention import Retention
+from mixsweep.core.store.store import Attempt, SweepStore, TrialInfo
+from mixsweep.sweep.backends.slurm.requeues import Trouble, note_trouble, troubles_of
+from mixsweep.sweep.backends.slurm.submissions import (
+    Submission,
+    read_submission,
+    sweep_file_as_submitted,
+    trials_as_submitted,
+)
+from mixsweep.sweep.planning.parse import parse_spec
+from mixsweep.sweep.planning.plan import read_plan, trials_of
+from mixsweep.sweep.runtime.worker import Orders, work_by
+
+_LEASE_POLL_SECONDS = 2.0
+
+# Failures of the place, after which the job is tried again, and how often a task may be.
+_TRY_ELSEWHERE = ("node", "port", "rendezvous")
+_MOST_TROUBLES = 20
+
+
+def run_task(store_path: str, submission_id: str, index: int) -> None:
+    """Run one task of a submission, inside its job; called by submitit.
+
+    Where time runs out or the job is preempted, the trial is left at its checkpoint and the job goes back into
+    the queue; where a device is broken, too, but to another node.
+    """
+    store = SweepStore(store_path)
+    submission = read_submission(store, submission_id)
+    if submission.ranks > 1 and not job_environment.export_ranks():
+        _follow_rank_0(store, submission, index)
+        return
+    reason = ""  # why the job has to come back
+    ends_at = job_environment.ends_at(submission.minutes)
+    with Warnings(ends_at, submission.warning_seconds, submission.kill_wait_seconds, last=True) as warnings:
+        try:
+            trials, orders = trials_and_orders(store, submission, submission.tasks[index])
+            pace = Pace(store, orders.setting, warnings)
+            _check_device(submission)
+            _work_until_free(orders, trials, pace)
+            reason = pace.reason if left_of(trials, store, orders.setting) else ""
+        except Interruption as interruption:  # its trial says so in the store
+            reason = interruption.reason
+        except Exception as error:
+            reason = _note(error, store, submission, index)
+            troubles = troubles_of(store, submission_id, index)
+            if reason not in _TRY_ELSEWHERE or len(troubles) > _MOST_TROUBLES:
+                raise
+            print(f"{reason}: {error}", flush=True)
+    if reason and is_still_running():
+        broken = dict.fromkeys(t.node for t in troubles_of(store, submission_id, index) if t.node)
+        elsewhere = (*submission.exclude, *broken) if broken else ()
+        job_environment.go_back_into_the_queue(reason, exclude=",".join(elsewhere))
+
+
+def _note(error: Exception, store: SweepStore, submission: Submission, index: int) -> str:
+    """The kind of a failure; one of the place is noted, with this node where it is at fault."""
+    from mixsweep.core.failures import (  # torch, which a command that only submits does without
+        RankError,
+        end_of,
+    )
+
+    kind = end_of(error)
+    if kind in _TRY_ELSEWHERE:
+        # What another rank met is noted by that one: it knows its node.
+        own = kind == "node" and not isinstance(error, RankError)
+        note_trouble(
+            store, submission.submission_id, index, Trouble(kind, job_environment.node_name() if own else "")
+        )
+    return kind
+
+
+class Pace:
+    """Whether to go on: by the scheduler's warnings, the time left for one more epoch, and the store.
+
+    `reason` is '' or that of the requeue.
+    """
+
+    def __init__(self, store: SweepStore, setting: Setting, warnings: Warnings):
+        self._store = store
+        self._setting = setting
+        self._warnings = warnings
+        self._epoch_seconds = 0.0
+        self.reason = ""
+
+    def record(self, record: EpochRecord) -> None:
+        # An epoch may be followed by the test, on twice as many images as validation, and by a checkpoint.
+        self._epoch_seconds = 1.25 * (record.train_seconds + 3 * record.valid_seconds)
+
+    def pause(self) -> str:
+        """Asked after each epoch and before each trial."""
+        if self._store.stop_requested(self._setting.started_at):
+            return "interrupted"
+        self.reason = self._warnings.reason
+        if not self.reason and self._epoch_seconds:
+            needed = self._epoch_seconds + job_environment.MARGIN_SECONDS
+            self.reason = "timeout" if self._warnings.seconds_left < needed else ""
+        return self.reason
+
+
+def trials_and_orders(
+    store: SweepStore, submission: Submission, trial_ids: Sequence[str]
+) -> tuple[tuple[TrialConfig, ...], Orders]:
+    """Trials of a submission, and how a task trains them: by the sweep file and the plan that the store has now.
+
+    A later command may have narrowed that plan: a trial that it no longer has, or gives fewer epochs, is what it
+    was when it was submitted.
+    """
+    planned = {config.trial_id: config for config in trials_of(read_plan(store))}
+    submitted = trials_as_submitted(store, submission.submission_id)
+    is_planned = planned.keys() >= set(trial_ids)
+    known = planned if is_planned else submitted | planned
+    trials = tuple(_longest(submitted[trial_id], known[trial_id]) for trial_id in trial_ids)
+    source = store.sweep_file() if is_planned else sweep_file_as_submitted(store, submission.submission_id)
+    epochs = {config.trial_id: config.epochs for config in (*known.values(), *trials)}
+    return trials, _orders(store, submission, source, epochs)
+
+
+def _longest(*configs: TrialConfig) -> TrialConfig:
+    return max(configs, key=lambda config: config.epochs)
+
+
+def _orders(
+    store: SweepStore, submission: Submission, source: Mapping[str, Any], epochs: Mapping[str, int]
+) -> Orders:
+    spec = parse_spec(source)
+    setting = Setting(
+        store=store.path,
+        place=submission.place,
+        host=job_environment.node_name(),
+        data_dir=Path(submission.data_dir) if submission.data_dir else None,
+        job=job_environment.job_id(),
+        restarts=job_environment.restarts(),
+        command=submission.command,
+        cpus=submission.cpus,
+        gpus=float(submission.gpus),
+        compile=spec.resources.compile,
+        ranks=submission.ranks,
+        batch_norm=spec.resources.batch_norm,
+        retention=Retention(spec.keep_checkpoints, spec.metric, spec.mode),
+        started_at=submission.started_at,
+        command_id=submission.command_id,
+        retry_failed=submission.retry_failed,
+        stopping=spec.stopping is not None,
+    )
+    return Orders(setting=setting, source=source, epochs=epochs)
+
+
+def _follow_rank_0(store: SweepStore, submission: Submission, index: int) -> None:
+    """Be one of the other ranks: rank 0 leads, writes and requeues."""
+    from mixsweep.core.failures import RankError, end_of
+
+    trials, orders = trials_and_orders(store, submission, submission.tasks[index])
+    try:
+        for _ in work_by(orders, [trials]):
+            pass  # nothing is yielded here
+    except Exception as error:
+        if end_of(error) == "node" and not isinstance(error, RankError):
+            _note(error, store, submission, index)
+        if end_of(error) not in INTERRUPTIONS:  # those are rank 0's to act upon
+            raise
+
+
+def _check_device(submission: Submission) -> None:
+    """Make sure that a GPU that was granted is there: on the CPU a trial would take for ever."""
+    from mixsweep.core.training.device import choose_device
+
+    if submission.gpus and choose_device(submission.gpus).type == "cpu":
+        raise RuntimeError(
+            f"CUDA error: {submission.gpus} GPUs were granted on {job_environment.node_name()}, none works"
+        )
+
+
+def _work_until_free(orders: Orders, trials: Sequence[TrialConfig], pace: Pace) -> None:
+    """Work, and wait for trials whose holder may have died, until its lease would be stale, or is told to stop."""
+    store = SweepStore(orders.setting.store)
+    patience = STALE_SECONDS + HEARTBEAT_SECONDS
+    several = orders.setting.ranks > 1  # they begin and end their work together, once: rank 0 waits before it
+    while True:
+        holders = _holders(trials, store, orders.setting)
+        waits = bool(holders) and patience > 0 and not pace.pause()
+        if not (several and waits):
+            for _ in work_by(orders, [tuple(trials)], pace.record, pace.pause):
+                patience = STALE_SECONDS + HEARTBEAT_SECONDS
+            holders = _holders(trials, store, orders.setting)
+            if several or not holders or patience <= 0 or pace.pause():
+                return
+        time.sleep(_LEASE_POLL_SECONDS)
+        if not any(store.stop_requested(attempt.started_at) for attempt in holders):
+            patience -= _LEASE_POLL_SECONDS
+
+
+def _holders(trials: Sequence[TrialConfig], store: SweepStore, setting: Setting) -> list[Attempt]:
+    """The attempts of others that have the trials which are left."""
+    infos = (_info(config, store) for config in left_of(trials, store, setting))
+    return [info.attempts[-1] for info in infos if info is not None and info.state == "running"]
+
+
+def left_of(trials: Sequence[TrialConfig], store: SweepStore, setting: Setting) -> list[TrialConfig]:
+    """The trials for which something is left to do; one that cannot be read is left, and holds no other up."""
+    return [c for c in trials if not is_done(_info(c, store), c, setting)]
+
+
+def _info(config: TrialConfig, store: SweepStore) -> TrialInfo | None:
+    try:
+        return store.trial(config.trial_id).info()
+    except (OSError, UserError):  # its run meets it again, and says so
+        return None
+
+
+def is_still_running() -> bool:
+    """Whether nobody has cancelled or requeued this job already; True where the queue cannot be asked."""
+    try:
+        task = slurm.tasks_of([job_environment.job_id()]).get(job_environment.job_id())
+    except slurm.SlurmError:
+        return True  # then the requeue will be refused in words
+    return task is not None and task.state == "RUNNING"

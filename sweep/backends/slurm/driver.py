@@ -1,0 +1,376 @@
+"""A sweep at a place of kind `slurm`: units become tasks of array jobs, the store says what became of them.
+
+No driver has to live: tasks decide, stop and requeue themselves by the store. Following them is reading.
+"""
+
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import partial
+
+import pyarrow as pa
+
+from mixsweep.cluster.places import Place, Slurm
+from mixsweep.cluster.slurm import client as slurm
+from mixsweep.cluster.slurm.client import Request, Task
+from mixsweep.core.config import TrialConfig
+from mixsweep.core.errors import UserError
+from mixsweep.core.execution.run_config import Setting, is_done
+from mixsweep.core.store.lease import take_lease
+from mixsweep.core.store.store import SweepStore, TrialInfo
+from mixsweep.sweep.backends.slurm.array_task import run_task
+from mixsweep.sweep.backends.slurm.exit_status import Verdicts, failing_nodes
+from mixsweep.sweep.backends.slurm.job_tracker import Losses, Waits
+from mixsweep.sweep.backends.slurm.ray_in_job import run_in_allocation
+from mixsweep.sweep.backends.slurm.submissions import (
+    Submission,
+    covered,
+    folder_of,
+    jobs_path,
+    next_id,
+    save_as_submitted,
+    save_submission,
+    submissions,
+    tasks_in_queue,
+)
+from mixsweep.sweep.planning.schema import Resources, SweepSpec
+
+_FIRST_POLL_SECONDS = 1.0
+_LONGEST_POLL_SECONDS = 30.0
+_COST_FACTOR = 10.0  # a poll takes a tenth of the time at most, short of the longest interval
+_TICK_SECONDS = 0.5
+
+_GIVE_UP_SECONDS = 1800.0  # of a scheduler or a file server that does not answer
+
+
+class BatchError(UserError):
+    """A sweep that cannot go on at its scheduler, in one line."""
+
+
+def request_for(name: str, place: Slurm, resources: Resources, failing: tuple[str, ...] = ()) -> Request:
+    """What a task asks the scheduler for; `failing` nodes are left out.
+
+    Raises:
+        BatchError: the scheduler does not give such a thing.
+    """
+    gpus = place.gpus if resources.gpus is None else resources.gpus
+    exclude = (*filter(None, [place.exclude]), *failing)
+    if gpus != int(gpus):
+        raise BatchError(
+            f"resources.gpus = {gpus:g}: SLURM gives whole GPUs; use 0 or 1, and trials_per_task"
+        )
+    if place.launch == "ray":
+        if place.trials_per_task > 1:
+            raise BatchError(
+                "trials_per_task is of launch = 'array'; with 'ray' see trials_per_node and nodes"
+            )
+        if resources.ranks > 1:
+            raise BatchError("resources.ranks: under launch = 'ray' a trial has one process; use 'array'")
+        at_once = place.trials_per_node
+        return Request(
+            name=name,
+            cpus=resources.cpus * at_once,
+            gpus=int(gpus) * at_once,
+            processes=place.nodes,  # one a node
+            nodes=place.nodes,
+            exclude=exclude,
+        )
+    return Request(
+        name=name,
+        cpus=resources.cpus,
+        gpus=int(gpus),
+        processes=resources.ranks,
+        nodes=resources.nodes,
+        exclude=exclude,
+    )
+
+
+def group(trials: Sequence[str], per_task: int) -> tuple[tuple[str, ...], ...]:
+    """Trials in turn for each task. The first ones of all tasks come first in the plan's order."""
+    count = -(-len(trials) // per_task)
+    return tuple(tuple(trials[index::count]) for index in range(count))
+
+
+def scripts(name: str, place: Slurm, resources: Resources, trials: int, store: SweepStore) -> list[str]:
+    """The batch scripts that would be submitted for so many trials, without asking the cluster for its limits."""
+    request = request_for(name, place, resources)
+    tasks = 1 if place.launch == "ray" else -(-trials // place.trials_per_task)
+    sizes = [min(place.array_limit, tasks - first) for first in range(0, tasks, place.array_limit)]
+    return [
+        slurm.batch_script(place, request, size, folder_of(store, next_id(store, number)))
+        for number, size in enumerate(sizes)
+    ]
+
+
+class Batch:
+    """One command's sweep at a scheduler: submits what nobody has, and follows it.
+
+    Args:
+        spec: of the sweep, as the command read it.
+        trials: what the command asks for, in the order in which it is to run.
+        setting: of the command; `gpus` are those of the sweep file or the place.
+    """
+
+    def __init__(self, spec: SweepSpec, place: Place, trials: Sequence[TrialConfig], setting: Setting):
+        if place.slurm is None:
+            raise BatchError(f"--place {place.name}: not a place of kind slurm")
+        self._spec = spec
+        self._place = place
+        self._slurm = place.slurm
+        self._trials = trials
+        self._setting = setting
+        self._store = SweepStore(setting.store)
+        self._verdicts = Verdicts(self._store)
+        self._waits = Waits()
+        self._losses = Losses(self._store, self._attempts_of)
+        self._done: set[str] = set()  # within one command, what is done stays done
+        self._has_looked = False
+
+    def submit_what_nobody_has(self) -> list[Submission]:
+        """Submit the trials that are left and that no live task has.
+
+        Raises:
+            slurm.SlurmError: the scheduler refused; nothing of this is left in its queue.
+        """
+        with self._alone():
+            standing = self._read()
+            # A task of ours that is about to end may still hold some: the new ones wait for them.
+            return self._submit([*standing.homeless, *standing.leaving])
+
+    def follow(
+        self, on_end: Callable[[TrialInfo], None], on_tick: Callable[[], None], say: Callable[[str], None]
+    ) -> None:
+        """Wait until nothing is left, and submit anew what was lost.
+
+        Raises:
+            BatchError: all that is left ended again and again without a word in the store, or a task can never
+                start; or the scheduler, or the store's file server, has not answered for half an hour.
+        """
+        told = set(self._done)
+        interval = _FIRST_POLL_SECONDS
+        before: object = None
+        silent_since: float | None = None
+        suspects: set[str] = set()
+        while True:
+            began = time.monotonic()
+            try:
+                standing = self._read()
+                for trial_id in [c.trial_id for c in self._trials if c.trial_id in self._done - told]:
+                    if info := self._info(trial_id):
+                        told.add(trial_id)
+                        on_end(info)
+                self._refuse_what_never_starts(standing.queue, say)
+                # A file server may show an end late: what looks lost is looked at twice.
+                homeless = [config.trial_id for config in standing.homeless]
+                lost = [trial_id for trial_id in homeless if trial_id in suspects]
+                is_new = len(lost) < len(homeless)
+                suspects = set(homeless)
+                stopped = self._store.stop_requested(self._setting.started_at)
+                if lost and not stopped:
+                    suspects -= self._submit_anew(lost, standing, say)
+                silent_since = None
+            except (slurm.SlurmError, OSError) as error:  # so does a file server now and then
+                if silent_since is None:
+                    say(f"{error}; asking again")
+                    silent_since = began
+                if began - silent_since > _GIVE_UP_SECONDS:
+                    raise BatchError(
+                        f"{error} (for half an hour now); the jobs go on, and the same command follows them again"
+                    ) from error
+                _wait(_LONGEST_POLL_SECONDS, on_tick)
+                continue
+            if not standing.left or stopped:
+                return
+            now = (len(standing.left), sorted((job, task.state) for job, task in standing.queue.items()))
+            interval = _FIRST_POLL_SECONDS if now != before or is_new else interval * 1.5
+            before = now
+            cost = time.monotonic() - began
+            _wait(min(max(interval, _COST_FACTOR * cost), _LONGEST_POLL_SECONDS), on_tick)
+
+    def _submit_anew(
+        self, lost: Sequence[str], standing: "_Standing", say: Callable[[str], None]
+    ) -> set[str]:
+        """Submit those of the lost trials for which it is time; return which."""
+        due = self._losses.due(lost, standing.queue, time.monotonic())
+        left = [config.trial_id for config in standing.left]
+        # Another one's end may still lead on; what never gets anywhere must not hold that up.
+        if set(left) <= set(lost) and self._losses.hopeless(left):
+            raise BatchError(self._losses.describe(left))
+        if news := self._losses.news(lost):
+            say(news)
+        if not due:
+            return set()
+        with self._alone():
+            trials = [config for config in self._read().homeless if config.trial_id in due]
+            self._submit(trials)
+        return {config.trial_id for config in trials}
+
+    def _read(self) -> "_Standing":
+        """Ask the queue once, and read each trial that is not done once."""
+        maybe = {config.trial_id for config in self._left()}
+        asked = [s for s in submissions(self._store) if s.trial_ids & maybe]
+        if any(not submission.job_id for submission in asked):
+            asked = self._with_ids(asked)
+        # The queue first, then the store: a task that the queue no longer has has said its last word there.
+        queue = tasks_in_queue(asked, self._store)
+        infos = {config.trial_id: self._info(config.trial_id) for config in self._left()}
+        if self._verdicts.record(filter(None, infos.values()), queue):
+            infos = {config.trial_id: self._info(config.trial_id) for config in self._left()}
+        left = self._left(infos)
+        have = covered(asked, queue, self._store)
+        homeless, leaving = [], []
+        for config in left:
+            info = infos[config.trial_id]
+            if config.trial_id in have:
+                continue
+            if info is None or info.state != "running":
+                homeless.append(config)
+            elif info.attempts[-1].job:
+                leaving.append(config)
+        return _Standing(left, queue, homeless, leaving)
+
+    def _with_ids(self, asked: Sequence[Submission]) -> list[Submission]:
+        """Find the jobs of a command that was killed before it had written their ids down."""
+        jobs = slurm.jobs_by_folder()
+        found = []
+        for submission in asked:
+            folder = str(folder_of(self._store, submission.submission_id))
+            if not submission.job_id and folder in jobs:
+                submission = replace(submission, job_id=jobs[folder])
+                save_submission(self._store, submission)
+            found.append(submission)
+        return found
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One command at a time looks at what nobody has and submits it."""
+        while (lease := take_lease(jobs_path(self._store))) is None:
+            time.sleep(_TICK_SECONDS)
+        with lease:
+            yield
+
+    def _submit(self, trials: Sequence[TrialConfig]) -> list[Submission]:
+        if not trials:
+            return []
+        place = self._slurm
+        infos = [i for config in self._trials if (i := self._info(config.trial_id)) is not None]
+        attempts = {info.trial_id: len(info.attempts) for info in infos}
+        where = self._place.name
+        failing = {*failing_nodes(infos, where), *self._losses.nodes(infos, where)}
+        request = request_for(self._spec.name, place, self._spec.resources, tuple(sorted(failing)))
+        slurm.check_partition(place)
+        allowed = slurm.limits(place)
+        in_one_job = place.launch == "ray"
+        tasks = group(
+            [config.trial_id for config in trials], len(trials) if in_one_job else place.trials_per_task
+        )
+        at_once = place.trials_per_node if in_one_job else 1
+        made: list[Submission] = []
+        for first in range(0, len(tasks), allowed.array_tasks):
+            submission = Submission(
+                submission_id=next_id(self._store),
+                place=self._place.name,
+                tasks=tasks[first : first + allowed.array_tasks],
+                command=self._setting.command,
+                command_id=self._setting.command_id,
+                started_at=self._setting.started_at,
+                retry_failed=self._setting.retry_failed,
+                data_dir=str(self._setting.data_dir or ""),
+                cpus=request.cpus // at_once,
+                gpus=request.gpus // at_once,
+                ranks=self._spec.resources.ranks,
+                exclude=request.exclude,
+                minutes=place.time,
+                warning_seconds=place.warning_seconds,
+                kill_wait_seconds=allowed.kill_wait_seconds,
+            )
+            # Both before any of its tasks can start.
+            ids = submission.trial_ids
+            of_these = [config for config in trials if config.trial_id in ids]
+            save_as_submitted(self._store, submission.submission_id, of_these, self._spec.to_toml())
+            save_submission(self._store, submission)
+            folder = folder_of(self._store, submission.submission_id)
+            made_of = str(self._store.path.absolute()), submission.submission_id
+            calls = [partial(run_task, *made_of, index) for index in range(len(submission.tasks))]
+            if in_one_job:
+                calls = [partial(run_in_allocation, *made_of)]
+            try:
+                job_id = slurm.submit(place, request, calls, folder)
+            except slurm.SlurmError:
+                shutil.rmtree(folder)
+                slurm.cancel(one.job_id for one in made)
+                raise
+            made.append(replace(submission, job_id=job_id))
+            save_submission(self._store, made[-1])
+        for submission in made:
+            self._losses.submitted(submission, attempts)
+        return made
+
+    def _refuse_what_never_starts(self, queue: Mapping[str, Task], say: Callable[[str], None]) -> None:
+        """End what was accepted but can never run, instead of waiting for ever; tell of what is held."""
+        now = time.monotonic()
+        self._waits.look(queue, now)
+        if stuck := self._waits.never(now):
+            slurm.cancel(stuck, waiting_only=True)
+            job, reason = next(iter(stuck.items()))
+            raise BatchError(f"job {job} can never start: {reason} (squeue); cancelled")
+        for line in self._waits.news(now):
+            say(line)
+
+    def _left(self, infos: Mapping[str, TrialInfo | None] | None = None) -> list[TrialConfig]:
+        for config in self._trials:
+            if config.trial_id in self._done or (infos is None and self._has_looked):
+                continue
+            info = self._info(config.trial_id) if infos is None else infos[config.trial_id]
+            if is_done(info, config, self._setting):
+                self._done.add(config.trial_id)
+        self._has_looked = True
+        return [config for config in self._trials if config.trial_id not in self._done]
+
+    def _attempts_of(self, trial_id: str) -> int:
+        info = self._info(trial_id)
+        return len(info.attempts) if info is not None else 0
+
+    def _info(self, trial_id: str) -> TrialInfo | None:
+        try:
+            return self._store.trial(trial_id).info()
+        except UserError:  # damaged: its task meets it again, and says so
+            return None
+
+
+@dataclass(frozen=True)
+class _Standing:
+    """How a command's trials and jobs stand, as one poll found them.
+
+    `homeless` trials are left and nobody has them; `leaving` ones are held by a task that will not go on.
+    """
+
+    left: list[TrialConfig]
+    queue: dict[str, Task]
+    homeless: list[TrialConfig]
+    leaving: list[TrialConfig]
+
+
+def cancel_waiting(store: SweepStore) -> int:
+    """Cancel a sweep's tasks that wait in the queue, and no others; return how many there were."""
+    queue = tasks_in_queue(list(submissions(store)), store)
+    waiting = [task_id for task_id, task in queue.items() if task.waits]
+    slurm.cancel({task_id.partition("_")[0] for task_id in waiting}, waiting_only=True)
+    return len(waiting)
+
+
+def queue_counts(store: SweepStore) -> dict[str, int]:
+    """A sweep's live tasks by their state in the queue; of those that are held, with the reason."""
+    tasks = tasks_in_queue(list(submissions(store)), store).values()
+    return dict(Counter(f"held ({t.reason})" if t.is_held else t.state.lower() for t in tasks if t.is_live))
+
+
+def _wait(seconds: float, on_tick: Callable[[], None]) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        with suppress(OSError, UserError, pa.ArrowInvalid):  # a view that fails must not end the following
+            on_tick()
+        time.sleep(_TICK_SECONDS)

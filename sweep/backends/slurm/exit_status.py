@@ -1,0 +1,96 @@
+"""What a scheduler knows of attempts that ended without a word, and what follows for the next submission."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from itertools import pairwise
+
+from mixsweep.cluster.slurm import client as slurm
+from mixsweep.cluster.slurm.client import Task
+from mixsweep.core.store.crash_recovery import record_death
+from mixsweep.core.store.store import SweepStore, TrialInfo, since
+from mixsweep.sweep.backends.slurm.submissions import jobs_path
+
+# How the scheduler ended a job, as the end of the attempt that it killed.
+_ENDS = {
+    "OUT_OF_MEMORY": "oom",
+    "NODE_FAIL": "node",
+    "BOOT_FAIL": "node",
+    "TIMEOUT": "timeout",
+    "DEADLINE": "timeout",
+    "PREEMPTED": "preempted",
+    "CANCELLED": "interrupted",
+}
+
+# What it writes into a job's output when it kills for memory; not every cluster has a state for it.
+_KILLED_FOR_MEMORY = re.compile(r"oom[-_ ]kill|out of memory|exceeded (job )?memory limit", re.IGNORECASE)
+_TAIL_BYTES = 4096
+
+# So many failures of one node within a sweep, and so long, it is not asked for.
+_NODE_FAILURES = 2
+_FORGET_SECONDS = 24 * 3600.0
+
+
+class Verdicts:
+    """Writes down what the scheduler did to a sweep's attempts; asks about each once."""
+
+    def __init__(self, store: SweepStore):
+        self._store = store
+        self._asked: set[tuple[str, int]] = set()
+
+    def record(self, infos: Iterable[TrialInfo], queue: Mapping[str, Task]) -> bool:
+        """Look at trials of which nobody has heard the end; whether something was written."""
+        dead = {}
+        for info in infos:
+            job, number = info.attempts[-1].job, info.attempts[-1].number
+            task = queue.get(job)
+            if info.state != "lost" or not job or (task is not None and task.is_live):
+                continue  # it lives; or it is back in the queue, and will go on by itself
+            if (info.trial_id, number) not in self._asked:
+                dead[info.trial_id] = (job, number)
+        states = {job: task.state for job, task in queue.items()}
+        if forgotten := {job.partition("_")[0] for job, _ in dead.values() if job not in states}:
+            states |= slurm.ends_of(forgotten)
+        written = False
+        for trial_id, (job, number) in dead.items():
+            self._asked.add((trial_id, number))
+            state = states.get(job, "")
+            if state in ("", "FAILED") and self._was_killed_for_memory(job):
+                state = "OUT_OF_MEMORY"
+            if end := _ENDS.get(state):
+                folder = self._store.trial(trial_id)
+                written |= record_death(folder, job, end, f"job {job} ended {state}")
+        return written
+
+    def _was_killed_for_memory(self, job: str) -> bool:
+        for path in jobs_path(self._store).glob(f"*/{job}_0_log.out"):
+            tail = path.read_bytes()[-_TAIL_BYTES:].decode(errors="replace")
+            if _KILLED_FOR_MEMORY.search(tail):
+                return True
+        return False
+
+
+def failing_nodes(infos: Iterable[TrialInfo], place: str) -> tuple[str, ...]:
+    """Nodes of a place on which attempts failed repeatedly of late, and most of them, the node being at fault.
+
+    That is its word (`node`), or a death without a word after which the scheduler requeued the job. A preemption
+    can look like that too, so nodes on which most attempts end well are not blamed.
+    """
+    faults: Counter[str] = Counter()
+    attempts: Counter[str] = Counter()
+    for info in infos:
+        for attempt, after in pairwise([*info.attempts, None]):
+            if attempt is None or attempt.place != place or not attempt.job:
+                continue
+            if attempt.started_at and since(attempt.started_at) > _FORGET_SECONDS:
+                continue
+            attempts[attempt.host] += 1
+            requeued = after is not None and after.job == attempt.job and after.restarts > attempt.restarts
+            # Of several ranks it is not known here on whose node it was; their job excludes it by itself.
+            told = attempt.end == "node" and attempt.ranks == 1
+            faults[attempt.host] += told or (attempt.end == "killed" and requeued)
+    return tuple(
+        sorted(
+            host for host, count in faults.items() if count >= _NODE_FAILURES and 2 * count > attempts[host]
+        )
+    )

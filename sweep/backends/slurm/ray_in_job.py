@@ -1,0 +1,227 @@
+"""A sweep inside one batch job of several nodes: a Ray cluster over them, and the Tune driver on the first.
+
+Each node's process runs `run_in_allocation`. The first starts the cluster's head and says in a private file of
+the `jobs/` folder where it is; the others join, and end when that file is gone. The job's warnings reach every
+process of it, workers included: each leaves its trial as an array's task does.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+
+from mixsweep.cluster.ray_cluster.nodes import (
+    LEAVE_SECONDS,
+    Meeting,
+    RayError,
+    RayNode,
+    connected,
+    living_nodes,
+    ray_node,
+)
+from mixsweep.cluster.slurm import job_environment
+from mixsweep.cluster.slurm.job_environment import Warnings
+from mixsweep.core.config import TrialConfig
+from mixsweep.core.errors import UserError
+from mixsweep.core.execution.run_config import Unit
+from mixsweep.core.failures import Interruption
+from mixsweep.core.store.lease import HEARTBEAT_SECONDS, STALE_SECONDS
+from mixsweep.core.store.store import SweepStore, TrialInfo
+from mixsweep.sweep.backends.ray.tune_driver import run_on_ray
+from mixsweep.sweep.backends.slurm.array_task import Pace, is_still_running, left_of, trials_and_orders
+from mixsweep.sweep.backends.slurm.submissions import Submission, folder_of, read_submission
+from mixsweep.sweep.runtime.retry import Rounds, in_background
+from mixsweep.sweep.runtime.worker import Orders, work_by
+
+_JOIN_SECONDS = 180.0  # for all nodes to be there
+_GONE_SECONDS = 15.0  # for them to have left
+_POLL_SECONDS = 0.5
+
+# The cluster ends so long before the job's time is over, and its workers leave their trials as long before that.
+_TEARDOWN_SECONDS = 10.0
+
+# From SIGTERM on a worker has half of these to leave its trial: before Ray ends it.
+_GRACE_SECONDS = 1.5 * LEAVE_SECONDS
+
+
+def run_in_allocation(store_path: str, submission_id: str) -> None:
+    """Run a submission's trials on all nodes of this job; called by submitit, in one process a node.
+
+    Where time runs out or the job is preempted, trials are left at their checkpoints and the job goes back into
+    the queue.
+    """
+    store = SweepStore(store_path)
+    submission = read_submission(store, submission_id)
+    path = folder_of(store, submission_id) / f"{job_environment.restarts()}.ray"
+    ends_at = job_environment.ends_at(submission.minutes) - _TEARDOWN_SECONDS
+    warnings = Warnings(
+        ends_at, submission.warning_seconds, min(submission.kill_wait_seconds, _GRACE_SECONDS)
+    )
+    is_first = os.environ["SLURM_PROCID"] == "0"
+    reason = ""
+    with warnings:
+        try:
+            if is_first:
+                reason = _lead(submission, store, path, warnings)
+            else:
+                _follow(path, warnings)
+        except Interruption as interruption:
+            reason = interruption.reason
+    if is_first and reason and _is_work_left(submission, store) and is_still_running():
+        job_environment.go_back_into_the_queue(reason)
+
+
+def _lead(submission: Submission, store: SweepStore, path: Path, warnings: Warnings) -> str:
+    """Be the first node; return '' or why the job shall come back."""
+    for old in path.parent.glob("*.ray"):
+        old.unlink(missing_ok=True)  # of a run of this job that was killed
+    with ray_node(*_devices()) as node, connected(node):
+        _write_private(path, json.dumps(asdict(node.meeting)))
+        try:
+            _wait_for_nodes(int(os.environ["SLURM_NNODES"]), partial(_check, node, warnings))
+            reason = _drive(submission, store, node, warnings)
+        finally:
+            path.unlink(missing_ok=True)
+        deadline = time.monotonic() + _GONE_SECONDS
+        while len(living_nodes()) > 1 and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+        return reason
+
+
+def _follow(path: Path, warnings: Warnings) -> None:
+    """Be one more node, until the first one's word is gone."""
+    while (meeting := _read(path)) is None:
+        if warnings.reason:
+            return
+        time.sleep(_POLL_SECONDS)
+    with ray_node(*_devices(), join=meeting) as node:
+        while _read(path) is not None:
+            try:
+                _check(node, warnings)
+            except RayError:
+                time.sleep(_GONE_SECONDS)  # a file server may show late that all is over
+                if _read(path) is not None:
+                    raise
+            time.sleep(_POLL_SECONDS)
+
+
+def work_on_node(
+    submission: Submission, ends_at: float, orders: Orders, units: list[Unit]
+) -> Iterator[TrialInfo]:
+    """What a worker process does on whichever node it is."""
+    setting = replace(orders.setting, host=job_environment.node_name())
+    warnings = Warnings(
+        ends_at, submission.warning_seconds, min(submission.kill_wait_seconds, _GRACE_SECONDS)
+    )
+    pace = Pace(SweepStore(setting.store), setting, warnings)
+    with warnings, suppress(Interruption):  # its trial says so in the store
+        yield from work_by(replace(orders, setting=setting), units, pace.record, pace.pause)
+
+
+def _drive(submission: Submission, store: SweepStore, node: RayNode, warnings: Warnings) -> str:
+    """Tune on the cluster, until nothing is left that this job could do; return '' or why it shall come back."""
+    left, orders = _left_and_orders(submission, store)
+    setting = orders.setting
+    capacity = _capacity(setting.cpus, setting.gpus)
+    work = partial(work_on_node, submission, warnings.ends_at - _TEARDOWN_SECONDS)
+
+    def asked_to_stop() -> bool:
+        return store.stop_requested(setting.started_at)
+
+    def run(trials: list[TrialConfig]) -> list[str]:
+        units: list[Unit] = [(config,) for config in trials]
+        try:
+            return in_background(
+                partial(run_on_ray, units, orders, capacity, _say_end, work),
+                partial(_check, node, warnings),
+            )
+        except Exception as error:
+            if warnings.reason:
+                raise Interruption(warnings.reason) from error
+            raise
+
+    ending = Rounds(
+        store=store,
+        setting=setting,
+        run=run,
+        halt=lambda: asked_to_stop() or bool(warnings.reason),
+        patience_seconds=STALE_SECONDS + HEARTBEAT_SECONDS,
+        workers_leave=True,
+    ).go(left)
+    if ending in ("done", "held") or (ending == "halted" and asked_to_stop()):
+        return ""
+    timed_out = ending == "paused" and not asked_to_stop()
+    return warnings.reason or ("timeout" if timed_out else "")
+
+
+def _left_and_orders(submission: Submission, store: SweepStore) -> tuple[list[TrialConfig], Orders]:
+    (task,) = submission.tasks
+    trials, orders = trials_and_orders(store, submission, task)
+    return left_of(trials, store, orders.setting), orders
+
+
+def _is_work_left(submission: Submission, store: SweepStore) -> bool:
+    left, _ = _left_and_orders(submission, store)
+    return bool(left) and not store.stop_requested(submission.started_at)
+
+
+def _devices() -> tuple[int, int]:
+    """The CPUs and GPUs that this process has of its node."""
+    cpus = int(os.environ.get("SLURM_CPUS_ON_NODE") or len(os.sched_getaffinity(0)))
+    return cpus, len([one for one in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if one])
+
+
+def _capacity(cpus: int, gpus: float) -> int:
+    """How many trials the cluster holds at once; none is spread over nodes."""
+    nodes = living_nodes()
+    fits = [n.get("CPU", 0.0) // cpus for n in nodes]
+    if gpus:
+        fits = [min(one, n.get("GPU", 0.0) // gpus) for one, n in zip(fits, nodes)]
+    if sum(fits) < 1:
+        raise UserError(f"a trial asks for {cpus} CPUs and {gpus:g} GPUs; no node of this job has them")
+    return int(sum(fits))
+
+
+def _wait_for_nodes(count: int, check: Callable[[], None]) -> None:
+    deadline = time.monotonic() + _JOIN_SECONDS
+    while (here := len(living_nodes())) < count:
+        check()
+        if time.monotonic() > deadline:
+            raise RayError(f"{here} of {count} nodes joined in {_JOIN_SECONDS:g} s; see what the others say")
+        time.sleep(_POLL_SECONDS)
+
+
+def _check(node: RayNode, warnings: Warnings) -> None:
+    """Make sure that the node's Ray lives; where it ends with the job, that is no error."""
+    try:
+        node.check()
+    except RayError as error:
+        if warnings.reason:
+            raise Interruption(warnings.reason) from error
+        raise
+
+
+def _say_end(info: TrialInfo) -> None:
+    print(f"{info.trial_id}: {info.state}", flush=True)
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Make a file appear whole, for nobody but its owner."""
+    beside = path.with_name(f".{path.name}")
+    beside.unlink(missing_ok=True)
+    with open(os.open(beside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, path)
+
+
+def _read(path: Path) -> Meeting | None:
+    try:
+        return Meeting(**json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,167 @@
+"""What was handed to a batch scheduler: a numbered folder an array job in the sweep's `jobs/`.
+
+Its submission.json says which trials each task has and how they are trained; submitit's files and the jobs'
+output lie beside it. What a trial is, a task reads from the store's plan when it starts, so that a task that
+waited or was requeued never runs a stale config. The trials as they were submitted, and their sweep file, are
+kept for those that a later command's plan no longer has.
+"""
+
+import json
+import os
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from mixsweep.cluster.slurm import client as slurm
+from mixsweep.cluster.slurm.client import Task
+from mixsweep.core.config import TrialConfig
+from mixsweep.core.errors import UserError
+from mixsweep.core.store import files
+from mixsweep.core.store.store import SweepStore
+
+_NAME = "submission.json"
+_TRIALS = "trials.json"
+_SWEEP_FILE = "sweep.toml"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """One array job, or a plain job where it has one task. Times are of a task's job."""
+
+    submission_id: str
+    place: str
+    tasks: tuple[tuple[str, ...], ...]  # the ids of each task's trials
+    job_id: str = ""  # empty until the scheduler has taken it
+    command: str = ""
+    command_id: str = ""
+    started_at: str = ""  # when the command was given, ISO
+    retry_failed: bool = False
+    data_dir: str = ""
+    cpus: int = 1
+    gpus: int = 0
+    ranks: int = 1
+    exclude: tuple[str, ...] = ()  # nodes
+    minutes: int = 60
+    warning_seconds: int = 120
+    kill_wait_seconds: int = 30
+
+    def task_id(self, index: int) -> str:
+        """The scheduler's id of a task: `12_3`, or `12` where it is the only one."""
+        return f"{self.job_id}_{index}" if len(self.tasks) > 1 else self.job_id
+
+    @property
+    def trial_ids(self) -> set[str]:
+        return {trial_id for task in self.tasks for trial_id in task}
+
+
+def jobs_path(store: SweepStore) -> Path:
+    """The folder of all submissions."""
+    return store.path.absolute() / "jobs"
+
+
+def folder_of(store: SweepStore, submission_id: str) -> Path:
+    """A submission's own folder: its file, submitit's, and the output of its jobs."""
+    return jobs_path(store) / submission_id
+
+
+def next_id(store: SweepStore, after: int = 0) -> str:
+    """The number of the next submission, or of one so many after it."""
+    taken = [int(path.name) for path in jobs_path(store).glob("*") if path.name.isdigit()]
+    return f"{max(taken, default=0) + 1 + after:04}"
+
+
+def save_submission(store: SweepStore, submission: Submission) -> None:
+    """Write a submission's file, or write it anew."""
+    text = json.dumps(asdict(submission), indent=1, ensure_ascii=False) + "\n"
+    folder = folder_of(store, submission.submission_id)
+    folder.mkdir(parents=True, exist_ok=True)
+    files.write_bytes(folder / _NAME, text.encode())
+
+
+def save_as_submitted(
+    store: SweepStore, submission_id: str, trials: Sequence[TrialConfig], sweep_file: str
+) -> None:
+    """Keep a submission's trials, and their sweep file as its command read it."""
+    folder = folder_of(store, submission_id)
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps([config.to_mapping() for config in trials], ensure_ascii=False)
+    files.write_bytes(folder / _TRIALS, text.encode())
+    files.write_bytes(folder / _SWEEP_FILE, sweep_file.encode())
+
+
+def trials_as_submitted(store: SweepStore, submission_id: str) -> dict[str, TrialConfig]:
+    """A submission's trials by id, as its command had them."""
+    text = (folder_of(store, submission_id) / _TRIALS).read_text(encoding="utf-8")
+    configs = map(TrialConfig.from_store, json.loads(text))
+    return {config.trial_id: config for config in configs}
+
+
+def sweep_file_as_submitted(store: SweepStore, submission_id: str) -> dict[str, Any]:
+    """The sweep file of a submission's command, resolved."""
+    return tomllib.loads((folder_of(store, submission_id) / _SWEEP_FILE).read_text(encoding="utf-8"))
+
+
+def read_submission(store: SweepStore, submission_id: str) -> Submission:
+    """A submission by its id.
+
+    Raises:
+        FileNotFoundError: there is none.
+        UserError: its file cannot be read.
+    """
+    path = folder_of(store, submission_id) / _NAME
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        known = {name: values[name] for name in Submission.__dataclass_fields__ if name in values}
+        known |= {"tasks": tuple(map(tuple, values["tasks"])), "exclude": tuple(values.get("exclude", ()))}
+        return Submission(**known)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: damaged ({error}); move it away") from error
+
+
+def submissions(store: SweepStore) -> Iterator[Submission]:
+    """All that were handed to a scheduler, oldest first."""
+    for path in sorted(jobs_path(store).glob(f"*/{_NAME}")):
+        with suppress(FileNotFoundError):  # refused just now, and taken away by its command
+            yield read_submission(store, path.parent.name)
+
+
+def tasks_in_queue(asked: Sequence[Submission], store: SweepStore) -> dict[str, Task]:
+    """What the queue has of these submissions, by task, in one query.
+
+    A number alone proves nothing: another cluster that uses the same store, or one whose numbers began anew, has
+    a stranger's job under it. A job is ours if its script is in its submission's folder.
+    """
+    folders: dict[str, set[str]] = {}
+    for submission in asked:
+        if submission.job_id:
+            folder = os.path.realpath(folder_of(store, submission.submission_id))
+            folders.setdefault(submission.job_id, set()).add(folder)
+    found = slurm.tasks_of(folders)
+    return {
+        task_id: task
+        for task_id, task in found.items()
+        if _folder_of_script(task.script) in folders[task_id.partition("_")[0]]
+    }
+
+
+@cache
+def _folder_of_script(script: str) -> str:
+    return os.path.realpath(os.path.dirname(script))
+
+
+def covered(asked: Sequence[Submission], queue: Mapping[str, Task], store: SweepStore) -> set[str]:
+    """The trials that a live task has. Tasks of a command that was told to stop end without more."""
+    found: set[str] = set()
+    for submission in asked:
+        if store.stop_requested(submission.started_at):
+            continue
+        folder = os.path.realpath(folder_of(store, submission.submission_id))
+        for index, trial_ids in enumerate(submission.tasks):
+            task = queue.get(submission.task_id(index))
+            if task is not None and task.is_live and _folder_of_script(task.script) == folder:
+                found.update(trial_ids)
+    return found

@@ -1,0 +1,74 @@
+"""Looks at one trial in this process that are no part of the sweep: overfitting a few batches, a profile."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from mixsweep.cluster.places import Place
+from mixsweep.core.config import TrialConfig
+from mixsweep.core.store.store import SweepStore
+from mixsweep.sweep.cli.live_view import RunView
+from mixsweep.sweep.planning.plan import Plan
+from mixsweep.sweep.run import check_data, make_setting
+
+if TYPE_CHECKING:
+    from mixsweep.core.training.trainer import Trial
+
+_PROFILED_STEPS = 20
+
+
+def overfit_trial(
+    config: TrialConfig, batches: int, plan: Plan, place: Place, data: Path | None, out: Console
+) -> None:
+    """Train one trial on its first few batches, without augmentation: a sound model learns them by heart."""
+    trial = _trial(config, batches, config.epochs, plan, place, data)
+    view = RunView(SweepStore(plan.spec.name), out)
+    accuracy = 0.0
+    for record in trial.train():
+        view.record(record)
+        accuracy = record.train_accuracy
+    images = batches * config.batch_size
+    out.print(
+        f"train accuracy {accuracy:.3f} on {images} images after {config.epochs} epochs; nothing is stored"
+    )
+
+
+def profile_trial(
+    config: TrialConfig, plan: Plan, root: Path, place: Place, data: Path | None, out: Console
+) -> None:
+    """Write a torch profiler trace of the second of two epochs of 20 steps."""
+    import torch
+    from torch.profiler import ProfilerActivity, profile
+
+    trial = _trial(config, _PROFILED_STEPS, 2, plan, place, data)
+    epochs = trial.train()
+    next(epochs)  # the first one warms up
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * torch.cuda.is_available()
+    with profile(activities=activities) as profiler:
+        next(epochs)
+    path = root / plan.spec.name / f"profile-{config.trial_id}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    profiler.export_chrome_trace(str(path))
+    order = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
+    print(profiler.key_averages().table(sort_by=order, row_limit=12, max_name_column_width=40))
+    out.print(
+        f"Trace: {path} (open it in a browser's tracing page or Perfetto)", markup=False, soft_wrap=True
+    )
+
+
+def _trial(
+    config: TrialConfig, batches: int, epochs: int, plan: Plan, place: Place, data: Path | None
+) -> "Trial":
+    """The trial on so many batches, as the sweep's resources would have it, in this process."""
+    from mixsweep.core.data.datasets import load_images
+    from mixsweep.core.training import device as devices
+    from mixsweep.core.training.trainer import Trial
+
+    small = config.with_values(train_limit=batches * config.batch_size, augment="none", epochs=epochs)
+    setting = make_setting(plan.spec, SweepStore(plan.spec.name), place, data)
+    check_data([small], setting)
+    devices.prepare_process(setting.cpus)
+    gpus = plan.spec.resources.gpus
+    device = devices.choose_device(1.0 if gpus is None else gpus)
+    return Trial(small, load_images(small.dataset, setting.data_dir), device, compile=setting.compile)

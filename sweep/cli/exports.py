@@ -1,0 +1,120 @@
+"""Commands that carry what a store holds elsewhere: a report, a table, Weights & Biases."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mixsweep.core.errors import UserError
+from mixsweep.core.store.store import SweepStore
+from mixsweep.sweep.cli.arguments import Store, UsageError, find_sweep, out
+from mixsweep.sweep.planning.parse import find_sweep_file, load_spec
+from mixsweep.sweep.planning.plan import make_plan
+
+app = typer.Typer()
+
+
+@app.command()
+def report(
+    sweeps: Annotated[list[str], typer.Argument(metavar="SWEEP...", help="Names in the store, or folders.")],
+    store: Store = Path("runs"),
+    to: Annotated[Path | None, typer.Option("--out", help="A folder; left out: the sweep's own.")] = None,
+) -> None:
+    """Figures, tables and one self-contained HTML page."""
+    from mixsweep.analysis.report.report import write_report
+
+    page = write_report([find_sweep(name, store).path for name in sweeps], to)
+    out.print(f"Report: {page}", markup=False, soft_wrap=True)
+
+
+@app.command()
+def mirror(
+    sweeps: Annotated[list[str], typer.Argument(metavar="SWEEP...", help="Names in the store, or folders.")],
+    store: Store = Path("runs"),
+    watch: Annotated[bool, typer.Option(help="Go on as the sweep grows, until Ctrl-C.")] = False,
+    offline: Annotated[bool, typer.Option(help="Write runs into the store, for `wandb sync`.")] = False,
+    artifacts: Annotated[
+        bool, typer.Option(help="The best trial's checkpoint and the report, too, as W&B artifacts.")
+    ] = False,
+    project: Annotated[str, typer.Option(help="The W&B project.")] = "mixsweep",
+    entity: Annotated[str | None, typer.Option(help="The W&B user or team; left out: your own.")] = None,
+    beside: Annotated[bool, typer.Option(hidden=True)] = False,
+) -> None:
+    """Push trials to W&B, online or offline; again adds only what is new."""
+    from mixsweep.sweep.cli.mirror_process import (
+        MirrorOptions,
+        mirror_sweeps,
+        offline_folder,
+        parent_is_gone,
+        wants_offline,
+    )
+
+    if artifacts and watch:
+        raise UsageError(
+            "--artifacts keeps a sweep as it stands: give it without --watch, once the sweep ends"
+        )
+    options = MirrorOptions(
+        offline=wants_offline(offline), project=project, entity=entity, artifacts=artifacts
+    )
+    over, found = (lambda: False), []
+    if beside:
+        from mixsweep.sweep.cli.mirror_process import wait_for_sweep
+
+        os.nice(10)  # trials first
+        over, found = parent_is_gone, [SweepStore(sweeps[0])]
+        if not wait_for_sweep(found[0], over):
+            return
+    found = found or [find_sweep(name, store) for name in sweeps]
+
+    def say(line: str) -> None:
+        print(line, flush=True)
+
+    try:
+        done = mirror_sweeps(found, options, say, watch, over)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    except UserError as error:
+        if not beside:
+            raise
+        say(f"{error}. The trials go on without a mirror.")
+        return
+    say(f"W&B: {done.runs} runs, {done.changed} of them pushed, {done.rows} epochs.")
+    if artifacts:
+        say(f"Artifacts: {done.artifacts}, {done.artifacts_changed} of them pushed.")
+    for one in found if options.offline and not beside else ():
+        say(f"To upload: wandb sync {offline_folder(one)}/offline-run-*")
+    for trouble in done.troubles[:1]:
+        say(f"{len(done.troubles)} runs did not get through ({trouble}); run the same command again.")
+    raise typer.Exit(1 if done.troubles else 0)
+
+
+@app.command()
+def export(
+    sweeps: Annotated[
+        list[str], typer.Argument(metavar="SWEEP...", help="Names in the store, or folders; or a sweep file.")
+    ],
+    to: Annotated[Path, typer.Option(help="The table's file: .parquet or .csv; or wandb-sweep.")],
+    store: Store = Path("runs"),
+    project: Annotated[str, typer.Option(help="wandb-sweep: the W&B project.")] = "mixsweep",
+) -> None:
+    """One tidy table: a row an epoch record, with its trial's config. Or a sweep file for `wandb sweep`."""
+    from mixsweep.analysis.frames import load
+
+    if str(to) == "wandb-sweep":
+        from mixsweep.sweep.cli.wandb_sweeps import definition
+
+        if len(sweeps) != 1:
+            raise UsageError("--to wandb-sweep: one sweep at a time")
+        stored = SweepStore(store / sweeps[0])
+        file = stored.path / "sweep.toml" if stored.exists() else find_sweep_file(sweeps[0])
+        print(definition(make_plan(load_spec(file)), str(file.absolute()), store.absolute(), project), end="")
+        return
+    if to.suffix not in (".parquet", ".csv"):
+        raise UsageError(f"--to {to}: unknown kind of table; allowed: .parquet, .csv")
+    frame = load(*(find_sweep(name, store).path for name in sweeps))
+    if to.suffix == ".csv":
+        frame.to_csv(to, index=False)
+    else:
+        frame.to_parquet(to, index=False)
+    out.print(f"{len(frame)} rows in {to}", markup=False)

@@ -1,0 +1,130 @@
+"""What `sweep plan` prints: trials, duplicates, what is done, and what the rest will cost."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from mixsweep.cluster.places import Place
+from mixsweep.core.config import TrialConfig
+from mixsweep.core.execution.run_config import Setting, is_done
+from mixsweep.core.formatting import rough_duration
+from mixsweep.core.store.checkpoint import has_checkpoint
+from mixsweep.core.store.store import SweepStore
+from mixsweep.sweep.cli.live_view import STYLES
+from mixsweep.sweep.planning.forecast import Left, forecast, measured_pace
+from mixsweep.sweep.planning.plan import Plan
+from mixsweep.sweep.search.suggestions import coming, to_come
+
+
+def standing(config: TrialConfig, store: SweepStore, setting: Setting) -> tuple[str, int]:
+    """What the next run does with a trial, and how many epochs that is.
+
+    One of: done, failed, new, runs now, is tried again, continues, `from the start` (it has been trained,
+    but its checkpoint is gone).
+    """
+    folder = store.trial(config.trial_id)
+    info = folder.info()
+    if info is None:
+        return "new", config.epochs - config.begins_after
+    if is_done(info, config, setting):
+        return ("failed" if info.state == "failed" else "done"), 0
+    rows = folder.records().num_rows
+    trained = min(config.begins_after + rows, config.epochs)
+    if rows and not has_checkpoint(folder.path):
+        return "from the start", config.epochs
+    what = {"running": "runs now", "failed": "is tried again"}.get(info.state, "continues")
+    return what, config.epochs - trained
+
+
+def plan_mapping(plan: Plan, root: Path, place: Place) -> dict[str, Any]:
+    """The plan as plain values for `--json`."""
+    store, setting = _where(plan, root, place)
+    rows = []
+    todo = []
+    for config in plan.trials:
+        what, epochs = standing(config, store, setting)
+        label = plan.labels[config.trial_id]
+        rows.append({"trial_id": config.trial_id, "label": label, "standing": what, "epochs_left": epochs})
+        todo.append((config, epochs))
+    todo += [(config, config.epochs) for config in coming(plan)]
+    cost = forecast([Left(config, epochs) for config, epochs in todo if epochs], measured_pace(root))
+    return {
+        "sweep": plan.spec.name,
+        "question": plan.spec.question,
+        "trials": rows,
+        "to_come": to_come(plan.spec, len(plan.trials)),
+        "duplicates": plan.duplicates,
+        "shared": plan.shared,
+        "forecast_seconds": cost.seconds,
+        "forecast_basis": cost.basis,
+        "batch_scripts": _scripts(plan, place, todo, store),
+    }
+
+
+def describe_plan(plan: Plan, root: Path, place: Place, out: Console) -> None:
+    """Print the plan."""
+    store, setting = _where(plan, root, place)
+    out.print(Text(plan.spec.name, "bold"), Text(plan.spec.question, "italic"))
+    todo: list[tuple[TrialConfig, int]] = []
+    counts: Counter[str] = Counter()
+    for config in plan.trials:
+        what, epochs = standing(config, store, setting)
+        counts[what] += 1
+        if epochs:
+            todo.append((config, epochs))
+        style = {"done": STYLES["completed"], "failed": STYLES["failed"], "new": ""}.get(what, "yellow")
+        line = Text(f"{config.trial_id}  ").append(f"{what:<14}", style)
+        out.print(line.append(f"  {plan.labels[config.trial_id]}"))
+    kinds = ", ".join(f"{count} {what}" for what, count in counts.items())
+    out.print(f"{len(plan.trials)} trials: {kinds}", markup=False)
+    if more := coming(plan):
+        todo += [(config, config.epochs) for config in more]
+        out.print(f"{len(more)} more are chosen as others end, by its search", markup=False)
+    if plan.duplicates:
+        out.print(f"{plan.duplicates} duplicates left out: points that are the same trial", markup=False)
+    if plan.shared:
+        out.print(f"{plan.shared} trials answer more than one question and run once", markup=False)
+    for note in ineffective(plan):
+        out.print(note, style="yellow", markup=False)
+    cost = forecast([Left(config, epochs) for config, epochs in todo], measured_pace(root))
+    if cost.seconds is None:
+        out.print(f"forecast: unknown: {cost.basis}", markup=False)
+    else:
+        out.print(f"forecast: {rough_duration(cost.seconds)} of one device ({cost.basis})", markup=False)
+    for script in _scripts(plan, place, todo, store):
+        out.print(f"\nbatch script:\n{script}", markup=False, soft_wrap=True)
+
+
+def ineffective(plan: Plan) -> list[str]:
+    """Notes on fields that are set but have no effect on any trial."""
+    notes = []
+    for part in plan.spec.parts if plan.rows else ():
+        trials = [row.config for row in plan.rows if row.part == part.name]
+        for name, value in part.base.items():
+            wanted = tuple(value) if isinstance(value, list) else value
+            if name != "seed" and name not in part.space and all(getattr(c, name) != wanted for c in trials):
+                notes.append(
+                    f"note: {part.name}: {name} = {value!r} has no effect with the other fields as they are"
+                )
+    return notes
+
+
+def _scripts(
+    plan: Plan, place: Place, todo: Sequence[tuple[TrialConfig, int]], store: SweepStore
+) -> list[str]:
+    """What would be handed to a batch scheduler."""
+    left = sum(epochs > 0 for _, epochs in todo)
+    if place.slurm is None or not left:
+        return []
+    from mixsweep.sweep.backends.slurm.driver import scripts
+
+    return scripts(plan.spec.name, place.slurm, plan.spec.resources, left, store)
+
+
+def _where(plan: Plan, root: Path, place: Place) -> tuple[SweepStore, Setting]:
+    store = SweepStore(root / plan.spec.name)
+    return store, Setting(store=store.path, place=place.name, stopping=plan.spec.may_stop_trials)

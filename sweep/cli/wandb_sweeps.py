@@ -1,0 +1,118 @@
+"""W&B Sweeps: a sweep file as a W&B definition, and the command that `wandb agent` runs for each of its trials.
+
+W&B hands out the trials of our plan and no others, so that each has the identity that it has everywhere; what is done
+already is not run again, only shown.
+"""
+
+import os
+import tomllib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+
+from mixsweep.core.config import TrialConfig, field_names
+from mixsweep.core.errors import ConfigError, UserError, did_you_mean
+from mixsweep.core.store.store import SweepStore
+from mixsweep.sweep.planning.plan import Plan, labels_of, pick
+from mixsweep.sweep.planning.space import expand
+
+COMMAND = ("${env}", "${interpreter}", "-m", "mixsweep", "agent")
+
+
+class AgentError(UserError):
+    """What W&B hands out is no trial of the sweep file."""
+
+
+def definition(plan: Plan, file: str, store: Path, project: str) -> str:
+    """A W&B sweep definition, YAML.
+
+    A grid becomes W&B's grid over the same fields, so that its panels have them as axes. What W&B has no words for
+    (conditions, parts, draws of ours) becomes a grid over the ids of the planned trials.
+
+    Args:
+        file: the sweep file as `sweep agent` is to find it.
+        store: where the trials land.
+    """
+    spec = plan.spec
+    part = spec.parts[0]
+    plain = len(spec.parts) == 1 and not part.when and all("grid_search" in a for a in part.space.values())
+    if plain:
+        parameters = {key: {"values": list(axis["grid_search"])} for key, axis in part.space.items()}
+        parameters["seed"] = {"values": list(spec.seeds)}
+    else:
+        parameters = {"trial": {"values": [config.trial_id for config in plan.trials]}}
+    source = {
+        "name": spec.name,
+        "description": spec.question,
+        "project": project,
+        "method": "grid",
+        "metric": {"name": spec.metric, "goal": "maximize" if spec.mode == "max" else "minimize"},
+        "parameters": parameters,
+        "command": [*COMMAND, file, "--store", str(store), "${args}"],
+    }
+    return yaml.safe_dump(source, sort_keys=False)
+
+
+def trial_for(plan: Plan, words: Sequence[str]) -> TrialConfig:
+    """The planned trial that W&B's arguments mean, `--lr=0.1 --seed=42` or `--trial=0123456789ab`.
+
+    Raises:
+        AgentError: they are no arguments of a trial, or no trial of the plan.
+    """
+    values = dict(_value_of(word) for word in words)
+    if "trial" in values:
+        return pick(plan.trials, str(values["trial"]))
+    part = plan.spec.parts[0]
+    space = {key: {"grid_search": [value]} for key, value in values.items() if key != "seed"}
+    seed = values.get("seed", plan.spec.seeds[0])
+    try:
+        (point,) = expand(part.base, space, part.when, 1, 0)
+        wanted = TrialConfig.from_mapping({**point, "seed": seed}).trial_id
+    except ConfigError as error:
+        raise AgentError(f"{' '.join(words)}: {error}") from error
+    for config in plan.trials:
+        if config.trial_id == wanted:
+            return config
+    raise AgentError(f"{' '.join(words)}: no trial of {plan.spec.name}; export the definition anew")
+
+
+def show_in_wandb(store: SweepStore, config: TrialConfig, plan: Plan) -> None:
+    """Push a trial to the run that `wandb agent` has begun for it; nothing where no agent has.
+
+    Raises:
+        MirrorError: W&B cannot be used.
+        TroubleError: it did not get through.
+    """
+    run_id = os.environ.get("WANDB_RUN_ID")
+    info = store.trial(config.trial_id).info()
+    if not run_id or info is None:
+        return
+    from mixsweep.analysis.wandb_mirror.payload import run_content
+    from mixsweep.analysis.wandb_mirror.sinks import OnlineTarget
+
+    spec = plan.spec
+    label = labels_of(plan.rows)[config.trial_id]
+    run = run_content(store, info, label, {}, spec.metric, spec.mode, only_settled=True)
+    project = os.environ.get("WANDB_PROJECT") or "mixsweep"
+    target = OnlineTarget(store.path / "mirror", project, os.environ.get("WANDB_ENTITY"))
+    try:
+        target.push(replace(run, run_id=run_id))
+    finally:
+        target.close()
+
+
+def _value_of(word: str) -> tuple[str, Any]:
+    key, given, text = word.removeprefix("--").partition("=")
+    if not word.startswith("--") or not given:
+        raise AgentError(f"{word}: not like --lr=0.1, as `wandb agent` gives it")
+    if key not in ("trial", *field_names()):
+        raise AgentError(f"{word}: unknown field {key!r}{did_you_mean(key, field_names())}")
+    if key == "trial":
+        return key, text
+    try:
+        return key, tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key, text  # a bare word

@@ -1,0 +1,365 @@
+"""The sweep file: what to run, checked field by field before anything else happens.
+
+A sweep file asks one question, or several as `[[parts]]`. All of it is checked here; what a field of a
+trial may hold is core.config's word.
+"""
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mixsweep.core import registry
+from mixsweep.core.config import TrialConfig, field_names
+from mixsweep.core.errors import ConfigError, did_you_mean
+from mixsweep.core.execution.run_config import BATCH_NORMS
+from mixsweep.core.records import default_mode
+from mixsweep.core.store.retention import POLICY_HELP, is_policy
+from mixsweep.core.toml_reader import Reader
+from mixsweep.sweep.planning.schema import (
+    METRICS,
+    MODES,
+    RULES,
+    Claim,
+    Part,
+    Resources,
+    SpecError,
+    Stopping,
+    SweepSpec,
+)
+from mixsweep.sweep.planning.search_schema import read_search
+from mixsweep.sweep.planning.space import SpaceError, check_axis
+
+PRESETS = Path(__file__).parents[1] / "presets"
+_MOST_REPLICAS = 10_000
+
+_TOP_KEYS = (
+    "name", "question", "reaches", "cost", "metric", "mode", "seeds", "samples", "search_seed", "imports",
+    "base", "space", "when", "parts", "search", "stopping", "claims", "keep", "resources",
+)  # fmt: skip
+_PART_KEYS = ("name", "question", "base", "space", "when", "claims", "samples")
+
+
+def find_sweep_file(name: str) -> Path:
+    """The path of a sweep file: itself, or a preset's.
+
+    Raises:
+        SpecError: there is neither, with the nearest preset's name.
+    """
+    path = Path(name)
+    try:
+        if path.is_file():
+            return path
+        preset = PRESETS / f"{name}.toml"
+        if preset.is_file():
+            return preset
+        if path.is_dir():
+            raise SpecError(f"{name}: a folder; name a sweep file in it, or a preset")
+    except (OSError, ValueError) as error:  # a name that no file can have
+        raise SpecError(f"{name}: no sweep file or preset: {error}") from error
+    raise SpecError(f"{name}: no such sweep file or preset{did_you_mean(name, preset_names())}")
+
+
+def preset_names() -> tuple[str, ...]:
+    """The sweep files that are shipped."""
+    return tuple(sorted(path.stem for path in PRESETS.glob("*.toml")))
+
+
+def load_spec(name: str | Path, settings: Iterable[str] = ()) -> SweepSpec:
+    """Read and check a sweep file.
+
+    Args:
+        name: a path, or a preset's name.
+        settings: `KEY=VALUE` with dotted keys and TOML values, put over what the file says.
+
+    Raises:
+        SpecError: one line on what is wrong, where, and what is allowed.
+    """
+    path = find_sweep_file(str(name))
+    try:
+        source = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise SpecError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise SpecError(f"{path}: not a TOML file: {error}") from error
+    for setting in settings:
+        _apply_setting(source, setting)
+    return parse_spec(source, path)
+
+
+def parse_spec(source: Mapping[str, Any], path: Path | None = None) -> SweepSpec:
+    """Check a sweep file's tables.
+
+    Raises:
+        SpecError: as load_spec.
+    """
+    reader = Reader(str(path) if path else "sweep", SpecError)
+    reader.keys(source, _TOP_KEYS, "")
+    default_name = path.stem if path else ""
+    name = reader.text(source, "name", default_name)
+    if not _is_folder_name(name):
+        raise reader.error("name", f"{name!r} is no folder's name")
+    imports = _imports(reader, source, path)
+    metric = reader.choice(source, "metric", "valid_accuracy", METRICS)
+    mode = reader.choice(source, "mode", default_mode(metric), MODES)
+    base = reader.table(source, "base")
+    seeds = _seeds(reader, source, base)
+    if "parts" in source:
+        for key in ("space", "when", "claims", "samples"):
+            if key in source:
+                raise reader.error(key, "stands inside each of [[parts]] in a file that has them")
+        parts = _parts(reader, source, base)
+    else:
+        question = reader.text(source, "question", "")
+        parts = (_part(reader, source, "", name, question, base),)
+    search = read_search(reader, source, parts[0].space, parts[0].when, len(seeds))
+    stopping = _stopping(reader, source)
+    if stopping and "parts" in source:
+        raise reader.error(
+            "stopping", "not with [[parts]]: trials of several questions would compete; split the file"
+        )
+    named = {"name": name, "metric": metric, "mode": mode}
+    return SweepSpec(
+        name=name,
+        parts=parts,
+        question=reader.text(source, "question", ""),
+        reaches=reader.text(source, "reaches", ""),
+        cost=reader.text(source, "cost", ""),
+        metric=metric,
+        mode=mode,
+        seeds=seeds,
+        search_seed=reader.integer(source, "search_seed", 0, low=0),
+        imports=imports,
+        search=search,
+        stopping=stopping,
+        keep_checkpoints=_keep(reader, source),
+        resources=_resources(reader, source),
+        source={**source, **named, **({"imports": list(imports)} if imports else {})},
+        path=path,
+    )
+
+
+def _is_folder_name(name: str) -> bool:
+    if not name or name.startswith(".") or "/" in name or "\\" in name or not name.isprintable():
+        return False
+    return len(name.encode()) <= 200  # file systems take 255 bytes
+
+
+def _imports(reader: Reader, source: Mapping[str, Any], path: Path | None) -> tuple[str, ...]:
+    names = source.get("imports", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise reader.error("imports", f"{names!r} is not a list of paths")
+    folder = path.parent if path else Path()
+    files = []
+    for name in names:
+        try:
+            file = (folder / name).resolve()
+            registry.import_file(file)
+        except (Exception, SystemExit) as error:
+            problem = str(error).strip().partition("\n")[0]
+            raise reader.error("imports", f"{name!r}: {type(error).__name__}: {problem}") from error
+        files.append(str(file))
+    return tuple(files)
+
+
+def _seeds(reader: Reader, source: Mapping[str, Any], base: Mapping[str, Any]) -> tuple[int, ...]:
+    seeds = source.get("seeds", 1)
+    first = base.get("seed", 42)
+    if isinstance(seeds, bool) or not isinstance(seeds, int | list):
+        raise reader.error("seeds", f"{seeds!r} is neither a number of replicas nor a list of seeds")
+    if isinstance(seeds, list):
+        for seed in seeds:
+            _trial_value(reader, "seeds", "seed", seed)
+        if not seeds or len(set(seeds)) < len(seeds):
+            raise reader.error("seeds", f"{seeds!r} is empty or names a seed twice")
+        if "seed" in base:
+            raise reader.error("base.seed", f"{first!r} is not used, since `seeds` lists the seeds")
+        return tuple(map(int, seeds))
+    if not 1 <= seeds <= _MOST_REPLICAS:
+        raise reader.error(
+            "seeds", f"{seeds} replicas; allowed: 1 to {_MOST_REPLICAS}, or a list of seeds: [{seeds}]"
+        )
+    _trial_value(reader, "base.seed", "seed", first)
+    _trial_value(reader, "seeds", "seed", first + seeds - 1)
+    return tuple(range(int(first), int(first) + seeds))
+
+
+def _parts(reader: Reader, source: Mapping[str, Any], base: Mapping[str, Any]) -> tuple[Part, ...]:
+    tables = source["parts"]
+    if not isinstance(tables, list) or not tables or not all(isinstance(t, Mapping) for t in tables):
+        raise reader.error("parts", "write one [[parts]] table or more")
+    parts = []
+    for number, table in enumerate(tables):
+        where = f"parts[{number}]."
+        reader.keys(table, _PART_KEYS, where)
+        name = reader.text(table, "name", f"part-{number + 1}", where)
+        question = reader.text(table, "question", "", where)
+        own = reader.table(table, "base", where)
+        if "seed" in own:
+            raise reader.error(f"{where}base.seed", "write it in [base], so that seeds are paired")
+        parts.append(_part(reader, table, where, name, question, {**base, **own}))
+    names = [part.name for part in parts]
+    if len(set(names)) < len(names):
+        raise reader.error("parts", f"two parts have the same name among {names}")
+    return tuple(parts)
+
+
+def _part(
+    reader: Reader, table: Mapping[str, Any], where: str, name: str, question: str, base: Mapping[str, Any]
+) -> Part:
+    space = reader.table(table, "space", where)
+    when = reader.table(table, "when", where)
+    for key, value in base.items():
+        _trial_value(reader, f"{where}base.{key}", key, value)
+    for key, axis in space.items():
+        _known_field(reader, f"{where}space.{key}", key)
+        if key == "seed":
+            raise reader.error(f"{where}space.seed", "write `seeds = N` instead, so that seeds are paired")
+        try:
+            values = check_axis(axis)
+        except SpaceError as error:
+            raise reader.error(f"{where}space.{key}", str(error)) from error
+        for value in values:
+            _trial_value(reader, f"{where}space.{key}", key, value)
+        if key in reader.table(table, "base", where):
+            raise reader.error(f"{where}space.{key}", "stands in [base] too; keep one of the two")
+    for key, conditions in when.items():
+        _known_field(reader, f"{where}when.{key}", key)
+        if not isinstance(conditions, Mapping) or not conditions:
+            raise reader.error(f"{where}when.{key}", f"{conditions!r} is not like {{ model = 'mixer' }}")
+        for other, allowed in conditions.items():
+            _known_field(reader, f"{where}when.{key}.{other}", other)
+            for value in allowed if isinstance(allowed, list) and other != "hidden" else [allowed]:
+                _trial_value(reader, f"{where}when.{key}.{other}", other, value)
+    return Part(
+        name=name,
+        question=question,
+        base=base,
+        space=space,
+        when=when,
+        claims=_claims(reader, table, where, space),
+        samples=reader.integer(table, "samples", 1, low=1, where=where),
+    )
+
+
+def _claims(
+    reader: Reader, table: Mapping[str, Any], where: str, space: Mapping[str, Any]
+) -> tuple[Claim, ...]:
+    claims = []
+    tables = table.get("claims", [])
+    if not isinstance(tables, list) or not all(isinstance(claim, Mapping) for claim in tables):
+        raise reader.error(f"{where}claims", "write [[claims]] tables")
+    for number, claim in enumerate(tables):
+        at = f"{where}claims[{number}]."
+        reader.keys(claim, ("text", "compare", "better", "than"), at)
+        compare = reader.choice(claim, "compare", "", space, at)
+        if "better" not in claim:
+            raise reader.error(
+                f"{at}better", "missing: the value, or a list of values, that is claimed better"
+            )
+        better, than = claim["better"], claim.get("than", "rest")
+        known = space[compare].get("grid_search", space[compare].get("choice"))
+        for key, value in (("better", better), ("than", than)):
+            if value == "rest" and key == "than":
+                continue
+            for item in value if isinstance(value, list) else [value]:
+                _trial_value(reader, at + key, compare, item)
+                if known is not None and item not in known:
+                    raise reader.error(at + key, f"{item!r} is not in space.{compare}: {known}")
+        claims.append(
+            Claim(
+                text=reader.text(claim, "text", "", at),
+                compare=compare,
+                better=tuple(better) if isinstance(better, list) else (better,),
+                than=than if than == "rest" else tuple(than) if isinstance(than, list) else (than,),
+            )
+        )
+    return tuple(claims)
+
+
+def _stopping(reader: Reader, source: Mapping[str, Any]) -> Stopping | None:
+    if "stopping" not in source:
+        return None
+    table = reader.table(source, "stopping")
+    reader.keys(table, ("rule", "grace_epochs", "reduction_factor"), "stopping.")
+    return Stopping(
+        rule=reader.choice(table, "rule", "asha", RULES, "stopping."),
+        grace_epochs=reader.integer(table, "grace_epochs", 1, low=1, where="stopping."),
+        reduction_factor=reader.number(table, "reduction_factor", 3, low=1.5, where="stopping."),
+    )
+
+
+def _keep(reader: Reader, source: Mapping[str, Any]) -> str:
+    table = reader.table(source, "keep")
+    reader.keys(table, ("checkpoints",), "keep.")
+    policy = reader.text(table, "checkpoints", "best:5", "keep.")
+    if not is_policy(policy):
+        raise reader.error("keep.checkpoints", f"{policy!r} is not known; allowed: {POLICY_HELP}")
+    return policy
+
+
+def _resources(reader: Reader, source: Mapping[str, Any]) -> Resources:
+    table = reader.table(source, "resources")
+    at = "resources."
+    reader.keys(table, vars(Resources()), at)
+    compile_ = table.get("compile", False)
+    if not isinstance(compile_, bool):
+        raise reader.error("resources.compile", f"{compile_!r} is neither true nor false")
+    reader.size(table, "memory", at)
+    made = Resources(
+        memory=reader.text(table, "memory", "", at),
+        custom=reader.numbers(table, "custom", at),
+        cpus=reader.integer(table, "cpus", 1, low=1, where=at),
+        gpus=reader.number(table, "gpus", 0, low=0, where=at) if "gpus" in table else None,
+        compile=compile_,
+        ranks=reader.integer(table, "ranks", 1, low=1, where=at),
+        nodes=reader.integer(table, "nodes", 1, low=1, where=at),
+        batch_norm=reader.choice(table, "batch_norm", "synchronised", BATCH_NORMS, at),
+    )
+    if made.ranks % made.nodes:
+        raise reader.error(
+            "resources.nodes", f"{made.ranks} ranks do not spread evenly over {made.nodes} nodes"
+        )
+    return made
+
+
+def _known_field(reader: Reader, where: str, name: str) -> None:
+    if name == "parent":
+        raise reader.error(where, "is written by a population ([search] algorithm = 'pbt') alone")
+    if name not in field_names():
+        raise reader.error(where, f"unknown field{did_you_mean(name, field_names())}")
+
+
+def _trial_value(reader: Reader, where: str, name: str, value: Any) -> None:
+    """Check one field's value by itself; what several fields must agree on is checked trial by trial."""
+    _known_field(reader, where, name)
+    # A field is checked in the company of what it applies to, else its value would be reset unseen.
+    company: dict[str, Any] = {"model": "mixer"} if name == "patch_size" else {}
+    if name == "accumulate" and isinstance(value, int) and value > 0:
+        company = {"batch_size": value}
+    try:
+        TrialConfig.from_mapping({**company, name: value})
+    except ConfigError as error:
+        raise reader.error(where, str(error)) from error
+
+
+def _apply_setting(source: dict[str, Any], setting: str) -> None:
+    key, equals, text = setting.partition("=")
+    if not equals or not key.strip():
+        raise SpecError(f"--set {setting}: not KEY=VALUE, as in --set base.epochs=2")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except (ValueError, RecursionError):
+        value = text.strip()  # a bare word is a string: --set base.model=mixer
+    *folders, last = key.strip().split(".")
+    table: Any = source
+    for folder in folders:
+        if isinstance(table, list):
+            table = table[int(folder)] if folder.isdecimal() and int(folder) < len(table) else None
+        else:
+            table = table.setdefault(folder, {})
+        if not isinstance(table, dict | list):
+            raise SpecError(f"--set {setting}: {folder!r} is not a table")
+    if isinstance(table, list):
+        raise SpecError(f"--set {setting}: {last!r} is not a key of a table")
+    table[last] = value

@@ -1,0 +1,223 @@
+"""The plan: concrete trials, identified, deduplicated, in the order in which they are run."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+
+from mixsweep.core.config import TrialConfig, field_names
+from mixsweep.core.errors import ConfigError
+from mixsweep.core.store import files
+from mixsweep.core.store.store import SweepStore
+from mixsweep.sweep.planning.schema import Part, SpecError, SweepSpec
+from mixsweep.sweep.planning.space import expand
+
+_DRAWS_A_MEMBER = 50  # of a population, at most: some draws may be the same trial
+
+_PLACEMENT = (
+    ("part", pa.string()),
+    ("trial_id", pa.string()),
+    ("point", pa.int32()),
+    ("replica", pa.int32()),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """One trial in one part of a sweep. Replicas of a point differ in the seed alone."""
+
+    part: str
+    point: int
+    replica: int
+    config: TrialConfig
+
+    @property
+    def trial_id(self) -> str:
+        return self.config.trial_id
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """All trials of a sweep."""
+
+    spec: SweepSpec
+    rows: tuple[Planned, ...]  # a row a trial and part; a trial that answers two questions has two
+    duplicates: int  # trials left out, since an earlier point of their part is the same one
+
+    @cached_property
+    def trials(self) -> tuple[TrialConfig, ...]:
+        """The trials, each once: the first seed of every point before the second of any."""
+        return trials_of(self.rows)
+
+    @property
+    def shared(self) -> int:
+        """How many rows are spared because another part has the same trial."""
+        return len(self.rows) - len(self.trials)
+
+    @cached_property
+    def labels(self) -> dict[str, str]:
+        """By trial: what sets it apart, as `lr=0.001 seed=42`."""
+        return labels_of(self.rows)
+
+    def table(self) -> pa.Table:
+        """The plan as it stands in the store: a row a trial (and part)."""
+        schema = pa.schema([*_PLACEMENT, *_config_columns()])
+        rows = [
+            {"part": r.part, "trial_id": r.trial_id, "point": r.point, "replica": r.replica}
+            | r.config.to_mapping()
+            for r in self.rows
+        ]
+        return pa.Table.from_pylist(rows, schema=schema)
+
+
+def make_plan(spec: SweepSpec) -> Plan:
+    """Expand a sweep file into its trials. The same file gives the same plan, always.
+
+    What a search chooses as it runs is not in it (see sweep.search.suggestions.with_known).
+
+    Raises:
+        SpecError: some point is no trial, with the point's values.
+    """
+    rows: list[Planned] = []
+    duplicates = 0
+    if spec.search is not None and spec.search.algorithm == "tpe":
+        return Plan(spec=spec, rows=(), duplicates=0)
+    if spec.search is not None and spec.search.algorithm == "pbt":
+        return _first_generation(spec, spec.search.population)
+    for part in spec.parts:
+        seen: dict[str, int] = {}  # where in `rows` a trial of this part stands
+        for point, values in enumerate(
+            expand(part.base, part.space, part.when, part.samples, spec.search_seed)
+        ):
+            for replica, seed in enumerate(spec.seeds):
+                config = _trial(spec, part, values, seed)
+                row = Planned(part=part.name, point=point, replica=replica, config=config)
+                earlier = seen.setdefault(row.trial_id, len(rows))
+                if earlier == len(rows):
+                    rows.append(row)
+                    continue
+                duplicates += 1
+                if config.epochs > rows[earlier].config.epochs:
+                    rows[earlier] = replace(rows[earlier], config=config)
+    return Plan(spec=spec, rows=tuple(rows), duplicates=duplicates)
+
+
+def _trial(spec: SweepSpec, part: Part, values: Mapping[str, Any], seed: int) -> TrialConfig:
+    try:
+        return TrialConfig.from_mapping({**values, "seed": seed})
+    except ConfigError as error:
+        at = ", ".join(f"{key} = {values[key]!r}" for key in part.space if key in values)
+        where = f"{spec.path or spec.name}: {part.name}"
+        raise SpecError(f"{where}: {error}" + (f" (at {at})" if at else "")) from error
+
+
+def _first_generation(spec: SweepSpec, size: int) -> Plan:
+    """So many different trials, drawn at random."""
+    (part,) = spec.parts
+    found: dict[str, TrialConfig] = {}
+    for values in expand(part.base, part.space, part.when, _DRAWS_A_MEMBER * size, spec.search_seed):
+        config = _trial(spec, part, values, spec.seeds[0])
+        found.setdefault(config.trial_id, config)
+        if len(found) == size:
+            break
+    else:
+        raise SpecError(f"{spec.path or spec.name}: search.population: {size}, but only {len(found)} differ")
+    rows = [Planned(part=part.name, point=n, replica=0, config=c) for n, c in enumerate(found.values())]
+    return Plan(spec=spec, rows=tuple(rows), duplicates=0)
+
+
+def save_plan(plan: Plan, store: SweepStore) -> None:
+    """Write the sweep file and its plan into the store."""
+    store.trials_path.mkdir(parents=True, exist_ok=True)
+    files.write_table(plan.table(), store.path / "plan.parquet")
+    # The sweep file comes last: a folder that has one is a sweep with a plan.
+    files.write_bytes(store.path / "sweep.toml", plan.spec.to_toml().encode())
+
+
+def read_plan(store: SweepStore) -> tuple[Planned, ...]:
+    """The rows of a store's plan."""
+    rows = store.plan().to_pylist()
+    return tuple(
+        Planned(
+            part=row["part"],
+            point=row["point"],
+            replica=row["replica"],
+            config=TrialConfig.from_store({name: row[name] for name in field_names() if name in row}),
+        )
+        for row in rows
+    )
+
+
+def trials_of(rows: Sequence[Planned]) -> tuple[TrialConfig, ...]:
+    """The trials of a plan, each once: the first seed of every point before the second of any.
+
+    Where parts ask for the same trial at different lengths, the longest is the trial.
+    """
+    trials: dict[str, TrialConfig] = {}
+    for row in sorted(rows, key=lambda row: row.replica):
+        trial_id = row.trial_id
+        if trial_id not in trials or row.config.epochs > trials[trial_id].epochs:
+            trials[trial_id] = row.config
+    return tuple(trials.values())
+
+
+def labels_of(rows: Sequence[Planned]) -> dict[str, str]:
+    """By trial: the fields that vary in its part, and its seed; its part's name where there are several."""
+    columns = {name: [getattr(row.config, name) for row in rows] for name in field_names()}
+    return labels_of_columns([row.part for row in rows], [row.trial_id for row in rows], columns)
+
+
+def labels_of_columns(
+    parts: Sequence[str], trial_ids: Sequence[str], columns: Mapping[str, Sequence[Any]]
+) -> dict[str, str]:
+    """As labels_of, from the columns of a plan's table."""
+    several = len(set(parts)) > 1
+    labels: dict[str, str] = {}
+    for part in dict.fromkeys(parts):
+        chosen = [number for number, name in enumerate(parts) if name == part]
+        varied = [
+            name
+            for name, values in columns.items()
+            if name != "seed" and any(values[n] != values[chosen[0]] for n in chosen)
+        ]
+        for n in chosen:
+            shown = [name for name in (*varied, "seed") if name != "parent" or columns[name][n]]
+            words = [part] * several + [f"{name}={brief(columns[name][n])}" for name in shown]
+            labels.setdefault(trial_ids[n], " ".join(words))
+    return labels
+
+
+def pick(trials: Sequence[TrialConfig], prefix: str) -> TrialConfig:
+    """The trial whose id begins so.
+
+    Raises:
+        SpecError: there is none, or more than one.
+    """
+    found = [config for config in trials if config.trial_id.startswith(prefix)]
+    if len(found) != 1:
+        problem = "no trial of the plan" if not found else f"{len(found)} trials"
+        raise SpecError(f"--trial {prefix}: {problem}; `sweep plan` lists their ids")
+    return found[0]
+
+
+def brief(value: Any) -> str:
+    """A field's value in a label."""
+    if isinstance(value, list | tuple):
+        return "-".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _config_columns() -> list[tuple[str, pa.DataType]]:
+    kinds: dict[Any, pa.DataType] = {str: pa.string(), int: pa.int64(), float: pa.float64()}
+    example = TrialConfig().to_mapping()
+    columns = []
+    for name in field_names():
+        if name == "hidden":
+            columns.append((name, pa.list_(pa.int64())))
+        elif name in ("train_limit", "valid_limit"):
+            columns.append((name, pa.int64()))
+        else:
+            columns.append((name, kinds[type(example[name])]))
+    return columns

@@ -1,0 +1,1 @@
+"""What decides while trials run: search algorithms and stopping rules."""

@@ -1,0 +1,179 @@
+"""Adaptive sweeps: trials are chosen as others end. Their plan grows in the store, by one driver at a time.
+
+What is chosen stands in the plan before it runs, so that every reader sees it as any other trial, and a sweep
+that goes on takes up what was chosen and not finished before it chooses more.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+
+from mixsweep.cluster.places import Place
+from mixsweep.core.config import TrialConfig
+from mixsweep.core.errors import UserError
+from mixsweep.core.execution.run_config import Setting, is_done
+from mixsweep.core.store import files
+from mixsweep.core.store.store import SweepStore, TrialInfo
+from mixsweep.sweep.planning.plan import Plan, Planned, read_plan
+from mixsweep.sweep.planning.schema import SweepSpec
+from mixsweep.sweep.search.pbt import with_heirs
+from mixsweep.sweep.search.tpe import Result, read_result, refit, suggest
+from mixsweep.sweep.search.trial_source import Leg
+
+# Kinds of places whose driver lives as long as the sweep.
+DRIVEN = ("local", "ray")
+
+
+class SearchError(UserError):
+    """An adaptive sweep that cannot go on, in one line."""
+
+
+def check_place(spec: SweepSpec, place: Place, limit: int | None = None) -> None:
+    """Make sure that a place has the driver that a search needs.
+
+    Raises:
+        SearchError: it has none; or a population was to be run in part.
+    """
+    assert spec.search is not None
+    if limit is not None and spec.search.algorithm == "pbt":
+        raise SearchError("--limit: not with pbt, whose population trains together")
+    if place.kind not in DRIVEN:
+        raise SearchError(
+            f"[search]: {spec.search.algorithm} needs a driver that lives as long as the sweep, and place "
+            f"{place.name} ({place.kind}) has none; use a Ray place: --place local"
+        )
+
+
+def with_known(plan: Plan, store: SweepStore) -> Plan:
+    """An adaptive plan with the trials that the store has of it; any other plan as it is.
+
+    Only what is of the sweep file's space, as that is now, is of the plan; a longer budget is taken over.
+    """
+    if plan.spec.search is None:
+        return plan
+    if plan.spec.search.algorithm == "pbt":
+        return with_heirs(plan, store)
+    try:
+        stored = read_plan(store)
+    except FileNotFoundError:
+        return plan
+    rows = [replace(r, config=config) for r in stored if (config := refit(plan.spec, r.config)) is not None]
+    return replace(plan, rows=tuple(rows))
+
+
+def to_come(spec: SweepSpec, known: int) -> int:
+    """How many trials an adaptive sweep has yet to choose, as far as that can be known."""
+    if spec.search is None or spec.search.algorithm != "tpe":
+        return 0
+    return max(0, spec.search.trials - known)
+
+
+def examples(spec: SweepSpec) -> list[TrialConfig]:
+    """A trial of each data set that a search may choose."""
+    (part,) = spec.parts
+    axis = part.space.get("dataset", {"choice": [part.base.get("dataset", TrialConfig().dataset)]})
+    return [TrialConfig(dataset=name) for (names,) in [axis.values()] for name in names]
+
+
+def coming(plan: Plan) -> list[TrialConfig]:
+    """A trial for each that a search is yet to choose, as those may be, for a forecast."""
+    count = to_come(plan.spec, len(plan.trials))
+    if not count:
+        return []
+    (part,) = plan.spec.parts
+    return [plan.trials[-1] if plan.trials else TrialConfig.from_mapping(part.base)] * count
+
+
+class Suggestions:
+    """A supply that suggests trials by TPE until the plan has as many as the sweep file asks for."""
+
+    def __init__(
+        self, plan: Plan, store: SweepStore, setting: Setting, limit: int | None, fence: Callable[[], None]
+    ):
+        self._spec, self._store, self._setting, self._fence = plan.spec, store, setting, fence
+        self._plan = plan
+        self._limit = limit
+        self._results: dict[str, Result] = {}  # of what is done, which does not change
+        self._unfinished: deque[TrialConfig] = deque()
+        self._exhausted = False
+        self.started = 0
+        for config in plan.trials:
+            info = store.trial(config.trial_id).info()
+            if not is_done(info, config, setting) and (info is None or info.state != "running"):
+                self._unfinished.append(config)
+        self._others = self._read_others()
+
+    @property
+    def plan(self) -> Plan:
+        """As it has grown."""
+        return self._plan
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the space has no further trial."""
+        return self._exhausted
+
+    def take(self) -> Leg | None:
+        """An unfinished trial of the plan, or else a new suggestion."""
+        if self._limit is not None and self.started >= self._limit:
+            return None
+        if self._unfinished:
+            self.started += 1
+            return Leg(self._unfinished.popleft())
+        if not to_come(self._spec, len(self._plan.trials)):
+            return None
+        known = {config.trial_id for config in self._plan.trials} | self._others.keys()
+        number = 1 + max((row.point for row in self._plan.rows), default=-1)
+        config = suggest(self._spec, number, self._read_results(), known.__contains__)
+        if config is None:
+            self._exhausted = True
+            return None
+        row = Planned(part=self._spec.parts[0].name, point=number, replica=0, config=config)
+        self._plan = replace(self._plan, rows=(*self._plan.rows, row))
+        files.write_table(self._plan.table(), self._store.path / "plan.parquet", self._fence)
+        self.started += 1
+        return Leg(config)
+
+    def is_over(self) -> bool:
+        if self._exhausted or self._store.stop_requested(self._setting.started_at):
+            return True
+        if self._limit is not None and self.started >= self._limit:
+            return True
+        return not self._unfinished and not to_come(self._spec, len(self._plan.trials))
+
+    def ended(self, leg: Leg) -> None:
+        """Nothing: what has become of it is read from the store."""
+
+    def _read_results(self) -> list[Result]:
+        """What is known of the plan's trials, in its order, and of others in the store."""
+        found = []
+        for config in self._plan.trials:
+            if config.trial_id not in self._results:
+                info = self._store.trial(config.trial_id).info()
+                done = is_done(info, config, self._setting)
+                result = read_result(config, info, self._store, self._spec, done)
+                if not done:
+                    found.append(result)
+                    continue
+                self._results[config.trial_id] = result
+            found.append(self._results[config.trial_id])
+        return [*found, *self._others.values()]
+
+    def _read_others(self) -> dict[str, Result]:
+        """Trials of this space that the store has from another plan, and that are done: they are known."""
+        planned = {config.trial_id for config in self._plan.trials}
+        found: dict[str, Result] = {}
+        for folder in self._store.trials():
+            if folder.trial_id in planned or (info := _readable(folder.info)) is None:
+                continue
+            config = refit(self._spec, info.config)
+            if config is not None and is_done(info, config, self._setting):
+                found[folder.trial_id] = read_result(config, info, self._store, self._spec, True)
+        return found
+
+
+def _readable(read: Callable[[], TrialInfo | None]) -> TrialInfo | None:
+    try:
+        return read()
+    except (UserError, OSError):  # what cannot be read is no result
+        return None

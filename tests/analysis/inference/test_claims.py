@@ -1,0 +1,310 @@
+"""Verdicts and answers on stores that were made to have them."""
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from mixsweep.analysis.frames import load, load_trials, parts
+from mixsweep.analysis.inference.claims import Verdict, answer, evaluate_claims
+from mixsweep.analysis.inference.comparisons import Outcome, compare_with_best
+from mixsweep.analysis.report.tables import ablation_table, ablation_text
+from mixsweep.core import registry
+from mixsweep.core.store import files
+from mixsweep.core.store.store import SweepStore
+from tests.support.synthetic_store import SyntheticPart, learning_rates, patch_sizes, write_sweep
+
+CLAIM = {"text": "relu is best", "compare": "activation", "better": "relu", "than": "rest"}
+
+
+def judged(store: SweepStore) -> tuple[str, list[Verdict]]:
+    (part,) = parts(store)
+    frame, trials = load(store), load_trials(store)
+    return answer(part, frame, trials), evaluate_claims(part, frame, trials)
+
+
+def activations(path, claim=CLAIM, states=None, seeds=3, noise=0.002, final=(0.55, 0.52, 0.40), **changes):
+    names = ("relu", "tanh", "sigmoid")
+    part = SyntheticPart(
+        name="activations",
+        space={"activation": list(names)},
+        final=dict(zip(names, final)),
+        noise=noise,
+        states=states or {},
+        claims=[claim],
+    )
+    return write_sweep(path / "activations", [part], seeds=seeds, **changes)
+
+
+def test_a_clear_winner_supports_the_claim(tmp_path):
+    said, (verdict,) = judged(activations(tmp_path))
+    assert verdict.verdict == verdict.kind == "supported"
+    assert "nearest, relu against tanh" in verdict.evidence
+    assert "n = 3 seeds" in verdict.evidence
+    assert said.startswith("relu is best")
+    assert "every other value is worse" in said
+
+
+def test_the_evidence_holds_the_figures_of_the_store(tmp_path):
+    store = activations(tmp_path)
+    trials = load_trials(store).pivot(index="replica", columns="activation", values="final_valid_accuracy")
+    mean = 100 * (trials["relu"] - trials["tanh"]).mean()
+    _, (verdict,) = judged(store)
+    assert f"paired difference in valid accuracy {mean:+.1f} points [95 % CI" in verdict.evidence
+
+
+def test_a_claim_for_the_loser_is_contradicted(tmp_path):
+    claim = {"text": "sigmoid wins", "compare": "activation", "better": "sigmoid", "than": "relu"}
+    _, (verdict,) = judged(activations(tmp_path, claim=claim))
+    assert verdict.verdict == "contradicted"
+    assert "−" in verdict.evidence
+
+
+def test_values_within_the_noise_are_not_distinguishable(tmp_path):
+    said, (verdict,) = judged(patch_sizes(tmp_path / "patch-sizes"))
+    assert said.startswith("2, 4 and 8 are not distinguishable")
+    assert "16 is worse" in said
+    assert verdict.kind == "supported"
+    assert len(verdict.comparisons) == 3
+
+
+def test_a_tie_does_not_support_a_claim(tmp_path):
+    store = activations(tmp_path, noise=0.02, final=(0.5, 0.5, 0.5))
+    _, (verdict,) = judged(store)
+    assert verdict.verdict == "not supported"
+    assert "Better in 0 of 2 comparisons" in verdict.evidence
+
+
+def test_a_value_that_always_diverges_is_beaten_and_named(tmp_path):
+    said, (best, worse) = judged(learning_rates(tmp_path / "learning-rates"))
+    assert best.verdict == "supported"
+    assert "1e-1 diverged in 3 of 3 trials" in best.evidence
+    assert "1e-1 diverged in 3 of 3 trials" in said
+    assert worse.verdict == "contradicted"
+
+
+def test_a_claim_for_a_value_that_always_diverges_is_contradicted(tmp_path):
+    claim = {"text": "tanh", "compare": "activation", "better": "tanh", "than": "sigmoid"}
+    _, (verdict,) = judged(activations(tmp_path, claim=claim, states={"tanh": ["diverged"] * 3}))
+    assert verdict.verdict == "contradicted"
+
+
+def test_a_seed_that_diverged_counts_as_the_worst_figure(tmp_path):
+    states = {"relu": ["completed", "diverged", "completed"]}
+    said, (verdict,) = judged(activations(tmp_path, states=states))
+    assert verdict.verdict == "not supported"
+    assert "relu diverged in 1 of 3 trials, counted as the worst figure there is" in verdict.evidence
+    assert "relu diverged in 1 of 3 trials" in said
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_too_few_seeds_cannot_say(tmp_path, seeds):
+    said, (verdict,) = judged(activations(tmp_path, seeds=seeds))
+    assert verdict.kind == "cannot say"
+    assert verdict.verdict == f"cannot say with n = {seeds} seed{'s' if seeds > 1 else ''}"
+    assert "fewer than 3 seeds cannot show that a difference is real" in said
+    assert ("no interval" in said) == (seeds == 1)
+
+
+def test_a_running_sweep_says_how_far_it_is(tmp_path):
+    states = {"sigmoid": ["completed", "interrupted", "waiting"]}
+    said, (verdict,) = judged(activations(tmp_path, states=states))
+    assert verdict.verdict == "cannot say yet (7 of 9 trials finished)"
+    assert "So far 7 of 9 trials finished." in said
+
+
+def test_enough_finished_seeds_are_judged_before_the_rest(tmp_path):
+    states = {"sigmoid": ["completed", "completed", "completed", "interrupted"]}
+    _, (verdict,) = judged(activations(tmp_path, states=states, seeds=4))
+    assert verdict.verdict == "supported so far (11 of 12 trials finished)"
+
+
+def test_nothing_finished_is_no_answer(tmp_path):
+    states = {name: ["interrupted", "waiting", "waiting"] for name in ("relu", "tanh", "sigmoid")}
+    said, (verdict,) = judged(activations(tmp_path, states=states))
+    assert said == "No answer yet. So far 0 of 9 trials finished."
+    assert verdict.kind == "cannot say"
+
+
+def test_one_finished_value_is_not_called_the_highest(tmp_path):
+    states = {name: ["waiting"] * 3 for name in ("tanh", "sigmoid")}
+    said, _ = judged(activations(tmp_path, states=states))
+    assert said.startswith("Only relu has finished trials yet: valid accuracy")
+
+
+def test_a_trial_stopped_early_is_compared_where_it_was_stopped(tmp_path):
+    store = activations(tmp_path, states={"sigmoid": ["stopped"] * 3})
+    _, (verdict,) = judged(store)
+    assert verdict.verdict == "supported"
+    assert "sigmoid stopped early: compared at epoch 3, not at the end" in verdict.evidence
+    frame = load(store)
+    at_3 = frame[frame["epoch"] == 3].pivot(index="replica", columns="activation", values="valid_accuracy")
+    compared = next(c for c in verdict.comparisons if c.b == "sigmoid")
+    assert compared.difference is not None
+    assert compared.difference.interval.mean == pytest.approx((at_3["relu"] - at_3["sigmoid"]).mean())
+
+
+def test_a_failed_trial_is_left_out_and_said(tmp_path):
+    said, (verdict,) = judged(activations(tmp_path, states={"tanh": ["completed", "completed", "failed"]}))
+    assert verdict.kind == "cannot say"
+    assert "1 failed trial is left out" in verdict.evidence
+    assert "tanh failed in 1 of 3 trials" in said
+
+
+def test_a_claim_about_a_value_that_was_not_planned_cannot_be_said(tmp_path):
+    claim = {"text": "elu", "compare": "activation", "better": "elu", "than": "rest"}
+    _, (verdict,) = judged(activations(tmp_path, claim=claim))
+    assert verdict.evidence == "The plan has no activation elu."
+
+
+def test_a_claim_may_name_its_own_metric(tmp_path):
+    claim = CLAIM | {"metric": "valid_loss"}
+    _, (verdict,) = judged(activations(tmp_path, claim=claim))
+    assert verdict.verdict == "supported"
+    assert "valid loss −" in verdict.evidence
+
+
+def test_one_axis_of_several_is_averaged_over_the_others(tmp_path):
+    values = {"lr": [1e-3, 1e-2], "dropout": [0.0, 0.3]}
+    final = {(1e-3, 0.0): 0.5, (1e-3, 0.3): 0.6, (1e-2, 0.0): 0.4, (1e-2, 0.3): 0.5}
+    claim = {"text": "1e-3", "compare": "lr", "better": 1e-3, "than": "rest"}
+    part = SyntheticPart(name="both", space=values, final=final, claims=[claim])
+    store = write_sweep(tmp_path / "both", [part])
+    said, (verdict,) = judged(store)
+    (compared,) = verdict.comparisons
+    finals = load_trials(store)
+    means = finals.groupby(["replica", "lr"])["final_valid_accuracy"].mean().unstack()
+    assert compared.difference is not None
+    assert compared.difference.n == 3
+    assert compared.difference.interval.mean == pytest.approx((means[1e-3] - means[1e-2]).mean())
+    assert "Averaged over dropout." in verdict.evidence
+    assert said.startswith("learning rate 1e-3, dropout 0.3 is best")
+
+
+def test_parts_are_judged_apart(tmp_path):
+    first = SyntheticPart(name="a", space={"lr": [1e-3, 1e-2]}, final={1e-3: 0.6, 1e-2: 0.4}, question="A?")
+    second = SyntheticPart(name="b", space={"dropout": [0.0, 0.5]}, final={0.0: 0.6, 0.5: 0.7}, question="B?")
+    store = write_sweep(tmp_path / "two", [first, second])
+    frame, trials = load(store), load_trials(store)
+    said = [answer(part, frame, trials) for part in parts(store)]
+    assert [part.axes for part in parts(store)] == [("lr",), ("dropout",)]
+    assert [words.split()[0] for words in said] == ["1e-3", "0.5"]
+
+
+def test_a_field_that_follows_from_another_is_no_axis(tmp_path):
+    part = SyntheticPart(name="models", space={"model": ["mlp", "mixer"]}, final={"mlp": 0.5, "mixer": 0.7})
+    (found,) = parts(write_sweep(tmp_path / "models", [part]))
+    assert found.axes == ("model",)
+
+
+def test_unknown_and_empty_sweeps_are_refused_in_one_line(tmp_path):
+    with pytest.raises(ValueError, match="no sweep here"):
+        load(tmp_path / "nothing")
+    names = ("relu", "tanh", "sigmoid")
+    store = activations(tmp_path, states={name: ["waiting"] * 3 for name in names})
+    with pytest.raises(ValueError, match="none of its trials has begun"):
+        load_trials(store)
+
+
+def test_trial_figures_are_those_of_the_records(tmp_path):
+    store = activations(tmp_path)
+    frame, trials = load(store), load_trials(store)
+    row = trials.iloc[0]
+    epochs = frame[frame["trial_id"] == row["trial_id"]]
+    assert isinstance(epochs, pd.DataFrame)
+    assert row["final_valid_accuracy"] == epochs.loc[epochs["epoch"].idxmax(), "valid_accuracy"]
+    assert row["best"] == epochs["valid_accuracy"].max()
+    assert row["train_seconds"] == epochs.loc[epochs["epoch"] > 1, "train_seconds"].median()
+    assert row["parameters"] == 3_709_194
+    assert row["device_seconds"] == 5 + 12 * 12
+
+
+def two_lengths(path, epochs=5, long_states=("completed",) * 3):
+    """Parts of few and of 20 epochs that share the trials with lr 1e-3, which the longer one trains on."""
+    short = SyntheticPart(
+        name="short",
+        base={"epochs": epochs},
+        space={"lr": [1e-3, 1e-2]},
+        final={1e-3: 0.5, 1e-2: 0.5},
+        claims=[{"text": "1e-3", "compare": "lr", "better": 1e-3, "than": "rest"}],
+    )
+    long = SyntheticPart(
+        name="long",
+        base={"epochs": 20, "lr": 1e-3},
+        space={"activation": ["relu", "tanh"]},
+        final={"relu": 0.8, "tanh": 0.8},
+        states={"relu": long_states},
+    )
+    return write_sweep(path / "two", [short, long])
+
+
+def test_a_trial_that_another_part_trains_on_is_compared_at_its_own_parts_end(tmp_path):
+    store = two_lengths(tmp_path)
+    frame, trials = load(store), load_trials(store)
+    short, _ = parts(store)
+    shared = trials[(trials["part"] == "short") & (trials["lr"] == 1e-3)]
+    assert shared["trial_id"].isin(trials.loc[trials["part"] == "long", "trial_id"]).all()
+    assert frame.groupby("part")["epoch"].max().to_dict() == {"short": 5, "long": 20}
+    at_5 = frame[(frame["part"] == "long") & (frame["epoch"] == 5) & (frame["activation"] == "relu")]
+    assert sorted(shared["final_valid_accuracy"]) == sorted(at_5["valid_accuracy"])
+    assert shared["best_epoch"].max() <= 5
+    (verdict,) = evaluate_claims(short, frame, trials)
+    (compared,) = verdict.comparisons
+    rest = trials[(trials["part"] == "short") & (trials["lr"] == 1e-2)]
+    apart = shared["final_valid_accuracy"].mean() - rest["final_valid_accuracy"].mean()
+    assert compared.difference is not None
+    assert compared.difference.interval.mean == pytest.approx(apart)
+
+
+def test_the_test_figure_of_a_longer_run_is_not_a_shorter_parts(tmp_path):
+    store = two_lengths(tmp_path)
+    frame, trials = load(store), load_trials(store)
+    for part, cells in zip(parts(store), (["– (trained on to 20)", "test"], ["test", "test"])):
+        text = ablation_text(part, ablation_table(part, frame, trials))
+        column = text.header.index("test accuracy")
+        shown = [row[column] for row in text.rows]
+        assert ["test" if "±" in cell else cell for cell in shown] == cells
+
+
+def test_an_extension_under_way_is_complete_for_the_shorter_part(tmp_path):
+    store = two_lengths(tmp_path, epochs=3, long_states=("interrupted", "stopped", "diverged"))
+    trials, frame = load_trials(store), load(store)
+    shared = trials[(trials["lr"] == 1e-3) & (trials["activation"] == "relu")].sort_values("replica")
+    states = {part: rows["state"].tolist() for part, rows in shared.groupby("part")}
+    assert states["short"] == ["completed", "completed", "diverged"]
+    assert states["long"] == ["interrupted", "stopped", "diverged"]
+    by_part = frame.drop_duplicates(["part", "trial_id"]).set_index(["part", "trial_id"])["state"]
+    for row in shared.to_dict("records"):
+        assert by_part[row["part"], row["trial_id"]] == row["state"]
+
+
+def test_a_completed_trial_whose_part_was_given_more_epochs_waits(tmp_path):
+    store = activations(tmp_path, epochs=5)
+    plan = store.plan().to_pandas().assign(epochs=9)
+    files.write_table(pa.Table.from_pandas(plan, preserve_index=False), store.path / "plan.parquet")
+    assert set(load_trials(store)["state"]) == set(load(store)["state"]) == {"waiting"}
+
+
+def test_no_value_is_called_worse_more_often_than_alpha_where_all_are_alike():
+    rng = np.random.default_rng(0)
+    names, said = dict(enumerate("abcde")), 0
+    for _ in range(1000):
+        drawn = rng.normal(size=(5, 3))  # five values, three seeds, no difference
+        points = {
+            point: {(): {r: Outcome("completed", 1, {1: float(x)}) for r, x in enumerate(row)}}
+            for point, row in enumerate(drawn)
+        }
+        best = int(drawn.mean(axis=1).argmax())
+        said += any(c.outcome == 1 for c in compare_with_best(best, points, names, "max").values())
+    assert 0 < said <= 65
+
+
+def test_a_users_builder_that_raises_costs_the_parameter_count_alone(tmp_path, monkeypatch):
+    def broken(config, classes):
+        raise RuntimeError("no such layer")
+
+    monkeypatch.setitem(registry._models, "broken", broken)
+    part = SyntheticPart(name="b", base={"model": "broken"}, space={"lr": [1e-3]}, final={1e-3: 0.5})
+    trials = load_trials(write_sweep(tmp_path / "b", [part]))
+    assert trials["parameters"].isna().all()
+    assert trials["final_valid_accuracy"].notna().all()

@@ -1,0 +1,63 @@
+"""cluster.ray_cluster.packaging: what is shipped to a cluster, and what is refused."""
+
+import subprocess
+from pathlib import Path, PurePath
+
+import pytest
+
+from mixsweep.cluster.ray_cluster.packaging import CargoError, lean_files, stage
+
+LARGE = 600 * 2**20  # over Ray's 512 MiB
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A project with all that must not travel, not yet in git."""
+    root = tmp_path / "project"
+    for name in (
+        "pyproject.toml", "core/a.py", "sweep/b.py", "mine.py", ".git/config", ".venv/lib/x.py",
+        "runs/s/trials/t/log.txt", "core/__pycache__/a.pyc", "x.egg-info/PKG", "data/big.bin",
+        "results/many/sweep.toml", "results/many/trials/t/checkpoint.pt", "notes/today.md",
+    ):  # fmt: skip
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("x")
+    return root
+
+
+LEAN = ["core/a.py", "mine.py", "notes/today.md", "pyproject.toml", "sweep/b.py"]
+
+
+def test_neither_git_nor_environments_runs_caches_data_or_stores_of_any_name_travel(checkout: Path) -> None:
+    assert [str(path) for path in lean_files(checkout)] == LEAN
+
+
+def test_in_a_checkout_what_git_ignores_stays_and_what_it_does_not_know_yet_goes(checkout: Path) -> None:
+    (checkout / ".git" / "config").unlink()
+    subprocess.run(["git", "init", "-q", str(checkout)], check=True)
+    (checkout / ".gitignore").write_text("secret.txt\n")
+    (checkout / "secret.txt").write_text("x")
+    assert [str(path) for path in lean_files(checkout)] == LEAN
+
+
+def test_excluded_patterns_and_folders_stay(checkout: Path) -> None:
+    found = lean_files(checkout, ["notes/", "*.toml"])
+    assert found == [PurePath("core/a.py"), PurePath("mine.py"), PurePath("sweep/b.py")]
+
+
+def test_imports_travel_from_wherever_they_lie(checkout: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere.py").write_text("there")
+    imports = [str(checkout / "mine.py"), str(tmp_path / "elsewhere.py")]
+    places = stage(tmp_path / "staged", imports, root=checkout)
+    assert places == {imports[0]: "mine.py", imports[1]: "imports/1/elsewhere.py"}
+    assert (tmp_path / "staged" / places[imports[1]]).read_text() == "there"
+
+
+def test_a_checkout_over_rays_limit_is_refused_with_its_largest_files_and_copied_nowhere(
+    checkout: Path, tmp_path: Path
+) -> None:
+    with open(checkout / "notes" / "weights.bin", "wb") as file:
+        file.truncate(LARGE)
+    with pytest.raises(CargoError, match=r"600\.0 MiB would be shipped.*notes/weights\.bin \(600\.0 MiB\)"):
+        stage(tmp_path / "staged", (), root=checkout)
+    assert not (tmp_path / "staged").exists()
+    stage(tmp_path / "staged", (), ["notes/*.bin"], root=checkout)

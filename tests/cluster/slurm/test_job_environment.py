@@ -1,0 +1,139 @@
+"""cluster.slurm.job_environment: a scheduler's warnings, heard once and in time; what counts as a failing node."""
+
+import os
+import signal
+import time
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from mixsweep.cluster.slurm.job_environment import MARGIN_SECONDS, Warnings, ends_at
+from mixsweep.core.config import TrialConfig
+from mixsweep.core.failures import Interruption
+from mixsweep.core.records import now
+from mixsweep.core.store.store import Attempt, SweepStore, TrialInfo
+from mixsweep.sweep.backends.slurm.exit_status import failing_nodes
+from mixsweep.sweep.backends.slurm.requeues import Trouble, note_trouble, troubles_of
+
+
+def wait_in(warnings: Warnings, seconds: float = 3.0) -> str:
+    """Compute for some seconds; why that was cut off, or ''."""
+    try:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            time.sleep(0.01)
+    except Interruption as interruption:
+        return interruption.reason
+    return ""
+
+
+def test_after_sigterm_a_process_has_part_of_the_grace_and_is_then_taken_out_of_its_epoch() -> None:
+    with Warnings(time.time() + 3600, 120, grace_seconds=1.0) as warnings:
+        assert warnings.reason == ""
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert warnings.reason == "preempted"
+        began = time.monotonic()
+        assert wait_in(warnings) == "preempted"
+        assert 0.3 < time.monotonic() - began < 1.0
+
+
+def test_near_the_time_limit_a_warning_is_no_reason_to_stop_while_epochs_fit() -> None:
+    with Warnings(time.time() + MARGIN_SECONDS + 1, 120, grace_seconds=30) as warnings:
+        os.kill(os.getpid(), signal.SIGUSR2)
+        assert warnings.reason == ""
+        assert wait_in(warnings) == "timeout"
+
+
+def test_a_second_warning_does_not_disturb_what_the_first_one_began() -> None:
+    with Warnings(time.time() + 3600, 120, grace_seconds=0.2) as warnings:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert wait_in(warnings) == "preempted"
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert wait_in(warnings, 0.5) == ""
+
+
+def test_handlers_are_put_back_unless_the_process_is_about_to_end() -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGALRM)}
+    try:
+        with Warnings(time.time() + 3600, 120, 30):
+            pass
+        assert {number: signal.getsignal(number) for number in before} == before
+        with Warnings(time.time() + 3600, 120, 30, last=True):
+            pass
+        os.kill(os.getpid(), signal.SIGUSR2)  # by default it would end the process
+        os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def test_the_end_of_a_job_is_the_schedulers_word_or_counted_from_its_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SWEEP_JOB_STARTED_AT", "1000")
+    assert ends_at(minutes=10) == 1600
+    monkeypatch.setenv("SLURM_JOB_END_TIME", "1500")
+    assert ends_at(minutes=10) == 1500
+
+
+def info_of(*attempts: tuple[str, str, int, str], started_at: str = "") -> TrialInfo:
+    made = tuple(
+        Attempt(
+            number=number,
+            place="cluster",
+            host=host,
+            pid=1,
+            job=job,
+            restarts=restarts,
+            end=end,
+            started_at=started_at,
+        )
+        for number, (host, job, restarts, end) in enumerate(attempts, start=1)
+    )
+    return TrialInfo(trial_id="x", config=TrialConfig(), state="running", attempts=made)
+
+
+def test_a_node_fails_by_its_word_or_by_a_wordless_death_after_which_its_job_was_requeued() -> None:
+    broken = info_of(("n1", "7_0", 0, "node"), ("n1", "7_0", 1, "killed"), ("n2", "7_0", 2, "completed"))
+    assert failing_nodes([broken], "cluster") == ("n1",)
+    assert failing_nodes([broken], "elsewhere") == ()
+    once = info_of(("n1", "7_0", 0, "node"), ("n2", "7_0", 1, "completed"))
+    assert failing_nodes([once], "cluster") == ()
+    assert failing_nodes([once, once], "cluster") == ("n1",)
+
+
+def test_a_killed_process_whose_job_was_not_requeued_says_nothing_of_its_node() -> None:
+    killed = info_of(("n1", "7_0", 0, "killed"), ("n1", "8_0", 0, "killed"), ("n1", "9_0", 0, "completed"))
+    assert failing_nodes([killed], "cluster") == ()
+    at_home = replace(killed, attempts=tuple(replace(a, job="", end="node") for a in killed.attempts))
+    assert failing_nodes([at_home], "cluster") == ()
+    within_its_job = info_of(("n1", "7", 0, "killed"), ("n1", "7", 0, "killed"), ("n1", "7", 0, "completed"))
+    assert failing_nodes([within_its_job], "cluster") == ()
+
+
+def test_a_node_on_which_most_attempts_end_well_is_not_blamed_for_preemptions_without_a_word() -> None:
+    hard = info_of(("n1", "7_0", 0, "killed"), ("n1", "7_0", 1, "killed"), ("n1", "7_0", 2, "completed"))
+    well = info_of(("n1", "7_1", 0, "preempted"), ("n1", "7_1", 1, "completed"))
+    assert failing_nodes([hard], "cluster") == ("n1",)
+    assert failing_nodes([hard, well], "cluster") == ()
+
+
+def test_what_happened_days_ago_is_forgotten() -> None:
+    words = ("n1", "7_0", 0, "node"), ("n1", "7_0", 1, "node"), ("n2", "7_0", 2, "completed")
+    assert failing_nodes([info_of(*words, started_at=now().isoformat())], "cluster") == ("n1",)
+    days_ago = (now() - timedelta(days=3)).isoformat()
+    assert failing_nodes([info_of(*words, started_at=days_ago)], "cluster") == ()
+
+
+def test_a_tasks_troubles_add_up_over_its_jobs_restarts(tmp_path: Path) -> None:
+    store = SweepStore(tmp_path)
+    assert troubles_of(store, "0001", 3) == []
+    (tmp_path / "jobs" / "0001").mkdir(parents=True)
+    for trouble in (Trouble("node", "gpu a"), Trouble("rendezvous"), Trouble("node", "n2")):
+        note_trouble(store, "0001", 3, trouble)
+    assert troubles_of(store, "0001", 3) == [
+        Trouble("node", "gpu a"), Trouble("rendezvous"), Trouble("node", "n2"),
+    ]  # fmt: skip
+    assert troubles_of(store, "0001", 4) == []

@@ -1,0 +1,97 @@
+"""core.training.telemetry: what a device tells of an epoch, and nothing where there is none."""
+
+import sys
+import threading
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import torch
+
+from mixsweep.core import records
+from mixsweep.core.config import TrialConfig
+from mixsweep.core.data.datasets import Images
+from mixsweep.core.store import files
+from mixsweep.core.store.store import SweepStore
+from mixsweep.core.training import telemetry
+from mixsweep.core.training.telemetry import Counters, Reading, counters_of
+from mixsweep.core.training.trainer import Trial
+from mixsweep.sweep.status import StatusReader
+from tests.support.synthetic_store import SyntheticPart, write_sweep
+
+NEW = ("device_utilisation", "device_memory_bytes", "device_energy_joules")
+
+
+def test_on_a_cpu_the_columns_are_null(tiny: Callable[..., TrialConfig], digits: Images) -> None:
+    assert counters_of(torch.device("cpu")).end() == Reading()
+    (record, *_) = Trial(tiny(epochs=1), digits, torch.device("cpu")).train()
+    assert [getattr(record, name) for name in NEW] == [None] * 3
+    assert records.from_table(records.to_table([record])) == [record]
+
+
+def _nvml(monkeypatch: pytest.MonkeyPatch, **answers: Any) -> None:
+    """A driver that answers so; an exception is raised."""
+    module = types.ModuleType("pynvml")
+    module.NVMLError = type("NVMLError", (Exception,), {})  # type: ignore[attr-defined]
+
+    def answer(name: str) -> Callable[..., Any]:
+        def asked(handle: Any) -> Any:
+            value = answers[name]() if name in answers else None
+            if value is None:
+                raise module.NVMLError("Not Supported")  # type: ignore[attr-defined]
+            return value
+
+        return asked
+
+    for name in ("UtilizationRates", "MemoryInfo", "TotalEnergyConsumption"):
+        setattr(module, f"nvmlDeviceGet{name}", answer(name))
+    monkeypatch.setitem(sys.modules, "pynvml", module)
+
+
+def test_an_epochs_figures_are_a_mean_an_end_and_a_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    millijoules = iter([5_000_000, 5_250_000])
+    _nvml(
+        monkeypatch,
+        UtilizationRates=lambda: types.SimpleNamespace(gpu=80),
+        MemoryInfo=lambda: types.SimpleNamespace(used=3 * 2**30),
+        TotalEnergyConsumption=lambda: next(millijoules),
+    )
+    monkeypatch.setattr(telemetry, "_SAMPLE_SECONDS", 0.01)
+    before = threading.active_count()
+    one = Counters("handle")
+    one.begin()
+    assert threading.active_count() == before + 1
+    assert one.end() == Reading(0.8, 3 * 2**30, 250.0)
+    assert threading.active_count() == before
+    assert one.end() == Reading()
+
+
+def test_a_counter_that_a_device_lacks_is_null_and_fails_no_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    _nvml(monkeypatch, MemoryInfo=lambda: types.SimpleNamespace(used=7))
+    one = Counters("handle")
+    one.begin()
+    assert one.end() == Reading(None, 7, None)
+
+
+def test_records_of_a_version_without_these_columns_are_read_and_summed_with_newer_ones(
+    tmp_path: Path,
+) -> None:
+    part = SyntheticPart(name="old", base={"model": "mlp"}, space={"lr": [0.1, 0.01]}, final={})
+    store: SweepStore = write_sweep(tmp_path / "old", [part], seeds=1, epochs=2)
+    first, second = store.trials()
+    old = first.records().drop_columns(list(NEW))
+    files.write_table(old, first.metrics_path)
+    new = second.records()
+    position = new.schema.get_field_index("device_energy_joules")
+    new = new.set_column(position, new.schema.field(position), pa.array([1.8e6, 1.8e6]))
+    files.write_table(new, second.metrics_path)
+    assert first.records().schema.names == records.SCHEMA.names
+    assert first.records()["device_energy_joules"].null_count == 2
+    for _ in range(2):
+        assert StatusReader(store).read().energy_joules == 3.6e6
+        assert store.records()["device_energy_joules"].null_count == 2
+        store.compact()
+    assert not set(NEW) & set(records.TRAJECTORY_COLUMNS)

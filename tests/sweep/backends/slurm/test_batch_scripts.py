@@ -1,0 +1,152 @@
+"""The exact batch scripts of several places, against recorded ones in tests/golden/.
+
+After a meant change: `python -m tests.sweep.backends.slurm.test_batch_scripts` writes them anew; read the difference.
+"""
+
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from mixsweep.cluster import places
+from mixsweep.cluster.places import Place
+from mixsweep.cluster.slurm.client import batch_script, seconds_of
+from mixsweep.core.store.store import SweepStore
+from mixsweep.sweep.backends.slurm.driver import BatchError, group, request_for, scripts
+from mixsweep.sweep.planning.schema import Resources
+
+GOLDEN = Path(__file__).parent / "golden"
+
+PLACES = {
+    "bare": ("kind = 'slurm'", Resources(), 1),
+    "academic": (
+        """
+        kind = "slurm"
+        partition = "gpu-long,gpu-short"
+        account = "dept_vision"
+        qos = "normal"
+        constraint = "a100|h100"
+        gpus = 1
+        mem = "16G"
+        time = 240
+        exclude = "node[03-04]"
+        parallelism = 20
+        setup = ["module load cuda/12.4", 'source "$HOME/my envs/torch/bin/activate"']
+        environment = { WANDB_MODE = "offline", NOTE = "it's 100 %" }
+        directives = { mail-type = "END,FAIL", exclusive = true, nice = 100 }
+        """,
+        Resources(cpus=4),
+        500,
+    ),
+    "typed-gpus": (
+        "kind = 'slurm'\ngres = 'gpu:rtx2080:1'\npython = 'apptainer exec --nv /images/torch.sif python'\ntime = 1",
+        Resources(cpus=2, gpus=1.0),
+        3,
+    ),
+}
+STORE = SweepStore("/shared/home/a/läufe mit platz/sweep")
+
+
+def place_of(name: str, folder: Path) -> Place:
+    text, _, _ = PLACES[name]
+    (folder / "places.toml").write_text(f"[{name}]\n{text}", encoding="utf-8")
+    return places.find_place(name)
+
+
+def script_of(name: str, folder: Path) -> str:
+    place = place_of(name, folder)
+    assert place.slurm is not None
+    _, resources, trials = PLACES[name]
+    (script,) = scripts("my sweep", place.slurm, resources, trials, STORE)
+    root = Path(places.__file__).parent.parent
+    script = script.replace(shlex.quote(sys.executable), "/venv/bin/python")
+    return script.replace(shlex.quote(str(root)), "/checkout")
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_the_script_is_the_recorded_one(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert script_of(name, tmp_path) == (GOLDEN / f"{name}.sh").read_text(encoding="utf-8")
+
+
+def test_an_array_over_the_limit_is_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "places.toml").write_text("[c]\nkind = 'slurm'\narray_limit = 4\ntrials_per_task = 2\n")
+    slurm = places.find_place("c").slurm
+    assert slurm is not None
+    made = scripts("s", slurm, Resources(), 13, STORE)
+    arrays = [line for script in made for line in script.splitlines() if "--array" in line]
+    assert arrays == ["#SBATCH --array=0-3%4", "#SBATCH --array=0-2%3"]  # seven tasks of at most two trials
+
+
+def test_grouped_trials_are_each_in_one_task_and_early_ones_are_first() -> None:
+    names = tuple("abcdefg")
+    tasks = group(names, 3)
+    assert tasks == (("a", "d", "g"), ("b", "e"), ("c", "f"))
+    assert group(names, 1) == tuple((name,) for name in names)
+
+
+def test_a_fraction_of_a_gpu_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    slurm = place_of("bare", tmp_path).slurm
+    assert slurm is not None
+    with pytest.raises(BatchError, match=r"resources.gpus = 0.5: SLURM gives whole GPUs"):
+        request_for("s", slurm, Resources(gpus=0.5))
+
+
+def test_the_warning_of_a_short_job_comes_late() -> None:
+    slurm = places.Slurm(time=2, warning_seconds=120)
+    script = batch_script(slurm, request_for("s", slurm, Resources()), 1, Path("/jobs"))
+    assert "#SBATCH --signal=USR2@20" in script
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("1-02:03:04", 93784),
+        ("01:00:00", 3600),
+        ("03:04", 184),
+        ("90", 5400),
+        ("UNLIMITED", None),
+        ("INVALID", None),
+    ],
+)
+def test_times_are_read_as_slurm_writes_them(text: str, seconds: float | None) -> None:
+    assert seconds_of(text) == seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("partitoin = 'x'", "places.toml: c.partitoin: unknown key; did you mean 'partition'?"),
+        ("time = '1:00'", "places.toml: c.time: '1:00' is not an integer of 1 or more"),
+        ("time = 0", "places.toml: c.time: 0 is not an integer of 1 or more"),
+        ("setup = 'module load x'", "places.toml: c.setup: 'module load x' is not a list of strings"),
+        ("environment = { A = 1 }", "places.toml: c.environment.A: 1 is not a string"),
+        (
+            "directives = { nice = 1.5 }",
+            "places.toml: c.directives.nice: 1.5 is neither a string, a number nor true",
+        ),
+        ("launch = 'rai'", "places.toml: c.launch: 'rai' is not known; did you mean 'ray'?"),
+        ("cpus = 3", "places.toml: c.cpus: unknown key; did you mean 'gpus'?"),
+    ],
+)
+def test_a_wrong_option_is_one_line(
+    text: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "places.toml").write_text(f"[c]\nkind = 'slurm'\n{text}\n")
+    with pytest.raises(places.PlaceError) as caught:
+        places.find_place("c")
+    assert str(caught.value) == said
+
+
+if __name__ == "__main__":
+    import os
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        for name in PLACES:
+            (GOLDEN / f"{name}.sh").write_text(script_of(name, Path(folder)), encoding="utf-8")

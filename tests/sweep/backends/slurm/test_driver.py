@@ -1,0 +1,540 @@
+"""Following jobs: the real Batch against a stand-in for the scheduler's answers, on a clock that the test moves."""
+
+import errno
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mixsweep.cluster.places import Place, Slurm
+from mixsweep.cluster.slurm import client as slurm
+from mixsweep.cluster.slurm.client import Limits, Request, SlurmError, Task
+from mixsweep.core.config import TrialConfig
+from mixsweep.core.execution.run_config import Setting
+from mixsweep.core.store.store import Attempt, SweepStore, TrialInfo
+from mixsweep.sweep.backends.slurm.array_task import run_task, trials_and_orders
+from mixsweep.sweep.backends.slurm.driver import Batch, BatchError, cancel_waiting, queue_counts
+from mixsweep.sweep.backends.slurm.submissions import read_submission, save_submission
+from mixsweep.sweep.planning.parse import load_spec
+from mixsweep.sweep.planning.plan import Plan, make_plan, save_plan
+
+SWEEP = """
+name = "followed"
+question = "Is it followed?"
+seeds = 1
+[base]
+model = "mlp"
+dataset = "digits"
+train_limit = 256
+valid_limit = 100
+epochs = 4
+[space]
+hidden = {{ grid_search = [{widths}] }}
+"""
+
+RUNNING = Task("RUNNING", "None", "n1")
+FAILED = Task("FAILED", "NonZeroExitCode", "n7")
+
+
+class TooLongError(Exception):
+    """The clock of the test has run out."""
+
+
+@dataclass
+class Clock:
+    """Stands in for `time`: sleeping moves it."""
+
+    end: float
+    now: float = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        if self.now > self.end:
+            raise TooLongError
+
+
+@dataclass(frozen=True)
+class Job:
+    job_id: str
+    at: float
+    folder: Path
+    request: Request
+
+
+# What squeue says of a trial's task: by the trial's number in the plan, its job, and the job's age in seconds.
+Behaviour = Callable[[int, Job, float], Task]
+
+
+@dataclass
+class Scheduler:
+    """Stands in for sbatch, squeue and scancel; what happens to tasks, a test says."""
+
+    store: SweepStore
+    plan: Plan
+    clock: Clock
+    behaviour: Behaviour = lambda number, job, age: RUNNING
+    refuses_until: float = -1.0
+    jobs: dict[str, Job] = field(default_factory=dict)
+    cancelled: list[str] = field(default_factory=list)
+
+    def submit(self, place: Slurm, request: Request, calls: Sequence[Any], folder: Path) -> str:
+        if self.clock.now < self.refuses_until:
+            raise SlurmError("sbatch: Socket timed out on send/recv operation")
+        job = Job(str(100 + len(self.jobs)), self.clock.now, folder, request)
+        self.jobs[job.job_id] = job
+        return job.job_id
+
+    def tasks_of(self, job_ids: Iterable[str]) -> dict[str, Task]:
+        numbers = {config.trial_id: number for number, config in enumerate(self.plan.trials)}
+        found = {}
+        for job_id in sorted(set(job_ids) & set(self.jobs)):
+            job = self.jobs[job_id]
+            tasks = read_submission(self.store, job.folder.name).tasks
+            for index, trials in enumerate(tasks):
+                name = f"{job_id}_{index}" if len(tasks) > 1 else job_id
+                task = self.behaviour(numbers[trials[0]], job, self.clock.now - job.at)
+                found[name] = replace(task, script=task.script or f"{job.folder}/script.sh")
+        return found
+
+    def cancel(self, job_ids: Iterable[str], **options: bool) -> None:
+        self.cancelled.extend(job_ids)
+
+    def submissions_of(self, number: int) -> list[Job]:
+        """The jobs that a trial was in."""
+        trial_id = self.plan.trials[number].trial_id
+        return [
+            job
+            for job in self.jobs.values()
+            if trial_id in read_submission(self.store, job.folder.name).trial_ids
+        ]
+
+
+@dataclass
+class Following:
+    """A command that follows a sweep, and all that it said and told."""
+
+    store: SweepStore
+    plan: Plan
+    clock: Clock
+    scheduler: Scheduler
+    batch: Batch
+    said: list[str] = field(default_factory=list)
+    ended: list[str] = field(default_factory=list)
+
+    def follow(self) -> None:
+        self.batch.submit_what_nobody_has()
+        self.batch.follow(lambda info: self.ended.append(info.trial_id), lambda: None, self.said.append)
+
+    def later_command(self, *settings: str) -> None:
+        """Leave the plan in the store that a later command has, with this put over the sweep file."""
+        save_plan(make_plan(load_spec(str(self.plan.spec.path), settings)), self.store)
+
+    def config(self, number: int) -> TrialConfig:
+        return self.plan.trials[number]
+
+    def attempt(
+        self, number: int, job: Job, state: str, epoch: int = 0, host: str = "n1", end: str = ""
+    ) -> None:
+        """Write one more attempt of a trial into the store, if this job has not made one."""
+        folder = self.store.trial(self.config(number).trial_id)
+        info = folder.info()
+        attempts = info.attempts if info else ()
+        if any(attempt.job == job.job_id for attempt in attempts):
+            return
+        folder.path.mkdir(parents=True, exist_ok=True)
+        attempt = Attempt(
+            number=len(attempts) + 1, place="campus", host=host, pid=1, job=job.job_id, end=end or state
+        )
+        folder.write_info(
+            TrialInfo(
+                trial_id=folder.trial_id,
+                config=self.config(number),
+                state=state,
+                epoch=epoch,
+                attempts=(*attempts, attempt),
+            )
+        )
+
+    def completes(self, number: int, job: Job, age: float, seconds: float, host: str = "n1") -> Task:
+        """A task that does its trial in so many seconds."""
+        if age < seconds:
+            return Task("RUNNING", "None", host)
+        self.attempt(number, job, "completed", 4, host)
+        return Task("COMPLETED", "None", host)
+
+
+@pytest.fixture
+def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Following]:
+    """Makes a command that follows so many trials, on a clock that stops after so many seconds."""
+
+    def make(trials: int = 2, seconds: float = 7200, **options: Any) -> Following:
+        path = tmp_path / "followed.toml"
+        path.write_text(SWEEP.format(widths=", ".join(f"[{8 + n}]" for n in range(trials))))
+        plan = make_plan(load_spec(str(path)))
+        store = SweepStore(tmp_path / "runs" / "followed")
+        save_plan(plan, store)
+        clock = Clock(seconds)
+        scheduler = Scheduler(store, plan, clock)
+        for name in ("submit", "tasks_of", "cancel"):
+            monkeypatch.setattr(slurm, name, getattr(scheduler, name))
+        monkeypatch.setattr(slurm, "check_partition", lambda place: None)
+        monkeypatch.setattr(slurm, "limits", lambda place: Limits(1000, 30))
+        monkeypatch.setattr(slurm, "ends_of", lambda job_ids: {})
+        monkeypatch.setattr("mixsweep.sweep.backends.slurm.driver.time", clock)
+        setting = Setting(
+            store=store.path.absolute(),
+            place="campus",
+            command_id="this",
+            started_at="2026-01-01T00:00:00+00:00",
+        )
+        place = Place(name="campus", kind="slurm", slurm=Slurm(**options))
+        batch = Batch(plan.spec, place, plan.trials, setting)
+        return Following(store, plan, clock, scheduler, batch)
+
+    return make
+
+
+def test_a_task_that_dies_at_each_start_ends_nothing_while_others_work_and_is_told_once(
+    make: Callable[..., Following],
+) -> None:
+    it = make(trials=2)
+
+    def behave(number: int, job: Job, age: float) -> Task:
+        if number == 0:
+            return it.completes(0, job, age, 3600)
+        (job.folder / f"{job.job_id}_{'1_' * (job.job_id == '100')}0_log.out").write_text(
+            "python: not found\n"
+        )
+        return FAILED
+
+    it.scheduler.behaviour = behave
+    with pytest.raises(BatchError, match=r"times without a word: python: not found \(.*_log.out\)"):
+        it.follow()
+    assert it.clock.now > 3600
+    assert it.ended == [it.config(0).trial_id]
+    (line,) = it.said
+    assert f"trial {it.config(1).trial_id} ended 2 times without a word: python: not found" in line
+    times = [job.at for job in it.scheduler.submissions_of(1)]
+    assert 5 <= len(times) <= 10
+    assert times[1] < 10  # at once
+    gaps = [after - before for before, after in pairwise(times[1:])]
+    assert gaps == sorted(gaps)
+    assert 30 <= gaps[0] < 65
+
+
+def test_the_ends_of_others_do_not_make_a_dying_task_be_submitted_without_bound(
+    make: Callable[..., Following],
+) -> None:
+    it = make(trials=16)
+    it.scheduler.behaviour = lambda n, job, age: it.completes(n, job, age, 10 * n) if n else FAILED
+    with pytest.raises(BatchError, match="without a word"):
+        it.follow()
+    assert len(it.ended) == 15
+    assert len(it.scheduler.submissions_of(0)) <= 5  # in 150 seconds
+
+
+def test_where_every_task_dies_the_command_ends_soon_and_names_no_node(
+    make: Callable[..., Following],
+) -> None:
+    it = make(trials=3)
+    it.scheduler.behaviour = lambda number, job, age: FAILED
+    with pytest.raises(BatchError, match=r"\(and 2 more\) ended 3 times without a word: it left no"):
+        it.follow()
+    assert it.clock.now < 120
+    assert [job.request.exclude for job in it.scheduler.jobs.values()] == [(), (), ()]
+
+
+def test_a_trial_whose_node_is_mended_is_done(make: Callable[..., Following]) -> None:
+    it = make(trials=2)
+    it.scheduler.behaviour = lambda n, job, age: (
+        it.completes(n, job, age, 2000 if n == 0 else 30) if n == 0 or job.at > 200 else FAILED
+    )
+    it.follow()
+    assert set(it.ended) == {config.trial_id for config in it.plan.trials}
+
+
+def test_a_scheduler_that_takes_no_job_for_minutes_is_asked_again(make: Callable[..., Following]) -> None:
+    it = make(trials=1)
+
+    def behave(number: int, job: Job, age: float) -> Task:
+        it.scheduler.refuses_until = 300
+        return FAILED if job.job_id == "100" else it.completes(number, job, age, 30)
+
+    it.scheduler.behaviour = behave
+    it.follow()
+    assert it.said == ["sbatch: Socket timed out on send/recv operation; asking again"]
+    assert len(it.scheduler.jobs) == 2
+    assert it.clock.now < 400
+
+
+def test_a_node_that_ends_tasks_without_a_word_is_left_out_where_another_works(
+    make: Callable[..., Following],
+) -> None:
+    it = make(trials=3)
+
+    def behave(number: int, job: Job, age: float) -> Task:
+        if number == 0 or "n7" in job.request.exclude:
+            return it.completes(number, job, age, 5 if number == 0 else 30)
+        if number == 1:  # of several nodes, nobody knows which one it was
+            return Task("FAILED", "NonZeroExitCode", "n[8-9]")
+        return FAILED if age > 20 else Task("RUNNING", "None", "n7")
+
+    it.scheduler.behaviour = behave
+    it.follow()
+    assert {job.request.exclude for job in it.scheduler.submissions_of(1)[:-1]} == {()}
+    first, second = it.scheduler.submissions_of(2)
+    assert first.request.exclude == ()
+    assert second.request.exclude == ("n7",)
+
+
+def test_trials_behind_one_that_kills_its_task_are_not_blamed(make: Callable[..., Following]) -> None:
+    it = make(trials=2, trials_per_task=2)
+
+    def behave(number: int, job: Job, age: float) -> Task:
+        if (
+            len(it.scheduler.jobs) <= 4
+        ):  # the first trial's process is killed, and the second's turn never comes
+            it.attempt(0, job, "interrupted")
+            return FAILED
+        it.completes(0, job, age, 10)
+        return it.completes(1, job, age, 10)
+
+    it.scheduler.behaviour = behave
+    it.follow()
+    assert len(it.scheduler.jobs) == 5
+    assert it.said == []
+
+
+def test_a_file_server_that_fails_for_a_while_is_asked_again(
+    make: Callable[..., Following], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    it = make(trials=2)
+    it.scheduler.behaviour = lambda number, job, age: it.completes(number, job, age, 100)
+    read_text = Path.read_text
+
+    def fails_for_a_while(path: Path, *words: Any, **options: Any) -> str:
+        if 20 < it.clock.now < 40 and path.name in ("trial.json", "submission.json"):
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+        return read_text(path, *words, **options)
+
+    monkeypatch.setattr(Path, "read_text", fails_for_a_while)
+    it.follow()
+    assert len(it.ended) == 2
+    (line,) = it.said
+    assert "Stale file handle" in line
+    assert line.endswith("; asking again")
+
+
+def test_a_file_server_that_stays_away_ends_the_following(
+    make: Callable[..., Following], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    it = make(trials=1)
+
+    read_text = Path.read_text
+
+    def fails(path: Path, *words: Any, **options: Any) -> str:
+        if it.clock.now > 20 and path.name == "submission.json":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return read_text(path, *words, **options)
+
+    monkeypatch.setattr(Path, "read_text", fails)
+    with pytest.raises(BatchError, match=r"Input/output error.*for half an hour now"):
+        it.follow()
+    assert 1800 < it.clock.now < 2000
+    assert len(it.said) == 1
+
+
+def test_a_damaged_trial_does_not_hold_up_the_others_of_its_task(
+    make: Callable[..., Following], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    it = make(trials=3, trials_per_task=3)
+    it.batch.submit_what_nobody_has()
+    damaged = it.store.trial(it.config(1).trial_id).path
+    damaged.mkdir(parents=True)
+    (damaged / "trial.json").write_text("{")
+    unreadable = it.store.trial(it.config(2).trial_id).path
+    (unreadable / "trial.json").mkdir(parents=True)  # reading it is an OSError, whoever reads
+    monkeypatch.setenv("SLURM_JOB_ID", "100")
+    run_task(str(it.store.path), "0001", 0)
+    info = it.store.trial(it.config(0).trial_id).info()
+    assert info is not None
+    assert info.state == "completed"
+    assert (damaged / "trial.json").read_text() == "{"
+
+
+def test_a_later_command_with_fewer_and_shorter_trials_takes_nothing_from_tasks_that_wait(
+    make: Callable[..., Following], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    it = make(trials=3)
+    it.batch.submit_what_nobody_has()
+    it.later_command("space.hidden.grid_search=[[8]]", "base.epochs=2", 'question="Another?"')
+    monkeypatch.setenv("SLURM_JOB_ID", "100")
+    for index in range(3):
+        run_task(str(it.store.path), "0001", index)
+    infos = [it.store.trial(it.config(number).trial_id).info() for number in range(3)]
+    assert [info and (info.state, info.epoch) for info in infos] == [("completed", 4)] * 3
+    submission = read_submission(it.store, "0001")
+    questions = [
+        trials_and_orders(it.store, submission, task)[1].source["question"] for task in submission.tasks
+    ]
+    assert questions == ["Another?", "Is it followed?", "Is it followed?"]
+    _, orders = trials_and_orders(it.store, submission, submission.tasks[2])
+    assert set(orders.epochs) == {config.trial_id for config in it.plan.trials}  # those that a rule compares
+
+
+def test_a_later_command_with_more_epochs_is_heard_by_tasks_that_wait(
+    make: Callable[..., Following], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    it = make(trials=2)
+    it.batch.submit_what_nobody_has()
+    it.later_command("base.epochs=6", 'question="Longer?"')
+    monkeypatch.setenv("SLURM_JOB_ID", "100")
+    run_task(str(it.store.path), "0001", 1)
+    info = it.store.trial(it.config(1).trial_id).info()
+    assert info is not None
+    assert (info.state, info.epoch) == ("completed", 6)
+
+
+def test_what_a_follower_submits_anew_is_of_its_own_command(make: Callable[..., Following]) -> None:
+    it = make(trials=2)
+
+    def behave(number: int, job: Job, age: float) -> Task:
+        it.later_command("space.hidden.grid_search=[[8]]", 'question="Another?"')
+        return FAILED if job.job_id == "100" else it.completes(number, job, age, 30)
+
+    it.scheduler.behaviour = behave
+    it.follow()
+    submission = read_submission(it.store, "0002")
+    trials, orders = trials_and_orders(it.store, submission, submission.tasks[1])
+    assert trials == (it.config(1),)
+    assert orders.source["question"] == "Is it followed?"
+
+
+WAITING = Task("PENDING", "Priority")
+
+
+@pytest.mark.parametrize("why", ["more epochs", "a retry"])
+def test_a_stop_and_a_status_see_tasks_whose_trials_have_ended_before(
+    why: str, make: Callable[..., Following]
+) -> None:
+    it = make(trials=2)
+    for number in range(2):
+        earlier = Job("7", 0.0, it.store.path, Request(name="earlier", cpus=1))
+        if why == "more epochs":
+            it.attempt(number, earlier, "completed", epoch=2)
+        else:
+            it.attempt(number, earlier, "failed", end="node")
+    it.scheduler.behaviour = lambda number, job, age: (WAITING, RUNNING)[number]
+    assert [len(made.tasks) for made in it.batch.submit_what_nobody_has()] == [2]
+    assert queue_counts(it.store) == {"pending": 1, "running": 1}
+    assert cancel_waiting(it.store) == 1
+    assert it.scheduler.cancelled == ["100"]
+
+
+def test_a_strangers_job_under_the_same_number_is_neither_ours_nor_cancelled(
+    make: Callable[..., Following],
+) -> None:
+    it = make(trials=1)
+    it.scheduler.behaviour = lambda number, job, age: replace(WAITING, script="/home/someone/else/run.sh")
+    it.batch.submit_what_nobody_has()
+    assert queue_counts(it.store) == {}
+    assert cancel_waiting(it.store) == 0
+    assert it.scheduler.cancelled == []
+    assert len(it.batch.submit_what_nobody_has()) == 1  # what the stranger waits for is not our trial
+
+
+def test_numbers_that_began_anew_leave_no_trial_to_a_job_of_another_submission(
+    make: Callable[..., Following],
+) -> None:
+    it = make(trials=2)
+    it.scheduler.behaviour = lambda number, job, age: it.completes(number, job, age, 30)
+    (first,) = it.batch.submit_what_nobody_has()
+    save_submission(it.store, replace(first, job_id="101", tasks=first.tasks[:1]))
+    save_submission(it.store, replace(first, submission_id="0002", job_id="101", tasks=first.tasks[1:]))
+    del it.scheduler.jobs["100"]
+    it.scheduler.jobs["101"] = Job("101", 0.0, it.store.path / "jobs" / "0002", Request(name="x", cpus=1))
+    (made,) = it.batch.submit_what_nobody_has()
+    assert made.tasks == ((it.config(0).trial_id,),)
+
+
+def test_a_store_that_is_reached_by_a_link_has_the_same_jobs(
+    make: Callable[..., Following], tmp_path: Path
+) -> None:
+    it = make(trials=1)
+    it.scheduler.behaviour = lambda number, job, age: WAITING
+    it.batch.submit_what_nobody_has()
+    (tmp_path / "link").symlink_to(it.store.path.parent)
+    assert queue_counts(SweepStore(tmp_path / "link" / "followed")) == {"pending": 1}
+
+
+@pytest.mark.parametrize(
+    ("held", "told"),
+    [
+        (
+            Task("PENDING", "launch failed requeued held"),
+            "(launch failed requeued held); scontrol release 100",
+        ),
+        (Task("SPECIAL_EXIT", "job requeued in held state"), "state); scontrol release 100"),
+        (Task("PENDING", "JobHeldUser"), "(JobHeldUser); scontrol release 100"),
+        (Task("PENDING", "JobHeldAdmin"), "(JobHeldAdmin); its cluster's administrators hold it"),
+    ],
+)
+def test_tasks_that_are_held_are_told_of_once_and_go_on_when_released(
+    held: Task, told: str, make: Callable[..., Following]
+) -> None:
+    it = make(trials=3)
+    heard: list[float] = []
+
+    def behave(number: int, job: Job, age: float) -> Task:
+        heard.extend([it.clock.now] if it.said and not heard else [])
+        return held if number and age < 3000 else it.completes(number, job, age, 3100)
+
+    it.scheduler.behaviour = behave
+    made = it.batch.submit_what_nobody_has()
+    assert queue_counts(it.store) == {"running": 1, f"held ({held.reason})": 2}
+    it.batch.follow(lambda info: None, lambda: None, it.said.append)
+    assert len(made) == len(it.scheduler.jobs) == 1
+    (line,) = it.said
+    assert line.startswith("job 100: 2 of its tasks held (")
+    assert line.endswith(told)
+    assert 60 <= heard[0] < 150
+
+
+def test_a_stop_cancels_what_is_held(make: Callable[..., Following]) -> None:
+    it = make(trials=1)
+    it.scheduler.behaviour = lambda number, job, age: Task("SPECIAL_EXIT", "job requeued in held state")
+    it.batch.submit_what_nobody_has()
+    assert cancel_waiting(it.store) == 1
+    assert it.scheduler.cancelled == ["100"]
+
+
+@pytest.mark.parametrize("reason", ["BadConstraints", "PartitionTimeLimit"])
+def test_what_can_never_start_is_believed_after_a_minute(reason: str, make: Callable[..., Following]) -> None:
+    it = make(trials=2)
+    never = Task("PENDING", reason)
+    it.scheduler.behaviour = lambda number, job, age: never if number else it.completes(0, job, age, 10)
+    with pytest.raises(BatchError, match=f"job 100_1 can never start: {reason}"):
+        it.follow()
+    assert 60 <= it.clock.now < 150
+    assert it.scheduler.cancelled == ["100_1"]
+
+
+def test_what_says_so_in_passing_goes_on(make: Callable[..., Following]) -> None:
+    it = make(trials=1)
+
+    def behave(number: int, job: Job, age: float) -> Task:
+        in_passing = age < 40 or 80 < age < 120
+        waiting = Task("PENDING", "BadConstraints" if in_passing else "Priority")
+        return waiting if age < 200 else it.completes(number, job, age, 300)
+
+    it.scheduler.behaviour = behave
+    it.follow()
+    assert len(it.ended) == 1
+    assert it.said == []
