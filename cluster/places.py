@@ -27,7 +27,7 @@ class PlaceError(UserError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Slurm:
+class SlurmPlace:
     """How jobs are asked for. An empty string leaves a directive to the cluster."""
 
     partition: str = ""
@@ -53,7 +53,7 @@ class Slurm:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ray:
+class RayPlace:
     """A Ray cluster that is there already. What it is asked for is beside the sweep file's `[resources]`."""
 
     address: str = "auto"  # `http://host:8265`: by jobs; `auto` or `host:port`: this process is the driver
@@ -86,8 +86,8 @@ class Place:
     data: Path | None = None
     cpus: int | None = None
     gpus: int | None = None
-    slurm: Slurm | None = None
-    ray: Ray | None = None
+    slurm: SlurmPlace | None = None
+    ray: RayPlace | None = None
 
 
 def places_files() -> tuple[Path, ...]:
@@ -133,8 +133,8 @@ def _place(name: str, tables: Mapping[str, Any], path: Path) -> Place:
     return Place(name=name, kind=kind, data=place.data, cpus=counts.get("cpus"), gpus=counts.get("gpus"))
 
 
-def _ray(reader: Reader, table: Mapping[str, Any], at: str) -> Ray:
-    default = Ray()
+def _ray(reader: Reader, table: Mapping[str, Any], at: str) -> RayPlace:
+    default = RayPlace()
     reader.keys(table, ("kind", "data", *vars(default)), at)
     values: dict[str, Any] = {}
     for key in ("address", "store", "memory", "token_path", "python"):
@@ -146,7 +146,7 @@ def _ray(reader: Reader, table: Mapping[str, Any], at: str) -> Ray:
     values["environment"] = _environment(reader, table, at)
     values["resources"] = reader.numbers(table, "resources", at)
     reader.size(table, "memory", at)
-    made = Ray(**values)
+    made = RayPlace(**values)
     if not made.takes_jobs and made.address != "auto" and not _HOST_AND_PORT.fullmatch(made.address):
         raise reader.error(
             f"{at}address", f"{made.address!r} is neither http://HOST:8265 nor HOST:PORT nor auto"
@@ -166,8 +166,8 @@ def _environment(reader: Reader, table: Mapping[str, Any], at: str) -> dict[str,
     return values
 
 
-def _slurm(reader: Reader, table: Mapping[str, Any], at: str) -> Slurm:
-    default = Slurm()
+def _slurm(reader: Reader, table: Mapping[str, Any], at: str) -> SlurmPlace:
+    default = SlurmPlace()
     reader.keys(table, ("kind", "data", *vars(default)), at)
     values: dict[str, Any] = {}
     for key, value in vars(default).items():
@@ -184,4 +184,4 @@ def _slurm(reader: Reader, table: Mapping[str, Any], at: str) -> Slurm:
     for key, value in values["directives"].items():
         if not isinstance(value, str | int):
             raise reader.error(f"{at}directives.{key}", f"{value!r} is neither a string, a number nor true")
-    return Slurm(**values)
+    return SlurmPlace(**values)

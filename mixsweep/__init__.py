@@ -9,6 +9,7 @@
 Names are loaded on first use, so that `import mixsweep` costs nothing and works in a light install.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -73,6 +74,10 @@ __all__ = [
     "save_figure",
     "write_report",
 ]
+
+_here = os.path.dirname(__file__)
+if not os.path.isdir(os.path.join(_here, "core")):  # a checkout: its four folders stand beside this one
+    __path__.append(os.path.dirname(_here))
 
 _MODULES = {
     "mixsweep.analysis.frames": ("Part", "load", "load_trials", "parts"),

@@ -19,33 +19,33 @@ from mixsweep.core import records
 from mixsweep.core.config import TrialConfig
 from mixsweep.core.data.cifar10 import source_files
 from mixsweep.core.errors import UserError
-from mixsweep.core.execution.run_config import Setting, Unit
+from mixsweep.core.execution.run_config import RunConfig, Unit
 from mixsweep.core.records import EpochRecord
 from mixsweep.core.store.checkpoint import has_checkpoint
-from mixsweep.core.store.forecasts import Expectation, keep_expectation
+from mixsweep.core.store.forecasts import StoredForecast, save_forecast
 from mixsweep.core.store.retention import Retention
 from mixsweep.core.store.store import SweepStore, TrialInfo
 from mixsweep.sweep.backends.ray.search_driver import driving
-from mixsweep.sweep.backends.slurm.driver import Batch
-from mixsweep.sweep.planning.forecast import Left, forecast, measured_pace
+from mixsweep.sweep.backends.slurm.driver import ArrayDriver
+from mixsweep.sweep.planning.forecast import RemainingWork, forecast, measured_rates
 from mixsweep.sweep.planning.plan import Plan, save_plan
 from mixsweep.sweep.planning.schema import SweepSpec
 from mixsweep.sweep.runtime.retry import (
-    Rounds,
+    RetryLoop,
     in_background,
     info_of,
     is_held,
     left_to_do,
     unless_unreadable,
 )
-from mixsweep.sweep.runtime.worker import Orders, give_orders, work_by
+from mixsweep.sweep.runtime.worker import WorkerSpec, make_worker_spec, run_trials
 from mixsweep.sweep.search.suggestions import check_place, coming, examples, to_come, with_known
 
 OnRecord = Callable[[EpochRecord], None]
 OnEnd = Callable[[TrialInfo], None]
 
 
-class LaunchError(UserError):
+class RunError(UserError):
     """A sweep that cannot begin: nothing was allocated, and one line says why."""
 
 
@@ -69,11 +69,11 @@ class Outcome:
         return 0 if done == sum(self.counts.values()) and not self.unrecorded else 1
 
 
-def make_setting(
+def make_run_config(
     spec: SweepSpec, store: SweepStore, place: Place, data_dir: Path | None, retry_failed: bool = False
-) -> Setting:
+) -> RunConfig:
     """How the processes of this command train."""
-    return Setting(
+    return RunConfig(
         store=store.path.absolute(),
         place=place.name,
         command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
@@ -136,43 +136,41 @@ def run_plan(
         on_interrupt: called at the first Ctrl-C.
 
     Raises:
-        LaunchError: the store or the data cannot be used; nothing was allocated.
+        RunError: the store or the data cannot be used; nothing was allocated.
     """
     place = find_place(place) if isinstance(place, str) else place
     if detach and place.kind != "slurm":
-        raise LaunchError(f"--detach: place {place.name} works only as long as this command does")
+        raise RunError(f"--detach: place {place.name} works only as long as this command does")
     if plan.spec.resources.ranks > 1 and place.kind == "debug":
-        raise LaunchError(
-            f"resources.ranks: place {place.name} trains a trial in one process; use another one"
-        )
+        raise RunError(f"resources.ranks: place {place.name} trains a trial in one process; use another one")
     if plan.spec.resources.nodes > 1 and place.kind == "local":
-        raise LaunchError(f"resources.nodes = {plan.spec.resources.nodes}: place {place.name} is one machine")
+        raise RunError(f"resources.nodes = {plan.spec.resources.nodes}: place {place.name} is one machine")
     if plan.spec.resources.ranks > 1 and plan.spec.search is not None:
-        raise LaunchError("resources.ranks: with [search] a trial has one process")
+        raise RunError("resources.ranks: with [search] a trial has one process")
     if place.ray and place.ray.takes_jobs:
-        raise LaunchError(f"place {place.name} takes jobs: `sweep run` submits one; here, give HOST:PORT")
+        raise RunError(f"place {place.name} takes jobs: `sweep run` submits one; here, give HOST:PORT")
     if place.kind != "ray" and (plan.spec.resources.memory or plan.spec.resources.custom):
-        raise LaunchError(f"resources: memory and custom are Ray's; place {place.name} does not know them")
+        raise RunError(f"resources: memory and custom are Ray's; place {place.name} does not know them")
     store = SweepStore(Path(store_root) / plan.spec.name)
     search = plan.spec.search if only is None else None
     if search is not None:
         check_place(plan.spec, place, limit)
         plan = with_known(plan, store)
-    setting = make_setting(plan.spec, store, place, data_dir, retry_failed)
+    run_config = make_run_config(plan.spec, store, place, data_dir, retry_failed)
     if raise_errors:
-        setting = replace(setting, raise_errors=True)
+        run_config = replace(run_config, raise_errors=True)
     trials = tuple(only) if only is not None else plan.trials
     try:
-        todo = left_to_do(trials, store, setting)
+        todo = left_to_do(trials, store, run_config)
         if limit is not None:
             todo = [config for config in todo if not is_held(store, config)][:limit]
-        check_data([*todo, *(examples(plan.spec) if search else [])], setting)
+        check_data([*todo, *(examples(plan.spec) if search else [])], run_config)
         if search is None and plan.spec.search is None:
             save_plan(plan, store)
         if only is None:
-            _keep_forecast(todo, coming(plan)[:limit] if search else [], store, setting)
+            _keep_forecast(todo, coming(plan)[:limit] if search else [], store, run_config)
     except OSError as error:
-        raise LaunchError(f"{store.path}: the store cannot be written: {error.strerror or error}") from error
+        raise RunError(f"{store.path}: the store cannot be written: {error.strerror or error}") from error
     unrecorded: list[TrialInfo] = []
     still_to_come = 0  # trials that a search has yet to choose
 
@@ -182,28 +180,28 @@ def run_plan(
         on_end(info)
 
     if todo and place.kind == "slurm":
-        batch = Batch(plan.spec, place, todo, setting)
-        for made in batch.submit_what_nobody_has():
+        batch = ArrayDriver(plan.spec, place, todo, run_config)
+        for made in batch.submit_unassigned():
             say(f"Submitted {len(made.tasks)} tasks as job {made.job_id}.")
         if not detach:
             batch.follow(ended, on_tick, say)
             store.compact()
     elif todo or (search and to_come(plan.spec, len(trials))):
-        orders = give_orders(plan, setting)
+        worker_spec = make_worker_spec(plan, run_config)
         with stop_on_signal(store, on_interrupt):
             if place.kind == "debug":
-                _run_here(todo, orders, plan.spec, on_record, ended)
+                _run_here(todo, worker_spec, plan.spec, on_record, ended)
             elif place.kind == "ray":
                 from mixsweep.sweep.backends.ray.cluster import run_attached, search_attached
 
                 if search is not None:
-                    still_to_come = search_attached(plan, orders, place, limit, ended, on_tick, say)
+                    still_to_come = search_attached(plan, worker_spec, place, limit, ended, on_tick, say)
                 else:
-                    run_attached(todo, orders, plan.spec.resources, place, ended, on_tick)
+                    run_attached(todo, worker_spec, plan.spec.resources, place, ended, on_tick)
             elif search is not None:
-                still_to_come = _search_on_local_ray(plan, orders, place, limit, ended, on_tick, say)
+                still_to_come = _search_on_local_ray(plan, worker_spec, place, limit, ended, on_tick, say)
             else:
-                _run_on_local_ray(todo, orders, plan.spec, place, ended, on_tick)
+                _run_on_local_ray(todo, worker_spec, plan.spec, place, ended, on_tick)
         if search is not None:
             trials = with_known(plan, store).trials
         store.compact()
@@ -212,8 +210,8 @@ def run_plan(
     counts = Counter(info.state if info else "waiting" for info in infos)
     counts["waiting"] += still_to_come
     return Outcome(
-        interrupted=store.stop_requested(setting.started_at)
-        and (still_to_come > 0 or bool(left_to_do(asked, store, setting))),
+        interrupted=store.stop_requested(run_config.started_at)
+        and (still_to_come > 0 or bool(left_to_do(asked, store, run_config))),
         counts=dict(+counts),
         unrecorded=tuple(unrecorded),
         detached=bool(todo) and detach,
@@ -221,23 +219,23 @@ def run_plan(
 
 
 def _keep_forecast(
-    todo: Sequence[TrialConfig], to_choose: Sequence[TrialConfig], store: SweepStore, setting: Setting
+    todo: Sequence[TrialConfig], to_choose: Sequence[TrialConfig], store: SweepStore, run_config: RunConfig
 ) -> None:
-    work = [Left(config, max(0, config.epochs - _goes_on_from(store, config))) for config in todo]
-    work += [Left(config, config.epochs) for config in to_choose]
+    work = [RemainingWork(config, max(0, config.epochs - _goes_on_from(store, config))) for config in todo]
+    work += [RemainingWork(config, config.epochs) for config in to_choose]
     if not work:
         return
-    cost = forecast(work, measured_pace(store.path.parent))
-    expectation = Expectation(
-        command_id=setting.command_id,
-        made_at=setting.started_at,
-        place=setting.place,
+    cost = forecast(work, measured_rates(store.path.parent))
+    expectation = StoredForecast(
+        command_id=run_config.command_id,
+        made_at=run_config.started_at,
+        place=run_config.place,
         trials=len(work),
         epochs=sum(left.epochs for left in work),
         seconds=cost.seconds,
         basis=cost.basis,
     )
-    keep_expectation(store, expectation)
+    save_forecast(store, expectation)
 
 
 def _goes_on_from(store: SweepStore, config: TrialConfig) -> int:
@@ -247,14 +245,14 @@ def _goes_on_from(store: SweepStore, config: TrialConfig) -> int:
     return max(config.begins_after, info.epoch if info and has_one else 0)
 
 
-def check_data(trials: Sequence[TrialConfig], setting: Setting) -> None:
+def check_data(trials: Sequence[TrialConfig], run_config: RunConfig) -> None:
     """Make sure that the images' files are there, before anything is allocated.
 
     Raises:
         DataError: what is missing, where, and what to do.
     """
     if any(config.dataset == "cifar10" for config in trials):
-        source_files(setting.data_dir)
+        source_files(run_config.data_dir)
 
 
 @contextmanager
@@ -284,49 +282,49 @@ def stop_on_signal(store: SweepStore, on_interrupt: Callable[[], None]) -> Itera
 
 
 def _run_here(
-    todo: Sequence[TrialConfig], orders: Orders, spec: SweepSpec, on_record: OnRecord, on_end: OnEnd
+    todo: Sequence[TrialConfig], worker_spec: WorkerSpec, spec: SweepSpec, on_record: OnRecord, on_end: OnEnd
 ) -> None:
-    here = _with_gpus(orders, spec, _cuda_devices())
-    for info in work_by(here, [(config,) for config in todo], on_record):
+    here = _with_gpus(worker_spec, spec, _cuda_devices())
+    for info in run_trials(here, [(config,) for config in todo], on_record):
         on_end(info)
 
 
 def _run_on_local_ray(
     todo: list[TrialConfig],
-    orders: Orders,
+    worker_spec: WorkerSpec,
     spec: SweepSpec,
     place: Place,
     on_end: OnEnd,
     on_tick: Callable[[], None],
 ) -> None:
     from mixsweep.cluster.ray_cluster.nodes import local_ray
-    from mixsweep.sweep.backends.ray.rank_groups import work_in_teams
+    from mixsweep.sweep.backends.ray.rank_groups import run_rank_groups
     from mixsweep.sweep.backends.ray.tune_driver import run_on_ray
 
-    store = SweepStore(orders.setting.store)
-    ranks = orders.setting.ranks
-    work = work_in_teams if ranks > 1 else work_by
+    store = SweepStore(worker_spec.run_config.store)
+    ranks = worker_spec.run_config.ranks
+    work = run_rank_groups if ranks > 1 else run_trials
     with local_ray(place.cpus, place.gpus) as has:
-        orders = _with_gpus(orders, spec, int(has.get("GPU", 0)))
-        slots = _slots(orders.setting.cpus, orders.setting.gpus, has, ranks)
+        worker_spec = _with_gpus(worker_spec, spec, int(has.get("GPU", 0)))
+        slots = _slots(worker_spec.run_config.cpus, worker_spec.run_config.gpus, has, ranks)
 
         def run(trials: list[TrialConfig]) -> list[str]:
             units: list[Unit] = [(config,) for config in trials]
             return in_background(
-                partial(run_on_ray, units, orders, slots, on_end, work), unless_unreadable(on_tick)
+                partial(run_on_ray, units, worker_spec, slots, on_end, work), unless_unreadable(on_tick)
             )
 
-        Rounds(
+        RetryLoop(
             store=store,
-            setting=replace(orders.setting, retry_failed=False),
+            run_config=replace(worker_spec.run_config, retry_failed=False),
             run=run,
-            halt=lambda: store.stop_requested(orders.setting.started_at),
+            halt=lambda: store.stop_requested(worker_spec.run_config.started_at),
         ).go(todo)
 
 
 def _search_on_local_ray(
     plan: Plan,
-    orders: Orders,
+    worker_spec: WorkerSpec,
     place: Place,
     limit: int | None,
     on_end: OnEnd,
@@ -337,31 +335,31 @@ def _search_on_local_ray(
     from mixsweep.cluster.ray_cluster.nodes import local_ray
     from mixsweep.sweep.backends.ray.search_driver import run_search
 
-    with driving(SweepStore(orders.setting.store)) as lease, local_ray(place.cpus, place.gpus) as has:
-        orders = _with_gpus(orders, plan.spec, int(has.get("GPU", 0)))
-        slots = _slots(orders.setting.cpus, orders.setting.gpus, has)
-        job = partial(run_search, plan, orders, slots, limit, on_end, say, lease.check)
+    with driving(SweepStore(worker_spec.run_config.store)) as lease, local_ray(place.cpus, place.gpus) as has:
+        worker_spec = _with_gpus(worker_spec, plan.spec, int(has.get("GPU", 0)))
+        slots = _slots(worker_spec.run_config.cpus, worker_spec.run_config.gpus, has)
+        job = partial(run_search, plan, worker_spec, slots, limit, on_end, say, lease.check)
         return in_background(job, unless_unreadable(on_tick))
 
 
-def _with_gpus(orders: Orders, spec: SweepSpec, available: int) -> Orders:
+def _with_gpus(worker_spec: WorkerSpec, spec: SweepSpec, available: int) -> WorkerSpec:
     """Orders with the GPUs of a trial: as the sweep file says, else one where there is any."""
     gpus = spec.resources.gpus if spec.resources.gpus is not None else float(available > 0)
-    return replace(orders, setting=replace(orders.setting, gpus=gpus))
+    return replace(worker_spec, run_config=replace(worker_spec.run_config, gpus=gpus))
 
 
 def _slots(cpus: int, gpus: float, has: dict[str, float], ranks: int = 1) -> int:
     """How many trials fit at once, each of so many ranks.
 
     Raises:
-        LaunchError: not even one does.
+        RunError: not even one does.
     """
     fits = has.get("CPU", 0) / cpus
     if gpus:
         fits = min(fits, has.get("GPU", 0) / gpus)
     if fits < ranks:
         asks = f"a trial asks for {cpus} CPUs and {gpus:g} GPUs" + f" for each of {ranks} ranks" * (ranks > 1)
-        raise LaunchError(
+        raise RunError(
             f"{asks}; this machine has {has.get('CPU', 0):g} and {has.get('GPU', 0):g}: see [resources]"
         )
     return int(fits // ranks)

@@ -18,8 +18,8 @@ from mixsweep.core.config import TrialConfig, field_names
 from mixsweep.core.records import default_mode, now
 from mixsweep.core.store import arrow
 from mixsweep.core.store.store import SweepStore, since
-from mixsweep.core.store.trial_index import Standing, StandingsReader
-from mixsweep.sweep.planning.forecast import Left, Pace, extras_of, forecast, rates_of
+from mixsweep.core.store.trial_index import TrialIndex, TrialSummary
+from mixsweep.sweep.planning.forecast import Pace, RemainingWork, extras_of, forecast, rates_of
 from mixsweep.sweep.planning.plan import brief, labels_of_columns
 from mixsweep.sweep.planning.search_schema import Search
 
@@ -141,7 +141,7 @@ class StatusReader:
 
     def __init__(self, store: SweepStore):
         self._store = store
-        self._standings = StandingsReader(store)
+        self._standings = TrialIndex(store)
 
     def read(self) -> SweepStatus:
         """The standing now."""
@@ -264,7 +264,9 @@ def _varies(column: pa.ChunkedArray) -> bool:
 def _newest(table: pa.Table, epochs: Mapping[str, int], metric: str) -> dict[str, tuple[int, float]]:
     """By trial, its newest epoch within the plan's, and the metric there."""
     ids = list(epochs)
-    trials = arrow.codes(table["trial_id"], {trial_id: n for n, trial_id in enumerate(ids)}, len(ids))
+    trials = arrow.dictionary_codes(
+        table["trial_id"], {trial_id: n for n, trial_id in enumerate(ids)}, len(ids)
+    )
     at = arrow.numbers(table["epoch"])
     limits = np.array([*epochs.values(), 0], dtype=np.int64)
     rows = np.flatnonzero(at <= limits[trials])
@@ -297,7 +299,7 @@ def _known(figure: pa.Scalar) -> float | None:
 
 
 def _time_left(
-    plan: _Trials, todo: Mapping[str, int], standings: Mapping[str, Standing], table: pa.Table
+    plan: _Trials, todo: Mapping[str, int], standings: Mapping[str, TrialSummary], table: pa.Table
 ) -> tuple[float, float, float] | None:
     """Device-seconds for what is left: as many as one in ten epochs, the middle, and nine in ten would make it."""
     step = max(1, table.num_rows // _SAMPLE)
@@ -309,7 +311,7 @@ def _time_left(
     groups = plan.alike(todo)
     running = {i for i in todo if i in standings and standings[i].state == "running"}
     work = [
-        Left(plan.config(first), sum(todo[i] for i in alike), sum(i not in running for i in alike))
+        RemainingWork(plan.config(first), sum(todo[i] for i in alike), sum(i not in running for i in alike))
         for first, alike in groups.items()
     ]
     walls = {i: s.device_seconds / s.ranks for i, s in standings.items() if s.state == "completed"}
@@ -338,7 +340,7 @@ def _curves(
     ranked = [t for t in trials if t.value is not None and math.isfinite(t.value)]
     ranked = heapq.nlargest(_CURVES, ranked, key=lambda t: sign * (t.value or 0.0))
     best = [t.trial_id for t in ranked]
-    is_drawn = arrow.codes(table["trial_id"], dict.fromkeys(best, 1), 0)
+    is_drawn = arrow.dictionary_codes(table["trial_id"], dict.fromkeys(best, 1), 0)
     chosen = arrow.rows_at(table.select(["trial_id", "epoch", metric]), np.flatnonzero(is_drawn)).sort_by(
         "epoch"
     )
@@ -368,7 +370,7 @@ def _to_come(source: Mapping[str, Any], known: int) -> int:
 def _standing(
     trial_id: str,
     epochs: int,
-    standing: Standing | None,
+    standing: TrialSummary | None,
     newest: tuple[int, float] | None,
     label: str,
     energy: float | None,
@@ -391,7 +393,7 @@ def _standing(
     )
 
 
-def _device_seconds(standing: Standing) -> float:
+def _device_seconds(standing: TrialSummary) -> float:
     """Of a lost attempt nobody knows when it ended; the next one writes it down."""
     runs = standing.state == "running" and standing.began
     return standing.device_seconds + (since(standing.began) * standing.ranks if runs else 0.0)

@@ -8,7 +8,7 @@ from mixsweep.analysis.inference import statistics
 from mixsweep.analysis.inference.wording import listing
 from mixsweep.analysis.report.tables import Table
 from mixsweep.core.formatting import duration
-from mixsweep.core.store.forecasts import kept_expectations
+from mixsweep.core.store.forecasts import saved_forecasts
 from mixsweep.core.store.store import SweepStore, TrialInfo
 
 METHODS = (
@@ -80,7 +80,7 @@ def forecasts(stores: Sequence[SweepStore]) -> Table:
     """What each command's trials were expected to take, and took: a row a command that trained something."""
     rows = []
     for store in stores:
-        kept = kept_expectations(store)
+        kept = saved_forecasts(store)
         took = _took(store) if kept else {}
         for one in kept:
             seconds, wall, epochs = took.get(one.command_id, (0.0, 0.0, 0))

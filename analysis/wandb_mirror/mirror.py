@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from mixsweep.analysis.wandb_mirror.artifacts import artifact_runs
 from mixsweep.analysis.wandb_mirror.payload import RunContent, run_content
-from mixsweep.analysis.wandb_mirror.sinks import Target, TroubleError
+from mixsweep.analysis.wandb_mirror.sinks import Sink, TransientError
 from mixsweep.core.errors import UserError
 from mixsweep.core.records import default_mode
 from mixsweep.core.store.store import SweepStore, TrialFolder
@@ -23,7 +23,7 @@ _AT_ONCE = 8  # pushes that wait for a server at the same time
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pass:
+class SyncPass:
     """What one pass over the store did."""
 
     runs: int = 0  # that the store has
@@ -33,9 +33,9 @@ class Pass:
     artifacts_changed: int = 0  # of which were pushed
     troubles: tuple[str, ...] = ()  # one a run that did not get through
 
-    def __add__(self, other: "Pass") -> "Pass":
-        return Pass(
-            **{spec.name: getattr(self, spec.name) + getattr(other, spec.name) for spec in fields(Pass)}
+    def __add__(self, other: "SyncPass") -> "SyncPass":
+        return SyncPass(
+            **{spec.name: getattr(self, spec.name) + getattr(other, spec.name) for spec in fields(SyncPass)}
         )
 
 
@@ -48,16 +48,16 @@ class Mirror:
         artifacts: push the best models and the reports, too.
     """
 
-    def __init__(self, targets: Sequence[tuple[SweepStore, Target]], labels: Labels, artifacts: bool = False):
+    def __init__(self, targets: Sequence[tuple[SweepStore, Sink]], labels: Labels, artifacts: bool = False):
         self._targets = targets
         self._labels = labels
         self._artifacts = artifacts
         self._seen: dict[tuple[str, str], tuple[int, ...]] = {}
         self._kept: dict[SweepStore, list[RunContent]] = {}  # what artifacts hold, drawn once
 
-    def run(self) -> Pass:
+    def run(self) -> SyncPass:
         """One pass over all of it."""
-        total = Pass()
+        total = SyncPass()
         for store, target in self._targets:
             if not store.exists():
                 continue  # its command is about to write it
@@ -72,7 +72,7 @@ class Mirror:
         for _, target in self._targets:
             target.close()
 
-    def _jobs(self, store: SweepStore, target: Target) -> Iterator[tuple[TrialFolder, Target, Any]]:
+    def _jobs(self, store: SweepStore, target: Sink) -> Iterator[tuple[TrialFolder, Sink, Any]]:
         source = store.sweep_file()
         metric = str(source.get("metric", "valid_accuracy"))
         mode = str(source.get("mode", default_mode(metric)))
@@ -93,19 +93,19 @@ class Mirror:
             yield folder, target, content
 
     def _one(
-        self, folder: TrialFolder, target: Target, content: Callable[[TrialFolder], RunContent | None]
-    ) -> Pass:
+        self, folder: TrialFolder, target: Sink, content: Callable[[TrialFolder], RunContent | None]
+    ) -> SyncPass:
         key, stamps = (str(folder.path), str(id(target))), _stamps(folder)
         if not stamps:
-            return Pass()
+            return SyncPass()
         if self._seen.get(key) == stamps:
-            return Pass(runs=1)
+            return SyncPass(runs=1)
         try:
             run = content(folder)
         except (OSError, UserError, pa.ArrowInvalid) as error:
-            return Pass(troubles=(f"{folder.trial_id}: {error}",))
+            return SyncPass(troubles=(f"{folder.trial_id}: {error}",))
         if run is None:
-            return Pass()
+            return SyncPass()
         done = _push(run, target)
         if done.troubles:
             return done
@@ -113,17 +113,17 @@ class Mirror:
             self._seen[key] = stamps
         return done
 
-    def _artifacts_of(self, store: SweepStore, target: Target) -> Pass:
-        runs, total = self._kept.get(store, []), Pass()
+    def _artifacts_of(self, store: SweepStore, target: Sink) -> SyncPass:
+        runs, total = self._kept.get(store, []), SyncPass()
         try:
             if store not in self._kept:
                 runs.extend(artifact_runs(store))
                 self._kept[store] = runs
         except (OSError, UserError, pa.ArrowInvalid) as error:
-            total = Pass(troubles=(f"artifacts of {store.name}: {error}",))
+            total = SyncPass(troubles=(f"artifacts of {store.name}: {error}",))
         for run in runs:
             done = _push(run, target)
-            total += Pass(artifacts=1, artifacts_changed=done.changed, troubles=done.troubles)
+            total += SyncPass(artifacts=1, artifacts_changed=done.changed, troubles=done.troubles)
         return total
 
 
@@ -132,7 +132,7 @@ def watch(
     say: Callable[[str], None],
     over: Callable[[], bool] = lambda: False,
     pause_seconds: float = 5.0,
-) -> Pass:
+) -> SyncPass:
     """Mirror until `over`, and once more then. A server's silence is said once, and its return."""
     silent, wait = False, pause_seconds
     while True:
@@ -151,7 +151,7 @@ def watch(
             time.sleep(0.2)
 
 
-def once(mirror: Mirror, tries: int = 3) -> Pass:
+def once(mirror: Mirror, tries: int = 3) -> SyncPass:
     """One pass, and again over what did not get through."""
     done = mirror.run()
     for _ in range(tries - 1):
@@ -167,12 +167,12 @@ def once(mirror: Mirror, tries: int = 3) -> Pass:
     return done
 
 
-def _push(run: RunContent, target: Target) -> Pass:
+def _push(run: RunContent, target: Sink) -> SyncPass:
     try:
         pushed = -1 if target.is_current(run) else target.push(run)
-    except (TroubleError, OSError) as error:
-        return Pass(runs=1, troubles=(str(error),))
-    return Pass(runs=1, changed=int(pushed >= 0), rows=max(0, pushed))
+    except (TransientError, OSError) as error:
+        return SyncPass(runs=1, troubles=(str(error),))
+    return SyncPass(runs=1, changed=int(pushed >= 0), rows=max(0, pushed))
 
 
 def _stamps(folder: TrialFolder) -> tuple[int, ...]:

@@ -50,7 +50,7 @@ class MirrorError(UserError):
     """W&B cannot be used as asked: no key, a refused key, no server."""
 
 
-class TroubleError(Exception):
+class TransientError(Exception):
     """A push that did not get through; the next one makes it good."""
 
 
@@ -78,7 +78,7 @@ class Cursor:
         return cls(fingerprint=run.fingerprint, digests=run.digests)
 
 
-class Target(Protocol):
+class Sink(Protocol):
     """Where runs go. `only_settled`: what was sent is there to stay, so what may be trained again is not sent."""
 
     only_settled: bool
@@ -87,21 +87,21 @@ class Target(Protocol):
         """Whether the target is known to hold this run as it is.
 
         Raises:
-            TroubleError: it does not say.
+            TransientError: it does not say.
         """
 
     def push(self, run: RunContent) -> int:
         """Make the target hold this run; return how many rows were sent.
 
         Raises:
-            TroubleError: it did not get through.
+            TransientError: it did not get through.
         """
 
     def close(self) -> None:
         """End what is open."""
 
 
-class OfflineTarget:
+class OfflineSink:
     """Runs as folders that `wandb sync` uploads, from a machine that has internet.
 
     Args:
@@ -171,7 +171,7 @@ class OfflineTarget:
         pass
 
 
-class OnlineTarget:
+class OnlineSink:
     """Runs on a W&B server.
 
     Args:
@@ -238,11 +238,11 @@ class OnlineTarget:
                 self._upload(one, run.artifact)
             one.finish(exit_code=run.exit_code)
         except (wandb.Error, OSError) as error:
-            raise TroubleError(_one_line(error)) from error
+            raise TransientError(_one_line(error)) from error
         except Exception as error:  # the service's own exceptions are not public
             if type(error).__module__.partition(".")[0] != "wandb":
                 raise
-            raise TroubleError(_one_line(error)) from error
+            raise TransientError(_one_line(error)) from error
         self._wait_for(run)
         Cursor.of(run).write(self._cursor_path(run))
         return len(new)
@@ -265,7 +265,7 @@ class OnlineTarget:
                 one.log_artifact(artifact).wait(timeout=_ARTIFACT_SECONDS)
             except ValueError as error:  # W&B's word for one that its server did not take
                 one.finish(exit_code=1)
-                raise TroubleError(f"artifact {content.name}: {_one_line(error)}") from error
+                raise TransientError(f"artifact {content.name}: {_one_line(error)}") from error
 
     def _newest(self, name: str) -> str:
         """The digest of the newest version that the server has of an artifact, '' where it has none."""
@@ -293,7 +293,7 @@ class OnlineTarget:
         end = time.monotonic() + _SETTLE_SECONDS
         while (lines := self._lines(run)) != len(run.rows):
             if time.monotonic() > end:
-                raise TroubleError(
+                raise TransientError(
                     f"the server has {max(0, lines)} of {len(run.rows)} epochs of run {run.run_id}"
                 )
             time.sleep(0.5)
@@ -333,7 +333,7 @@ class OnlineTarget:
             raise MirrorError(
                 f"W&B: {self.url}: {problem}; see the network and WANDB_BASE_URL, or mirror with --offline"
             )
-        raise TroubleError(f"{self.url}: {problem}")
+        raise TransientError(f"{self.url}: {problem}")
 
 
 def _start(

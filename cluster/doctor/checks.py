@@ -24,7 +24,7 @@ from mixsweep.cluster.doctor.host import (
     look_at_machine,
 )
 from mixsweep.cluster.doctor.probe_job import Report, run_probe
-from mixsweep.cluster.places import Place, Ray, Slurm
+from mixsweep.cluster.places import Place, RayPlace, SlurmPlace
 from mixsweep.cluster.slurm import client as slurm
 from mixsweep.cluster.slurm.job_environment import MARGIN_SECONDS
 from mixsweep.core.provenance import provenance
@@ -159,7 +159,7 @@ def check_store(folder: Folder) -> Check:
     return Check("store", "ok", found)
 
 
-def check_cluster(place: Ray) -> list[Check]:
+def check_cluster(place: RayPlace) -> list[Check]:
     """Whether a Ray cluster lets this machine in, and what it has."""
     from mixsweep.cluster.ray_cluster.connection import attached, nodes
     from mixsweep.cluster.ray_cluster.job_client import JobServer
@@ -189,7 +189,7 @@ def check_submitting() -> Check:
     return Check("python", "ok", f"{known['python']}, {_versions(versions)}")
 
 
-def check_scheduler(place: Slurm) -> list[Check]:
+def check_scheduler(place: SlurmPlace) -> list[Check]:
     """The commands, the controller, and what its configuration means for tasks.
 
     Raises:
@@ -215,7 +215,7 @@ def check_scheduler(place: Slurm) -> list[Check]:
     ]
 
 
-def check_partition(place: Slurm) -> list[Check]:
+def check_partition(place: SlurmPlace) -> list[Check]:
     """Whether the partitions exist, are up, have nodes, and allow the place's time; and what preempts there.
 
     Raises:
@@ -248,7 +248,7 @@ def check_preemption(config: dict[str, str], partitions: list[str]) -> Check:
     return Check("preemption", "ok", found)
 
 
-def check_accounting(place: Slurm) -> list[Check]:
+def check_accounting(place: SlurmPlace) -> list[Check]:
     """Whether ends of jobs can be looked up, and whether the account is this user's."""
     config = _configuration()
     if "slurmdbd" not in config.get("AccountingStorageType", ""):
@@ -268,7 +268,9 @@ def check_accounting(place: Slurm) -> list[Check]:
     return [Check("accounting", "ok", found)]
 
 
-def check_by_job(place: Slurm, store: Path, data: Path | None, wait_seconds: float, say: Say) -> list[Check]:
+def check_by_job(
+    place: SlurmPlace, store: Path, data: Path | None, wait_seconds: float, say: Say
+) -> list[Check]:
     """What a job finds on a compute node.
 
     Raises:
@@ -289,7 +291,7 @@ def check_by_job(place: Slurm, store: Path, data: Path | None, wait_seconds: flo
     return [*checks, ran, *check_node(place, done.report, done.shared, done.here)]
 
 
-def check_node(place: Slurm, told: Report, shared: bool, here: Folder) -> list[Check]:
+def check_node(place: SlurmPlace, told: Report, shared: bool, here: Folder) -> list[Check]:
     """What a node's report means, compared with the submitting host.
 
     Args:
@@ -307,7 +309,7 @@ def check_node(place: Slurm, told: Report, shared: bool, here: Folder) -> list[C
     return [replace(check, name=f"node {check.name}") for check in checks]
 
 
-def gpus_of(place: Slurm) -> int:
+def gpus_of(place: SlurmPlace) -> int:
     """How many GPUs a task asks for, by `gres` or by `gpus`."""
     if not place.gres:
         return place.gpus
@@ -334,7 +336,7 @@ def _check_data(data: Data) -> Check:
     return Check("data", "ok", f"{data.files} files, {_size(data.size_bytes)}")
 
 
-def _check_partition(name: str, place: Slurm) -> Check:
+def _check_partition(name: str, place: SlurmPlace) -> Check:
     facts = slurm.partition_facts(name)
     counts = slurm.ask("sinfo", "--noheader", f"--partition={name}", "--format=%F").split()
     busy, idle, _, total = (sum(int(line.split("/")[column]) for line in counts) for column in range(4))
@@ -401,7 +403,7 @@ def _configuration() -> dict[str, str]:
     return dict(re.findall(r"^(\S+)\s*=\s*(.*?)\s*$", text, re.MULTILINE))
 
 
-def _names(place: Slurm) -> list[str]:
+def _names(place: SlurmPlace) -> list[str]:
     return place.partition.split(",") if place.partition else slurm.default_partitions()
 
 

@@ -26,7 +26,7 @@ from mixsweep.cluster.doctor.host import (
     made,
     reaches_internet,
 )
-from mixsweep.cluster.places import Slurm
+from mixsweep.cluster.places import SlurmPlace
 from mixsweep.cluster.slurm import client as slurm
 from mixsweep.cluster.slurm import job_environment
 from mixsweep.cluster.slurm.client import Request, SlurmError, Task
@@ -114,7 +114,7 @@ class Outcome:
 
 
 def run_probe(
-    place: Slurm, store: Path, data: Path | None, wait_seconds: float, say: Callable[[str], None]
+    place: SlurmPlace, store: Path, data: Path | None, wait_seconds: float, say: Callable[[str], None]
 ) -> Outcome:
     """Submit the job, wait for its report, and leave nothing of it, neither in the queue nor in the store.
 
@@ -166,7 +166,7 @@ def run_probe(
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _small(place: Slurm) -> Slurm:
+def _small(place: SlurmPlace) -> SlurmPlace:
     """The place with minutes only, and with setup lines that tell which of them fails."""
     return replace(
         place,

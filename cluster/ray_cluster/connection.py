@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mixsweep.cluster.places import PlaceError, Ray
-from mixsweep.cluster.ray_cluster.head_monitor import ClusterError, Head, last_words
+from mixsweep.cluster.places import PlaceError, RayPlace
+from mixsweep.cluster.ray_cluster.head_monitor import ClusterError, HeadMonitor, exit_message
 from mixsweep.cluster.ray_cluster.nodes import quiet
 
 _REACH_SECONDS = 5.0
@@ -42,7 +42,7 @@ def is_in_a_job() -> bool:
     return _IN_A_JOB in os.environ
 
 
-def prepare(place: Ray) -> None:
+def prepare(place: RayPlace) -> None:
     """Set what Ray reads when it is imported: this place's token, and what keeps it quiet.
 
     Raises:
@@ -58,7 +58,7 @@ def prepare(place: Ray) -> None:
 
 
 @contextmanager
-def attached(place: Ray, working_dir: Path | None) -> Iterator[Head]:
+def attached(place: RayPlace, working_dir: Path | None) -> Iterator[HeadMonitor]:
     """This process as a driver of the cluster.
 
     Args:
@@ -78,12 +78,12 @@ def attached(place: Ray, working_dir: Path | None) -> Iterator[Head]:
         f"sweep: address {place.address}: ended without a word: killed, or by Ray as the cluster is gone from this "
         "machine; once it is back, or the place names another one, the same command goes on"
     )
-    with last_words(ended), _connected(place, working_dir) as head:
+    with exit_message(ended), _connected(place, working_dir) as head:
         yield head
 
 
 @contextmanager
-def _connected(place: Ray, working_dir: Path | None) -> Iterator[Head]:
+def _connected(place: RayPlace, working_dir: Path | None) -> Iterator[HeadMonitor]:
     import ray
 
     environment: dict[str, Any] = {"env_vars": {**quiet(os.environ), **place.environment}}
@@ -107,7 +107,7 @@ def _connected(place: Ray, working_dir: Path | None) -> Iterator[Head]:
         raise ClusterError(_why(place.address, error)) from error
     for number, handler in handlers.items():
         signal.signal(number, handler)  # Ray's own would end this process at once
-    head = Head(ray.get_runtime_context().gcs_address, _dead_nodes)
+    head = HeadMonitor(ray.get_runtime_context().gcs_address, _dead_nodes)
     with head:
         try:
             yield head

@@ -32,7 +32,7 @@ class HeadGoneError(ClusterError):
     """A cluster whose head is gone: a process that Ray holds ends by os._exit, or it hangs until Ray ends it."""
 
 
-class Head:
+class HeadMonitor:
     """Asks a cluster's head again and again which nodes it has lost; a context manager.
 
     Args:
@@ -100,7 +100,7 @@ class Head:
                 continue
             self._answered = begun
 
-    def __enter__(self) -> "Head":
+    def __enter__(self) -> "HeadMonitor":
         self._thread.start()
         return self
 
@@ -109,7 +109,7 @@ class Head:
 
 
 @contextmanager
-def last_words(line: str) -> Iterator[None]:
+def exit_message(line: str) -> Iterator[None]:
     """What is said on stderr where this process ends inside without a word of its own.
 
     Ray ends a driver on the spot whose node's object store is gone: nothing in the process could say so.

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mixsweep.cluster.places import Ray
+from mixsweep.cluster.places import RayPlace
 from mixsweep.cluster.ray_cluster.connection import prepare, wrong_token
 from mixsweep.cluster.ray_cluster.head_monitor import ClusterError
 
@@ -58,7 +58,7 @@ class JobServer:
         ClusterError: nobody answers at the address, or the token is not taken; within seconds.
     """
 
-    def __init__(self, place: Ray):
+    def __init__(self, place: RayPlace):
         prepare(place)
         self._place = place
         self.ray_version = _version_at(place.address)

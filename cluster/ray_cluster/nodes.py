@@ -81,7 +81,7 @@ def local_ray(cpus: int | None = None, gpus: int | None = None) -> Iterator[dict
 
 
 @dataclass(frozen=True)
-class Meeting:
+class ClusterAddress:
     """Where the nodes of one cluster meet: the head's `host:port`, and the token that lets a process in."""
 
     address: str
@@ -114,9 +114,9 @@ class RayNode:
         return self.folder / "r"
 
     @property
-    def meeting(self) -> Meeting:
+    def meeting(self) -> ClusterAddress:
         address = (self.ray_path / "ray_current_cluster").read_text().strip()
-        return Meeting(address, self.token_path.read_text())
+        return ClusterAddress(address, self.token_path.read_text())
 
     def check(self) -> None:
         """Make sure that it lives.
@@ -161,7 +161,7 @@ class RayNode:
 def ray_node(
     cpus: int,
     gpus: int,
-    join: Meeting | None = None,
+    join: ClusterAddress | None = None,
     *,
     dashboard_port: int | None = None,
     inside: Sequence[str] = (),

@@ -24,7 +24,7 @@ _NEVER = (
 )  # fmt: skip
 
 
-class CargoError(UserError):
+class PackagingError(UserError):
     """What cannot be shipped, in one line."""
 
 
@@ -42,7 +42,7 @@ def stage(
         where each import lies in the folder.
 
     Raises:
-        CargoError: it would be too large for Ray; with the largest files.
+        PackagingError: it would be too large for Ray; with the largest files.
     """
     files = {path: root / path for path in lean_files(root, exclude)}
     places: dict[str, str] = {}
@@ -116,7 +116,7 @@ def _weigh(files: Iterable[Path], root: Path) -> None:
     named = ", ".join(
         f"{os.path.relpath(path, root)} ({_mebibytes(size)})" for size, path in sizes[:_LARGEST]
     )
-    raise CargoError(
+    raise PackagingError(
         f"{root}: {_mebibytes(total)} would be shipped, Ray takes {_mebibytes(limit)}; the largest: {named}; "
         "name what stays here under `exclude` of the place, or have git ignore it"
     )

@@ -85,19 +85,19 @@ def _meeting() -> Any:
     from ray.train.backend import Backend
     from ray.train.torch import TorchConfig
 
-    class Meeting(Backend):
+    class ClusterAddress(Backend):
         share_cuda_visible_devices = True
 
         def on_start(self, worker_group: Any, backend_config: Any) -> None:
             address = worker_group.execute_single(0, _free_address)
             worker_group.execute(_export, address)
 
-    class MeetingConfig(TorchConfig):
+    class RendezvousConfig(TorchConfig):
         @property
-        def backend_cls(self) -> type[Meeting]:
-            return Meeting
+        def backend_cls(self) -> type[ClusterAddress]:
+            return ClusterAddress
 
-    return MeetingConfig()
+    return RendezvousConfig()
 
 
 def _free_address() -> tuple[str, int]:

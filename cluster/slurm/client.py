@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mixsweep.cluster.places import Slurm
+from mixsweep.cluster.places import SlurmPlace
 from mixsweep.cluster.slurm import job_environment
 from mixsweep.core.errors import UserError
 
@@ -88,7 +88,7 @@ class Request:
     exclude: tuple[str, ...] = ()  # nodes
 
 
-def submit(slurm: Slurm, request: Request, calls: Sequence[Callable[[], Any]], folder: Path) -> str:
+def submit(slurm: SlurmPlace, request: Request, calls: Sequence[Callable[[], Any]], folder: Path) -> str:
     """Submit calls as one array (or a plain job for a single call) and return its job id.
 
     Args:
@@ -110,7 +110,7 @@ def submit(slurm: Slurm, request: Request, calls: Sequence[Callable[[], Any]], f
     return str(jobs[0].job_id).partition("_")[0]
 
 
-def batch_script(slurm: Slurm, request: Request, tasks: int, folder: Path) -> str:
+def batch_script(slurm: SlurmPlace, request: Request, tasks: int, folder: Path) -> str:
     """The script that `submit` hands to sbatch."""
     executor = _executor(slurm, request, folder)
     if tasks > 1:
@@ -118,7 +118,7 @@ def batch_script(slurm: Slurm, request: Request, tasks: int, folder: Path) -> st
     return executor._make_submission_file_text(executor._submitit_command_str, "")
 
 
-def limits(slurm: Slurm) -> Limits:
+def limits(slurm: SlurmPlace) -> Limits:
     """What the cluster's configuration says, in one query.
 
     Raises:
@@ -131,7 +131,7 @@ def limits(slurm: Slurm) -> Limits:
     return Limits(max(1, min(slurm.array_limit, most)), int(wait[1]) if wait else 30)
 
 
-def check_partition(slurm: Slurm) -> None:
+def check_partition(slurm: SlurmPlace) -> None:
     """Make sure that the partition exists and allows the time: not every cluster refuses by itself.
 
     Raises:
@@ -215,7 +215,7 @@ def seconds_of(text: str) -> float | None:
     return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
 
 
-def _executor(slurm: Slurm, request: Request, folder: Path) -> Any:
+def _executor(slurm: SlurmPlace, request: Request, folder: Path) -> Any:
     from submitit import SlurmExecutor
 
     class Executor(SlurmExecutor):

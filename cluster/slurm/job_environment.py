@@ -91,7 +91,7 @@ def go_back_into_the_queue(reason: str, exclude: str = "") -> None:
     ended.wait(_REQUEUE_SECONDS)
 
 
-class Warnings:
+class JobSignals:
     """A context that hears the scheduler's warnings, in the main thread.
 
     `reason` is `preempted` from then on; the time limit, which is known, is no reason before an epoch no longer
@@ -114,7 +114,7 @@ class Warnings:
         self._grace_seconds = grace_seconds
         self._leave_at = float("inf")
 
-    def __enter__(self) -> "Warnings":
+    def __enter__(self) -> "JobSignals":
         self._before = {
             number: signal.signal(number, self._heard) for number in (signal.SIGUSR2, signal.SIGTERM)
         }

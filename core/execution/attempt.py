@@ -15,9 +15,9 @@ from mixsweep.core import records
 from mixsweep.core.config import TrialConfig
 from mixsweep.core.errors import UserError
 from mixsweep.core.execution.build import build_trial
-from mixsweep.core.execution.follower import GO_ON
-from mixsweep.core.execution.rank_channel import Team
-from mixsweep.core.execution.run_config import Setting
+from mixsweep.core.execution.follower import CONTINUE
+from mixsweep.core.execution.rank_channel import RankChannel
+from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.failures import INTERRUPTIONS, POLICIES, LeaseLostError, ParentLostError
 from mixsweep.core.provenance import provenance
 from mixsweep.core.records import EpochRecord
@@ -46,9 +46,9 @@ class RunningAttempt:
     folder: TrialFolder
     lease: Lease
     log: IO[str]
-    setting: Setting
+    run_config: RunConfig
     device: torch.device
-    team: Team
+    channel: RankChannel
     decide: Decide
     pause: Pause
     report: Report
@@ -66,7 +66,7 @@ class RunningAttempt:
         _say(self.log, line)
 
 
-def begin_attempt(config: TrialConfig, info: TrialInfo | None, setting: Setting) -> TrialInfo:
+def begin_attempt(config: TrialConfig, info: TrialInfo | None, run_config: RunConfig) -> TrialInfo:
     """The trial with a new attempt that runs from now on, in this process.
 
     After each end by `oom` it trains with twice the micro-batches, as far as the batch can be divided.
@@ -80,24 +80,24 @@ def begin_attempt(config: TrialConfig, info: TrialInfo | None, setting: Setting)
     out_of_memory = sum(a.end == "oom" for a in attempts)
     accumulate = config.accumulate * 2**out_of_memory
     while accumulate > config.accumulate and (
-        config.batch_size % accumulate or config.batch_size // accumulate < setting.ranks
+        config.batch_size % accumulate or config.batch_size // accumulate < run_config.ranks
     ):
         accumulate //= 2
-    device = devices.choose_device(setting.gpus)
+    device = devices.choose_device(run_config.gpus)
     attempt = Attempt(
         number=len(attempts) + 1,
-        place=setting.place,
-        host=setting.host or socket.gethostname(),
+        place=run_config.place,
+        host=run_config.host or socket.gethostname(),
         pid=os.getpid(),
-        job=setting.job,
-        restarts=setting.restarts,
-        command_id=setting.command_id,
+        job=run_config.job,
+        restarts=run_config.restarts,
+        command_id=run_config.command_id,
         revision=provenance()["revision"],
         started_at=records.now().isoformat(),
         from_epoch=info.epoch if info else 0,  # until its checkpoint says better
         accumulate=accumulate,
-        threads=setting.cpus,
-        ranks=setting.ranks,
+        threads=run_config.cpus,
+        ranks=run_config.ranks,
         device=devices.device_name(device),
     )
     return TrialInfo(
@@ -106,21 +106,23 @@ def begin_attempt(config: TrialConfig, info: TrialInfo | None, setting: Setting)
         state="running",
         epoch=info.epoch if info else 0,
         attempts=(*attempts, attempt),
-        provenance={**provenance(), "command": setting.command},
+        provenance={**provenance(), "command": run_config.command},
         retries_from=retries_from,
     )
 
 
 def run_attempt(attempt: RunningAttempt, info: TrialInfo) -> TrialInfo:
     """Train a trial from where its checkpoint has it to where it ends or has to stop."""
-    setting = attempt.setting
-    trial = build_trial(info.config, info.attempts[-1].accumulate, setting, attempt.device, attempt.team)
-    setting.retention.release(SweepStore(setting.store), info.trial_id)
+    run_config = attempt.run_config
+    trial = build_trial(
+        info.config, info.attempts[-1].accumulate, run_config, attempt.device, attempt.channel
+    )
+    run_config.retention.release(SweepStore(run_config.store), info.trial_id)
     rows, later = _restore(attempt, trial)
     begun = replace(info.attempts[-1], from_epoch=trial.epoch)
     facts: dict[str, Any] = {"images": [len(trial.images.train_labels), len(trial.images.test_labels)]}
-    if setting.ranks > 1:
-        facts["batch_norm"] = setting.batch_norm
+    if run_config.ranks > 1:
+        facts["batch_norm"] = run_config.batch_norm
     info = replace(
         info,
         epoch=trial.epoch,
@@ -133,7 +135,7 @@ def run_attempt(attempt: RunningAttempt, info: TrialInfo) -> TrialInfo:
     # An extended trial has passed rungs that its rule did not ask about before; decided ones stay as they are.
     state = "stopped" if any(attempt.decide(row) for row in rows) else _train(attempt, trial, rows, later)
     info = replace(info, epoch=trial.epoch)
-    attempt.team.tell(state)
+    attempt.channel.broadcast(state)
     if state == "completed":
         test_loss, test_accuracy = trial.test()
         rows[-1] = replace(rows[-1], test_loss=test_loss, test_accuracy=test_accuracy)
@@ -146,7 +148,7 @@ def run_attempt(attempt: RunningAttempt, info: TrialInfo) -> TrialInfo:
     attempt.say(f"attempt {attempt.number} ended: {state}")
     if info.ended:
         with suppress(OSError):  # a checkpoint too many is no failure
-            setting.retention.apply(SweepStore(setting.store), info, rows)
+            run_config.retention.apply(SweepStore(run_config.store), info, rows)
     return info
 
 
@@ -164,7 +166,7 @@ def _restore(attempt: RunningAttempt, trial: Trial) -> tuple[list[EpochRecord], 
         saved = None
     if saved is None and begins_after:
         raise ParentLostError(f"no checkpoint of {trial.config.parent} to go on from")
-    saved = attempt.team.share(saved)
+    saved = attempt.channel.share(saved)
     if saved is not None:
         trial.restore(saved)
     # Only the last row has test figures.
@@ -178,11 +180,11 @@ def _train(attempt: RunningAttempt, trial: Trial, rows: list[EpochRecord], later
     `later` are an earlier attempt's rows: they stay in the store until their epochs are trained again.
     """
     epochs = trial.config.epochs
-    last = min(epochs, attempt.setting.until or epochs)
-    cadence = _Cadence(attempt.setting.checkpoint_share)
+    last = min(epochs, attempt.run_config.until or epochs)
+    cadence = _Cadence(attempt.run_config.checkpoint_share)
     training = trial.train(attempt.number)
     while trial.epoch < last:
-        attempt.team.tell(GO_ON)
+        attempt.channel.broadcast(CONTINUE)
         record = next(training)
         rows.append(record)
         attempt.write_records(rows + [row for row in later if row.epoch > record.epoch])

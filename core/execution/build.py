@@ -7,25 +7,25 @@ import torch
 
 from mixsweep.core.config import TrialConfig
 from mixsweep.core.data import datasets
-from mixsweep.core.execution.rank_channel import Team
-from mixsweep.core.execution.run_config import Setting
+from mixsweep.core.execution.rank_channel import RankChannel
+from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.training import device as devices
 from mixsweep.core.training.trainer import Trial
 
 
 def build_trial(
-    config: TrialConfig, accumulate: int, setting: Setting, device: torch.device, team: Team
+    config: TrialConfig, accumulate: int, run_config: RunConfig, device: torch.device, channel: RankChannel
 ) -> Trial:
     """A trial at its beginning, the same on all ranks."""
-    devices.prepare_process(setting.cpus)
+    devices.prepare_process(run_config.cpus)
     return Trial(
         config,
-        _images(config.dataset, setting.data_dir, device),
+        _images(config.dataset, run_config.data_dir, device),
         device,
         accumulate=accumulate,
-        compile=setting.compile,
-        ranks=team.ranks,
-        batch_norm=setting.batch_norm,
+        compile=run_config.compile,
+        ranks=channel.ranks,
+        batch_norm=run_config.batch_norm,
     )
 
 

@@ -35,7 +35,7 @@ _LEAVE = "leave"  # rank 0 has failed in this attempt; what it tells otherwise i
 _FAREWELL_SECONDS = 10.0  # rank 0 keeps its store open so long, for the others to hear that it ends
 
 
-class Team:
+class RankChannel:
     """What the ranks of one `work` tell each other; a context manager. Alone, nothing of it costs anything.
 
     Args:
@@ -57,12 +57,12 @@ class Team:
                 *_address(), ranks.world, is_master=ranks.leads, timeout=self._timeout
             )
 
-    def tell(self, word: str) -> None:
+    def broadcast(self, word: str) -> None:
         """On rank 0: what the others hear next."""
         if self.ranks.world > 1:
             self._store.set(self._next_word(), word)
 
-    def hear(self) -> str:
+    def receive(self) -> str:
         """On the other ranks: what rank 0 tells next.
 
         Raises:
@@ -140,10 +140,10 @@ class Team:
                 }
                 self._store.compare_set(key, "", json.dumps(told))
                 if self.ranks.leads:
-                    self.tell(_LEAVE)
+                    self.broadcast(_LEAVE)
                 return error
             if self.ranks.leads:
-                self.tell(_LEAVE)
+                self.broadcast(_LEAVE)
             if self._store.check([key]):
                 told = json.loads(self._store.get(key))
                 return RankError(f"on rank {told['rank']}: {told['message']}", told["kind"], told["gone"])
@@ -155,7 +155,7 @@ class Team:
         self._words += 1
         return f"word/{self._attempts}/{self._words}"
 
-    def __enter__(self) -> "Team":
+    def __enter__(self) -> "RankChannel":
         return self
 
     def __exit__(
@@ -167,7 +167,7 @@ class Team:
             if not self.ranks.leads:
                 self._store.set(f"farewell/{self.ranks.rank}", "")
                 return
-            self.tell("")
+            self.broadcast("")
             if kind is None or kind is GeneratorExit:
                 others = [f"farewell/{rank}" for rank in range(1, self.ranks.world)]
                 self._store.wait(others, timedelta(seconds=_FAREWELL_SECONDS))

@@ -18,7 +18,7 @@ BATCH_NORMS = ("synchronised", "local")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
+class RunConfig:
     """Where and how a process trains: nothing of it is part of a trial's identity."""
 
     store: Path
@@ -44,33 +44,33 @@ class Setting:
     raise_errors: bool = False  # let a bug reach the debugger once it is recorded
 
 
-def is_done(info: TrialInfo | None, config: TrialConfig, setting: Setting) -> bool:
+def is_done(info: TrialInfo | None, config: TrialConfig, run_config: RunConfig) -> bool:
     """Whether nothing is left to do for a trial.
 
     A trial with more epochs to go than it has trained is not done; nor one that a rule stopped when there
     is no rule any more; nor one whose kind of failure is tried again.
     """
-    if info is not None and _waits(info, config, setting):
+    if info is not None and _waits(info, config, run_config):
         return True
     if info is None or not info.ended:
         return False
     if info.state == "completed":
         return info.epoch >= config.epochs
     if info.state == "stopped":
-        return setting.stopping
+        return run_config.stopping
     if info.state == "failed":
-        return not (info.may_retry or _is_new_try(info, setting))
+        return not (info.may_retry or _is_new_try(info, run_config))
     return True
 
 
-def _waits(info: TrialInfo, config: TrialConfig, setting: Setting) -> bool:
-    if setting.until is None or info.epoch < setting.until:
+def _waits(info: TrialInfo, config: TrialConfig, run_config: RunConfig) -> bool:
+    if run_config.until is None or info.epoch < run_config.until:
         return False
-    return info.state == "interrupted" and setting.until < config.epochs
+    return info.state == "interrupted" and run_config.until < config.epochs
 
 
-def _is_new_try(info: TrialInfo, setting: Setting) -> bool:
+def _is_new_try(info: TrialInfo, run_config: RunConfig) -> bool:
     """Whether this command gives a failed trial a try that its own retries no longer do."""
-    wanted = setting.retry_failed or POLICIES[info.failure].again
+    wanted = run_config.retry_failed or POLICIES[info.failure].again
     # Not by time: the clocks of the hosts may differ.
-    return wanted and info.attempts[-1].command_id != setting.command_id
+    return wanted and info.attempts[-1].command_id != run_config.command_id

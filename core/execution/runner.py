@@ -20,9 +20,9 @@ from mixsweep.core.execution.attempt import (
     record_failure,
     run_attempt,
 )
-from mixsweep.core.execution.follower import follow, order_to_follow
-from mixsweep.core.execution.rank_channel import Team
-from mixsweep.core.execution.run_config import Setting, Unit, is_done
+from mixsweep.core.execution.follower import attempt_message, follow
+from mixsweep.core.execution.rank_channel import RankChannel
+from mixsweep.core.execution.run_config import RunConfig, Unit, is_done
 from mixsweep.core.failures import (
     DEATHS_WITHOUT_PROGRESS,
     TIMEOUTS_WITHOUT_PROGRESS,
@@ -34,16 +34,16 @@ from mixsweep.core.failures import (
 )
 from mixsweep.core.provenance import patch
 from mixsweep.core.store import files
-from mixsweep.core.store.crash_recovery import with_its_death
+from mixsweep.core.store.crash_recovery import finalize_killed_attempt
 from mixsweep.core.store.lease import Lease, take_lease
 from mixsweep.core.store.store import SweepStore, TrialFolder, TrialInfo
 from mixsweep.core.training import device as devices
-from mixsweep.core.training.process_group import ALONE, ranks_of_environment
+from mixsweep.core.training.process_group import ALONE, ranks_from_environment
 
 
 def work(
     units: Sequence[Unit],
-    setting: Setting,
+    run_config: RunConfig,
     decide: Decide = lambda record: False,
     pause: Pause = lambda: "",
     report: Report = lambda record: None,
@@ -62,22 +62,27 @@ def work(
         ConfigError: RANK and WORLD_SIZE do not fit `setting.ranks`.
         Exception: the ranks do not meet, or one of them is gone: all have to be started again.
     """
-    ranks = ranks_of_environment() if setting.ranks > 1 else ALONE
-    if ranks.world != setting.ranks:
+    ranks = ranks_from_environment() if run_config.ranks > 1 else ALONE
+    if ranks.world != run_config.ranks:
         raise ConfigError(
-            f"ranks = {setting.ranks}, but WORLD_SIZE = {ranks.world}: the place starts them all"
+            f"ranks = {run_config.ranks}, but WORLD_SIZE = {ranks.world}: the place starts them all"
         )
-    with Team(ranks, setting.rank_timeout_seconds) as team:
+    with RankChannel(ranks, run_config.rank_timeout_seconds) as channel:
         if ranks.leads:
-            yield from _lead(units, setting, decide, pause, report, team)
+            yield from _lead(units, run_config, decide, pause, report, channel)
         else:
-            follow({config.trial_id: config for unit in units for config in unit}, setting, team)
+            follow({config.trial_id: config for unit in units for config in unit}, run_config, channel)
 
 
 def _lead(
-    units: Sequence[Unit], setting: Setting, decide: Decide, pause: Pause, report: Report, team: Team
+    units: Sequence[Unit],
+    run_config: RunConfig,
+    decide: Decide,
+    pause: Pause,
+    report: Report,
+    channel: RankChannel,
 ) -> Iterator[TrialInfo]:
-    store = SweepStore(setting.store)
+    store = SweepStore(run_config.store)
     pending = [config for unit in units for config in unit]
     progress = True
     while pending and progress:
@@ -88,15 +93,15 @@ def _lead(
                 return
             folder = store.trial(config.trial_id)
             with suppress(OSError, UserError):  # run_trial meets it again, and says so
-                if is_done(folder.info(), config, setting):
+                if is_done(folder.info(), config, run_config):
                     continue
-            info = run_trial(config, folder, setting, decide, pause, report, team)
+            info = run_trial(config, folder, run_config, decide, pause, report, channel)
             if info is None:
                 again.append(config)
                 continue
             yield info
             progress = True
-            if not is_done(info, config, setting) and _is_recorded(folder, info):
+            if not is_done(info, config, run_config) and _is_recorded(folder, info):
                 again.append(config)
         pending = again
 
@@ -113,11 +118,11 @@ def _is_recorded(folder: TrialFolder, info: TrialInfo) -> bool:
 def run_trial(
     config: TrialConfig,
     folder: TrialFolder,
-    setting: Setting,
+    run_config: RunConfig,
     decide: Decide,
     pause: Pause,
     report: Report,
-    team: Team | None = None,
+    channel: RankChannel | None = None,
 ) -> TrialInfo | None:
     """Take one trial on from where its folder says it stands, to its end or to where it has to stop.
 
@@ -128,22 +133,22 @@ def run_trial(
         Exception: what broke this process's device, or that another rank is gone; with `setting.raise_errors`
             also a bug. It is recorded.
     """
-    team = team or Team()
+    channel = channel or RankChannel()
     try:
         lease = take_lease(folder.path)
     except OSError as error:  # a full disk or a lost mount: nothing can be written down, so it is only told
-        return end_attempt(begin_attempt(config, None, setting), kind_of(error), one_line(error))
+        return end_attempt(begin_attempt(config, None, run_config), kind_of(error), one_line(error))
     if lease is None:
         return None
     with lease:
         try:
             info = folder.info()
         except (OSError, UserError) as error:  # it cannot be read, and is not written over
-            return end_attempt(begin_attempt(config, None, setting), "disk", one_line(error))
-        if is_done(info, config, setting):
+            return end_attempt(begin_attempt(config, None, run_config), "disk", one_line(error))
+        if is_done(info, config, run_config):
             return info
-        info = begin_attempt(config, with_its_death(folder, info), setting)
-        device = devices.choose_device(setting.gpus, team.ranks.local_rank)
+        info = begin_attempt(config, finalize_killed_attempt(folder, info), run_config)
+        device = devices.choose_device(run_config.gpus, channel.ranks.local_rank)
         try:
             folder.write_info(info, lease.check)
             _keep_patch(folder, lease)
@@ -157,22 +162,22 @@ def run_trial(
                     folder=folder,
                     lease=lease,
                     log=log,
-                    setting=setting,
+                    run_config=run_config,
                     device=device,
-                    team=team,
+                    channel=channel,
                     decide=decide,
                     pause=pause,
                     report=report,
                 )
-                team.tell(order_to_follow(info.trial_id, info.attempts[-1].accumulate))
-                with team.attempt(device):
+                channel.broadcast(attempt_message(info.trial_id, info.attempts[-1].accumulate))
+                with channel.attempt(device):
                     return run_attempt(attempt, info)
         except LeaseLostError:
             return None
         except BaseException as error:
             kind = end_of(error)
             info = record_failure(folder, info, lease, kind, error)
-            if ends_process(error) or (kind == "bug" and setting.raise_errors):
+            if ends_process(error) or (kind == "bug" and run_config.raise_errors):
                 raise
             return info
         finally:

@@ -12,7 +12,7 @@ def numbers(column: pa.ChunkedArray) -> np.ndarray:
     return np.from_dlpack(whole) if whole is not None else np.zeros(0, dtype=np.int64)
 
 
-def codes(column: pa.ChunkedArray, of: Mapping[str, int], other: int) -> np.ndarray:
+def dictionary_codes(column: pa.ChunkedArray, of: Mapping[str, int], other: int) -> np.ndarray:
     """A column of strings as the number that each has, `other` for a string that has none."""
     whole = _whole(column)
     if whole is None:

@@ -11,7 +11,7 @@ from mixsweep.core.store.lease import take_lease
 from mixsweep.core.store.store import Attempt, TrialFolder, TrialInfo
 
 
-def with_its_death(folder: TrialFolder, info: TrialInfo | None) -> TrialInfo | None:
+def finalize_killed_attempt(folder: TrialFolder, info: TrialInfo | None) -> TrialInfo | None:
     """The trial with its last attempt ended, where that was killed: when, and how far it had come."""
     if info is None or not info.attempts or info.attempts[-1].end:
         return info
@@ -35,7 +35,9 @@ def epoch_reached(folder: TrialFolder, attempt: Attempt) -> int:
     return epoch
 
 
-def record_death(folder: TrialFolder, job: str, end: str, message: str, dead_holder: str = "") -> bool:
+def record_killed_attempt(
+    folder: TrialFolder, job: str, end: str, message: str, dead_holder: str = ""
+) -> bool:
     """Write down why a trial's last attempt ended, where it could not: its scheduler knows.
 
     Args:
@@ -53,7 +55,7 @@ def record_death(folder: TrialFolder, job: str, end: str, message: str, dead_hol
         info = folder.info()
         if info is None or not info.attempts or info.attempts[-1].end or info.attempts[-1].job != job:
             return False
-        dead = with_its_death(folder, info)
+        dead = finalize_killed_attempt(folder, info)
         assert dead is not None
         attempt = replace(dead.attempts[-1], end=end, message=message)
         state = "interrupted" if end in (*INTERRUPTIONS, "killed") else "failed"

@@ -11,7 +11,7 @@ _FOLDER = "forecasts"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Expectation:
+class StoredForecast:
     """A command's forecast when it began. `seconds` is of one device, None where nothing was known."""
 
     command_id: str
@@ -23,17 +23,17 @@ class Expectation:
     basis: str
 
 
-def keep_expectation(store: SweepStore, expectation: Expectation) -> None:
+def save_forecast(store: SweepStore, expectation: StoredForecast) -> None:
     """Write a command's forecast into its sweep's folder."""
     path = store.path / _FOLDER / f"{expectation.command_id}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write_bytes(path, json.dumps(asdict(expectation)).encode())
 
 
-def kept_expectations(store: SweepStore) -> list[Expectation]:
+def saved_forecasts(store: SweepStore) -> list[StoredForecast]:
     """The forecasts of all commands, oldest first; what cannot be read is left out."""
     found = []
     for path in (store.path / _FOLDER).glob("*.json"):
         with suppress(OSError, ValueError, TypeError):
-            found.append(Expectation(**json.loads(path.read_text(encoding="utf-8"))))
+            found.append(StoredForecast(**json.loads(path.read_text(encoding="utf-8"))))
     return sorted(found, key=lambda expectation: (expectation.made_at, expectation.command_id))

@@ -24,7 +24,7 @@ from mixsweep.core.errors import UserError
 from mixsweep.core.failures import POLICIES
 from mixsweep.core.records import EpochRecord
 from mixsweep.core.store import files
-from mixsweep.core.store.arrow import codes, rows_at
+from mixsweep.core.store.arrow import dictionary_codes, rows_at
 from mixsweep.core.store.lease import lease_is_live
 
 # A trial's states. `waiting` and `lost` are derived: no trial.json yet; running without a live lease.
@@ -246,9 +246,9 @@ class SweepStore:
         table, stamps = self._assemble()
         table = table.replace_schema_metadata({_SOURCES: json.dumps(stamps)})
         files.write_table(table, self.path / "metrics.parquet")
-        from mixsweep.core.store.trial_index import StandingsReader  # which reads stores
+        from mixsweep.core.store.trial_index import TrialIndex  # which reads stores
 
-        StandingsReader(self).write()
+        TrialIndex(self).write()
 
     def _assemble(self, columns: Sequence[str] | None = None) -> tuple[pa.Table, dict[str, list[int]]]:
         """All trials' records, and by trial the stamp of the file that they come from."""
@@ -272,7 +272,7 @@ class SweepStore:
         kept = compacted
         if known != stamps:
             unchanged = {name: 1 for name, stamp in stamps.items() if known.get(name) == stamp}
-            are_kept = np.flatnonzero(codes(compacted["trial_id"], unchanged, 0))
+            are_kept = np.flatnonzero(dictionary_codes(compacted["trial_id"], unchanged, 0))
             kept = rows_at(compacted, are_kept)
 
         def read(name: str) -> pa.Table:

@@ -19,7 +19,7 @@ _INFO, _CHECKPOINT, _METRICS, _LOG = "trial.json", "checkpoint.pt", "metrics.par
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parcel:
+class FolderUpdate:
     """Whole files; None: not there, or as it was."""
 
     info: bytes | None = None
@@ -28,7 +28,7 @@ class Parcel:
     log: bytes | None = None
 
 
-def pack(folder: TrialFolder, sent: Stamps) -> tuple[Parcel, Stamps]:
+def collect_changes(folder: TrialFolder, sent: Stamps) -> tuple[FolderUpdate, Stamps]:
     """What has changed in a folder, and the stamps by which the next parcel will know."""
     stamps = {name: _stamp(folder.path / name) for name in (_INFO, _CHECKPOINT, _METRICS, _LOG)}
     changed = {name for name, stamp in stamps.items() if stamp and stamp != sent.get(name)}
@@ -38,20 +38,20 @@ def pack(folder: TrialFolder, sent: Stamps) -> tuple[Parcel, Stamps]:
         stamps[_CHECKPOINT] = sent.get(_CHECKPOINT, ())  # it is being replaced: the next parcel has it
     metrics = (folder.path / _METRICS).read_bytes() if _METRICS in changed else None
     log = (folder.path / _LOG).read_bytes() if _LOG in changed else None
-    return Parcel(info=info, checkpoint=checkpoint, metrics=metrics, log=log), stamps
+    return FolderUpdate(info=info, checkpoint=checkpoint, metrics=metrics, log=log), stamps
 
 
-def unpack(folder: TrialFolder, parcel: Parcel, fence: Callable[[], None] = lambda: None) -> None:
+def apply_update(folder: TrialFolder, update: FolderUpdate, fence: Callable[[], None] = lambda: None) -> None:
     """Put a parcel's files into a folder, each whole; `fence` as for core.files.write_bytes."""
     folder.path.mkdir(parents=True, exist_ok=True)
-    if parcel.log is not None:
-        files.write_bytes(folder.path / _LOG, parcel.log, fence)
-    if parcel.metrics is not None:
-        files.write_bytes(folder.path / _METRICS, parcel.metrics, fence)
-    if parcel.checkpoint is not None:
-        put_checkpoint(folder.path, *parcel.checkpoint, fence)
-    if parcel.info is not None:
-        files.write_bytes(folder.path / _INFO, parcel.info, fence)
+    if update.log is not None:
+        files.write_bytes(folder.path / _LOG, update.log, fence)
+    if update.metrics is not None:
+        files.write_bytes(folder.path / _METRICS, update.metrics, fence)
+    if update.checkpoint is not None:
+        put_checkpoint(folder.path, *update.checkpoint, fence)
+    if update.info is not None:
+        files.write_bytes(folder.path / _INFO, update.info, fence)
 
 
 def _stamp(path: Path) -> tuple[int, ...]:

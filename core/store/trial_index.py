@@ -20,7 +20,7 @@ _NAME = "standings.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Standing:
+class TrialSummary:
     """What trial.json says of where a trial is, without its config."""
 
     state: str
@@ -37,14 +37,14 @@ class Standing:
         return self.state in ENDED
 
 
-class StandingsReader:
+class TrialIndex:
     """Reads the standings of a sweep again and again; what has not changed is not read twice."""
 
     def __init__(self, store: SweepStore):
         self._store = store
-        self._known: dict[str, tuple[list[int], Standing]] | None = None
+        self._known: dict[str, tuple[list[int], TrialSummary]] | None = None
 
-    def read(self) -> dict[str, Standing]:
+    def read(self) -> dict[str, TrialSummary]:
         """By trial, where it is; a trial without an attempt has no entry.
 
         Raises:
@@ -52,7 +52,7 @@ class StandingsReader:
         """
         if self._known is None:
             self._known = _read_file(self._store.path / _NAME)
-        found: dict[str, Standing] = {}
+        found: dict[str, TrialSummary] = {}
         trials = str(self._store.trials_path)
         for name in self.folders():
             path = f"{trials}/{name}/trial.json"
@@ -82,22 +82,22 @@ class StandingsReader:
         files.write_bytes(self._store.path / _NAME, json.dumps(known).encode())
 
 
-def _read_file(path: Path) -> dict[str, tuple[list[int], Standing]]:
+def _read_file(path: Path) -> dict[str, tuple[list[int], TrialSummary]]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        return {name: (stamp, Standing(**standing)) for name, (stamp, standing) in values.items()}
+        return {name: (stamp, TrialSummary(**standing)) for name, (stamp, standing) in values.items()}
     except (OSError, ValueError, TypeError, AttributeError):  # absent, damaged, or another version's
         return {}
 
 
-def _standing(path: Path) -> Standing:
+def _standing(path: Path) -> TrialSummary:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         state, attempts = values["state"], values["attempts"]
         last: dict[str, Any] = attempts[-1] if attempts else {}
         failed = state == "failed"
         seconds = sum(_seconds(attempt) for attempt in attempts)
-        return Standing(
+        return TrialSummary(
             state="lost" if state == "running" and not lease_is_live(path.parent) else state,
             epoch=int(values.get("epoch", 0)),
             failure=str(last.get("end", "")) if failed else "",

@@ -27,11 +27,11 @@ class Ranks:
     def leads(self) -> bool:
         return self.rank == 0
 
-    def part_of(self, items: Tensor, dim: int = 0) -> Tensor:
+    def shard(self, items: Tensor, dim: int = 0) -> Tensor:
         """This rank's contiguous part; the parts differ by one item at most, and are empty where there are few."""
         return items.tensor_split(self.world, dim)[self.rank]
 
-    def add_up(self, *sums: Tensor) -> None:
+    def all_reduce(self, *sums: Tensor) -> None:
         """Replace tensors by their sums over all ranks."""
         if self.world > 1:
             for tensor in sums:
@@ -63,7 +63,7 @@ class Ranks:
 ALONE = Ranks()
 
 
-def ranks_of_environment(environment: Mapping[str, str] = os.environ) -> Ranks:
+def ranks_from_environment(environment: Mapping[str, str] = os.environ) -> Ranks:
     """The ranks that RANK, WORLD_SIZE and LOCAL_RANK tell of; one alone where they are not set.
 
     Raises:

@@ -23,7 +23,7 @@ class Reading:
     energy_joules: float | None = None
 
 
-class Counters:
+class DeviceCounters:
     """Reads a device's counters from `begin` to `end`: what lies between is one epoch.
 
     Args:
@@ -69,9 +69,9 @@ class Counters:
                 return
 
 
-def counters_of(device: torch.device) -> Counters:
+def counters_of(device: torch.device) -> DeviceCounters:
     """The counters of the device that a trial computes on."""
-    return Counters(
+    return DeviceCounters(
         _handle(str(torch.cuda.get_device_properties(device).uuid)) if _is_nvidia(device) else None
     )
 

@@ -196,7 +196,7 @@ class Trial:
                 correct += (logits_BK.detach().argmax(1) == labels).sum()
             self.optimizer.step()
             self.step += 1
-        self._ranks.add_up(loss_sum, correct)
+        self._ranks.all_reduce(loss_sum, correct)
         self._ranks.equalise(self.model)
         devices.synchronize(self.device)
         seconds = time.perf_counter() - start
@@ -212,7 +212,7 @@ class Trial:
         They are its parts of the micro-batches, so that a micro-batch has the same images on any number of ranks.
         """
         micro_batches = torch.arange(self.config.batch_size, device=self.device).view(self._accumulate, -1)
-        own = self._ranks.part_of(micro_batches, 1).flatten()
+        own = self._ranks.shard(micro_batches, 1).flatten()
         for chosen, crop in batches:
             yield chosen[own], crop and Crops(crop.rows[own], crop.columns[own])
 
@@ -228,14 +228,14 @@ class Trial:
         self.model.eval()
         devices.synchronize(self.device)
         start = time.perf_counter()
-        own = self._ranks.part_of(indices)
+        own = self._ranks.shard(indices)
         for chosen in own.split(_EVALUATION_BATCH) if len(own) else ():
             x_BCHW = prepare(images[chosen], self.images.mean, self.images.std)
             with self._autocast():
                 logits_BK = self._infer(x_BCHW.contiguous(memory_format=self._layout))
             loss_sum += cross_entropy(logits_BK.float(), labels[chosen], reduction="sum")
             correct += (logits_BK.argmax(1) == labels[chosen]).sum()
-        self._ranks.add_up(loss_sum, correct)
+        self._ranks.all_reduce(loss_sum, correct)
         devices.synchronize(self.device)
         seconds = time.perf_counter() - start
         return loss_sum.item() / len(indices), correct.item() / len(indices), seconds

@@ -1,4 +1,4 @@
-"""The command line: `sweep` and `python -m sweep`."""
+"""The command line: `sweep` and `python -m mixsweep`."""
 
 import json
 import os
@@ -380,7 +380,7 @@ def agent(
     data: Data = None,
 ) -> None:
     """Run one trial as `wandb agent` asks for it: `sweep agent FILE --lr=0.1 --seed=42`."""
-    from mixsweep.analysis.wandb_mirror.sinks import MirrorError, TroubleError
+    from mixsweep.analysis.wandb_mirror.sinks import MirrorError, TransientError
     from mixsweep.sweep.cli.wandb_sweeps import show_in_wandb, trial_for
 
     made = make_plan(load_spec(file))
@@ -388,7 +388,7 @@ def agent(
     code = _run(made, find_place(place), store, data, None, [config], False, False)
     try:
         show_in_wandb(SweepStore(store / made.spec.name), config, made)
-    except (MirrorError, TroubleError) as error:
+    except (MirrorError, TransientError) as error:
         out.print(f"{error}. The trial is in the store; `sweep mirror` shows it.", markup=False)
     raise typer.Exit(code)
 

@@ -10,7 +10,7 @@ from mixsweep.core.config import TrialConfig
 from mixsweep.core.store.store import SweepStore
 from mixsweep.sweep.cli.live_view import RunView
 from mixsweep.sweep.planning.plan import Plan
-from mixsweep.sweep.run import check_data, make_setting
+from mixsweep.sweep.run import check_data, make_run_config
 
 if TYPE_CHECKING:
     from mixsweep.core.training.trainer import Trial
@@ -66,9 +66,9 @@ def _trial(
     from mixsweep.core.training.trainer import Trial
 
     small = config.with_values(train_limit=batches * config.batch_size, augment="none", epochs=epochs)
-    setting = make_setting(plan.spec, SweepStore(plan.spec.name), place, data)
-    check_data([small], setting)
-    devices.prepare_process(setting.cpus)
+    run_config = make_run_config(plan.spec, SweepStore(plan.spec.name), place, data)
+    check_data([small], run_config)
+    devices.prepare_process(run_config.cpus)
     gpus = plan.spec.resources.gpus
     device = devices.choose_device(1.0 if gpus is None else gpus)
-    return Trial(small, load_images(small.dataset, setting.data_dir), device, compile=setting.compile)
+    return Trial(small, load_images(small.dataset, run_config.data_dir), device, compile=run_config.compile)

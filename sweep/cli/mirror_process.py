@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from mixsweep.analysis.wandb_mirror.mirror import Mirror, Pass, once, watch
-from mixsweep.analysis.wandb_mirror.sinks import OfflineTarget, OnlineTarget, Target
+from mixsweep.analysis.wandb_mirror.mirror import Mirror, SyncPass, once, watch
+from mixsweep.analysis.wandb_mirror.sinks import OfflineSink, OnlineSink, Sink
 from mixsweep.core.store.store import SweepStore
 from mixsweep.sweep.planning.plan import labels_of, read_plan
 
@@ -47,7 +47,7 @@ def mirror_sweeps(
     say: Callable[[str], None],
     watching: bool = False,
     over: Callable[[], bool] = lambda: False,
-) -> Pass:
+) -> SyncPass:
     """Push sweeps to W&B, once or until `over`.
 
     Raises:
@@ -112,10 +112,10 @@ def _hand_on(lines: Iterator[str], say: Callable[[str], None]) -> None:
         say(line.rstrip())
 
 
-def _target(store: SweepStore, options: MirrorOptions) -> Target:
+def _target(store: SweepStore, options: MirrorOptions) -> Sink:
     if options.offline:
-        return OfflineTarget(offline_folder(store), options.project, options.entity)
-    return OnlineTarget(store.path / "mirror", options.project, options.entity)
+        return OfflineSink(offline_folder(store), options.project, options.entity)
+    return OnlineSink(store.path / "mirror", options.project, options.entity)
 
 
 def offline_folder(store: SweepStore) -> Path:

@@ -10,17 +10,17 @@ from rich.text import Text
 
 from mixsweep.cluster.places import Place
 from mixsweep.core.config import TrialConfig
-from mixsweep.core.execution.run_config import Setting, is_done
+from mixsweep.core.execution.run_config import RunConfig, is_done
 from mixsweep.core.formatting import rough_duration
 from mixsweep.core.store.checkpoint import has_checkpoint
 from mixsweep.core.store.store import SweepStore
 from mixsweep.sweep.cli.live_view import STYLES
-from mixsweep.sweep.planning.forecast import Left, forecast, measured_pace
+from mixsweep.sweep.planning.forecast import RemainingWork, forecast, measured_rates
 from mixsweep.sweep.planning.plan import Plan
 from mixsweep.sweep.search.suggestions import coming, to_come
 
 
-def standing(config: TrialConfig, store: SweepStore, setting: Setting) -> tuple[str, int]:
+def standing(config: TrialConfig, store: SweepStore, run_config: RunConfig) -> tuple[str, int]:
     """What the next run does with a trial, and how many epochs that is.
 
     One of: done, failed, new, runs now, is tried again, continues, `from the start` (it has been trained,
@@ -30,7 +30,7 @@ def standing(config: TrialConfig, store: SweepStore, setting: Setting) -> tuple[
     info = folder.info()
     if info is None:
         return "new", config.epochs - config.begins_after
-    if is_done(info, config, setting):
+    if is_done(info, config, run_config):
         return ("failed" if info.state == "failed" else "done"), 0
     rows = folder.records().num_rows
     trained = min(config.begins_after + rows, config.epochs)
@@ -42,16 +42,18 @@ def standing(config: TrialConfig, store: SweepStore, setting: Setting) -> tuple[
 
 def plan_mapping(plan: Plan, root: Path, place: Place) -> dict[str, Any]:
     """The plan as plain values for `--json`."""
-    store, setting = _where(plan, root, place)
+    store, run_config = _where(plan, root, place)
     rows = []
     todo = []
     for config in plan.trials:
-        what, epochs = standing(config, store, setting)
+        what, epochs = standing(config, store, run_config)
         label = plan.labels[config.trial_id]
         rows.append({"trial_id": config.trial_id, "label": label, "standing": what, "epochs_left": epochs})
         todo.append((config, epochs))
     todo += [(config, config.epochs) for config in coming(plan)]
-    cost = forecast([Left(config, epochs) for config, epochs in todo if epochs], measured_pace(root))
+    cost = forecast(
+        [RemainingWork(config, epochs) for config, epochs in todo if epochs], measured_rates(root)
+    )
     return {
         "sweep": plan.spec.name,
         "question": plan.spec.question,
@@ -67,12 +69,12 @@ def plan_mapping(plan: Plan, root: Path, place: Place) -> dict[str, Any]:
 
 def describe_plan(plan: Plan, root: Path, place: Place, out: Console) -> None:
     """Print the plan."""
-    store, setting = _where(plan, root, place)
+    store, run_config = _where(plan, root, place)
     out.print(Text(plan.spec.name, "bold"), Text(plan.spec.question, "italic"))
     todo: list[tuple[TrialConfig, int]] = []
     counts: Counter[str] = Counter()
     for config in plan.trials:
-        what, epochs = standing(config, store, setting)
+        what, epochs = standing(config, store, run_config)
         counts[what] += 1
         if epochs:
             todo.append((config, epochs))
@@ -90,7 +92,7 @@ def describe_plan(plan: Plan, root: Path, place: Place, out: Console) -> None:
         out.print(f"{plan.shared} trials answer more than one question and run once", markup=False)
     for note in ineffective(plan):
         out.print(note, style="yellow", markup=False)
-    cost = forecast([Left(config, epochs) for config, epochs in todo], measured_pace(root))
+    cost = forecast([RemainingWork(config, epochs) for config, epochs in todo], measured_rates(root))
     if cost.seconds is None:
         out.print(f"forecast: unknown: {cost.basis}", markup=False)
     else:
@@ -125,6 +127,6 @@ def _scripts(
     return scripts(plan.spec.name, place.slurm, plan.spec.resources, left, store)
 
 
-def _where(plan: Plan, root: Path, place: Place) -> tuple[SweepStore, Setting]:
+def _where(plan: Plan, root: Path, place: Place) -> tuple[SweepStore, RunConfig]:
     store = SweepStore(root / plan.spec.name)
-    return store, Setting(store=store.path, place=place.name, stopping=plan.spec.may_stop_trials)
+    return store, RunConfig(store=store.path, place=place.name, stopping=plan.spec.may_stop_trials)

@@ -84,20 +84,20 @@ def show_in_wandb(store: SweepStore, config: TrialConfig, plan: Plan) -> None:
 
     Raises:
         MirrorError: W&B cannot be used.
-        TroubleError: it did not get through.
+        TransientError: it did not get through.
     """
     run_id = os.environ.get("WANDB_RUN_ID")
     info = store.trial(config.trial_id).info()
     if not run_id or info is None:
         return
     from mixsweep.analysis.wandb_mirror.payload import run_content
-    from mixsweep.analysis.wandb_mirror.sinks import OnlineTarget
+    from mixsweep.analysis.wandb_mirror.sinks import OnlineSink
 
     spec = plan.spec
     label = labels_of(plan.rows)[config.trial_id]
     run = run_content(store, info, label, {}, spec.metric, spec.mode, only_settled=True)
     project = os.environ.get("WANDB_PROJECT") or "mixsweep"
-    target = OnlineTarget(store.path / "mirror", project, os.environ.get("WANDB_ENTITY"))
+    target = OnlineSink(store.path / "mirror", project, os.environ.get("WANDB_ENTITY"))
     try:
         target.push(replace(run, run_id=run_id))
     finally:

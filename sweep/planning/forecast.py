@@ -44,7 +44,7 @@ class Pace:
 
 
 @dataclass(frozen=True)
-class Left:
+class RemainingWork:
     """What is left of `trials` alike: so many epochs altogether."""
 
     config: TrialConfig
@@ -93,7 +93,7 @@ def epoch_macs(config: TrialConfig) -> float | None:
     return macs * min(images, config.train_limit or images)
 
 
-def measured_pace(root: Path) -> Pace:
+def measured_rates(root: Path) -> Pace:
     """The pace of every sweep under a store that can be read; of several sweeps, the middle one."""
     rates: dict[str, list[float]] = {}
     extras: dict[str, list[float]] = {}
@@ -153,7 +153,9 @@ def extras_of(
         walls: by trial, its seconds from its attempt's start to its end; of trials whose records are all there.
     """
     ids = [trial_id for trial_id in walls if trial_id in configs]
-    trials = arrow.codes(table["trial_id"], {trial_id: n for n, trial_id in enumerate(ids)}, len(ids))
+    trials = arrow.dictionary_codes(
+        table["trial_id"], {trial_id: n for n, trial_id in enumerate(ids)}, len(ids)
+    )
     taken = arrow.numbers(pc.add(table["train_seconds"], table["valid_seconds"]))
     epochs = np.bincount(trials, taken, minlength=len(ids))
     extras: dict[str, list[float]] = {}
@@ -162,7 +164,7 @@ def extras_of(
     return _medians(extras)
 
 
-def forecast(todo: Sequence[Left], pace: Pace) -> Forecast:
+def forecast(todo: Sequence[RemainingWork], pace: Pace) -> Forecast:
     """Device-seconds for what is left."""
     seconds, rough = 0.0, False
     for left in todo:

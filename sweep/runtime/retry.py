@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from mixsweep.core.config import TrialConfig
 from mixsweep.core.errors import UserError
-from mixsweep.core.execution.run_config import Setting, is_done
+from mixsweep.core.execution.run_config import RunConfig, is_done
 from mixsweep.core.store.store import SweepStore, TrialInfo
 
 T = TypeVar("T")
@@ -27,7 +27,7 @@ _POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rounds:
+class RetryLoop:
     """How to go on until nothing is left.
 
     Args:
@@ -41,7 +41,7 @@ class Rounds:
     """
 
     store: SweepStore
-    setting: Setting
+    run_config: RunConfig
     run: Callable[[list[TrialConfig]], list[str]]
     halt: Callable[[], bool]
     patience_seconds: float = 0.0
@@ -81,15 +81,15 @@ class Rounds:
 
     def _left(self, trials: Sequence[TrialConfig]) -> list[TrialConfig]:
         """What is not done; a failure is tried anew by a new command, not by a new round."""
-        return left_to_do(trials, self.store, self.setting)
+        return left_to_do(trials, self.store, self.run_config)
 
     def _free(self, trials: Sequence[TrialConfig]) -> bool:
         return not all(is_held(self.store, config) for config in trials)
 
 
-def left_to_do(trials: Sequence[TrialConfig], store: SweepStore, setting: Setting) -> list[TrialConfig]:
+def left_to_do(trials: Sequence[TrialConfig], store: SweepStore, run_config: RunConfig) -> list[TrialConfig]:
     """The trials that are not done, in the plan's order."""
-    return [c for c in trials if not is_done(info_of(store, c), c, setting)]
+    return [c for c in trials if not is_done(info_of(store, c), c, run_config)]
 
 
 def info_of(store: SweepStore, config: TrialConfig) -> TrialInfo | None:

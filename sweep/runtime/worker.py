@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mixsweep.core import registry
-from mixsweep.core.execution.run_config import Setting, Unit
+from mixsweep.core.execution.run_config import RunConfig, Unit
 from mixsweep.core.records import EpochRecord
 from mixsweep.core.store.store import SweepStore, TrialInfo
 from mixsweep.sweep.planning.parse import parse_spec
@@ -15,24 +15,24 @@ from mixsweep.sweep.search.asha import make_decide
 
 
 @dataclass(frozen=True, kw_only=True)
-class Orders:
+class WorkerSpec:
     """What a command tells its workers: how to train, and the sweep file as that command read it."""
 
-    setting: Setting
+    run_config: RunConfig
     source: Mapping[str, Any]
     epochs: Mapping[str, int]  # of every trial of the plan, by id: those that a stopping rule compares
     grows: bool = False  # the plan does while it runs, so that its epochs are read from the store
 
-    def until(self, epoch: int | None) -> "Orders":
+    def until(self, epoch: int | None) -> "WorkerSpec":
         """The same, but to train no trial further than this epoch."""
-        return replace(self, setting=replace(self.setting, until=epoch))
+        return replace(self, run_config=replace(self.run_config, until=epoch))
 
 
-def give_orders(plan: Plan, setting: Setting) -> Orders:
+def make_worker_spec(plan: Plan, run_config: RunConfig) -> WorkerSpec:
     """The orders of a command that runs this plan."""
     epochs = {config.trial_id: config.epochs for config in plan.trials}
     grows = plan.spec.search is not None
-    return Orders(setting=setting, source=plan.spec.source, epochs=epochs, grows=grows)
+    return WorkerSpec(run_config=run_config, source=plan.spec.source, epochs=epochs, grows=grows)
 
 
 class _GrowingEpochs(Mapping[str, int]):
@@ -59,8 +59,8 @@ class _GrowingEpochs(Mapping[str, int]):
         return len(self._epochs)
 
 
-def work_by(
-    orders: Orders,
+def run_trials(
+    worker_spec: WorkerSpec,
     units: Sequence[Unit],
     on_record: Callable[[EpochRecord], None] = lambda record: None,
     pause: Callable[[], str] | None = None,
@@ -72,16 +72,16 @@ def work_by(
     """
     from mixsweep.core.execution.runner import work  # torch, which a driver does without
 
-    setting = orders.setting
-    store = SweepStore(setting.store)
-    for file in orders.source.get("imports", []):
+    run_config = worker_spec.run_config
+    store = SweepStore(run_config.store)
+    for file in worker_spec.source.get("imports", []):
         registry.import_file(Path(file))
-    spec = parse_spec(orders.source)
-    epochs = _GrowingEpochs(store) if orders.grows else orders.epochs
+    spec = parse_spec(worker_spec.source)
+    epochs = _GrowingEpochs(store) if worker_spec.grows else worker_spec.epochs
     return work(
         units,
-        setting,
+        run_config,
         decide=make_decide(spec.stopping, store, spec.metric, spec.mode, epochs),
-        pause=pause or (lambda: "interrupted" if store.stop_requested(setting.started_at) else ""),
+        pause=pause or (lambda: "interrupted" if store.stop_requested(run_config.started_at) else ""),
         report=on_record,
     )

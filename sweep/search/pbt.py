@@ -18,7 +18,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from mixsweep.core.config import TrialConfig
-from mixsweep.core.execution.run_config import Setting, is_done
+from mixsweep.core.execution.run_config import RunConfig, is_done
 from mixsweep.core.store import files
 from mixsweep.core.store.checkpoint import copy_checkpoint, has_checkpoint
 from mixsweep.core.store.lease import take_lease
@@ -26,13 +26,13 @@ from mixsweep.core.store.store import SweepStore
 from mixsweep.sweep.planning.plan import Plan, Planned
 from mixsweep.sweep.planning.schema import SweepSpec
 from mixsweep.sweep.planning.space import to_ray
-from mixsweep.sweep.search.trial_source import Leg
+from mixsweep.sweep.search.trial_source import TrialRequest
 
 _ASKED = 20  # times at most, until no two new trials are the same
 
 
 @dataclass(frozen=True)
-class Heir:
+class ExploitDecision:
     """What becomes of a member that is given up: who it goes on from, and with which values of its own."""
 
     parent: str
@@ -46,7 +46,7 @@ class Decision:
     epoch: int
     members: tuple[str, ...]
     scores: tuple[float, ...]
-    heirs: tuple[Heir | None, ...]
+    heirs: tuple[ExploitDecision | None, ...]
 
     def to_json(self) -> str:
         heirs = [heir and {"parent": heir.parent, "values": dict(heir.values)} for heir in self.heirs]
@@ -55,7 +55,7 @@ class Decision:
     @classmethod
     def from_json(cls, text: str) -> "Decision":
         values = json.loads(text)
-        heirs = tuple(heir and Heir(**heir) for heir in values["heirs"])
+        heirs = tuple(heir and ExploitDecision(**heir) for heir in values["heirs"])
         return cls(
             epoch=values["epoch"],
             members=tuple(values["members"]),
@@ -74,7 +74,7 @@ def decide(
     """
     worst = -math.inf if spec.mode == "max" else math.inf
     scores = [worst if value is None or math.isnan(value) else value for value in values]
-    heirs: list[Heir | None] = []
+    heirs: list[ExploitDecision | None] = []
     for asked in range(_ASKED):
         heirs = _ask(spec, members, scores, f"{spec.search_seed}/{epoch}/{asked}")
         alive = {config.trial_id for config, score in zip(members, scores) if score != worst}
@@ -86,7 +86,7 @@ def decide(
     return Decision(epoch=epoch, members=ids, scores=tuple(scores), heirs=tuple(heirs))
 
 
-def heirs_of(decision: Decision, members: Sequence[TrialConfig]) -> list[TrialConfig]:
+def exploited_configs(decision: Decision, members: Sequence[TrialConfig]) -> list[TrialConfig]:
     """The members after a decision."""
     known = {config.trial_id: config for config in members}
     return [
@@ -119,14 +119,14 @@ def read_decision(
     return decision if decision.members == tuple(config.trial_id for config in members) else None
 
 
-def with_heirs(plan: Plan, store: SweepStore) -> Plan:
+def with_exploited(plan: Plan, store: SweepStore) -> Plan:
     """A population's plan with all members that recorded decisions have made."""
     members, rows = list(plan.trials), list(plan.rows)
     for epoch in boundaries(plan.spec, members[0].epochs):
         decision = read_decision(store, plan.spec, epoch, members)
         if decision is None:
             break
-        members = heirs_of(decision, members)
+        members = exploited_configs(decision, members)
         rows += _new_rows(rows, members)
     return replace(plan, rows=tuple(rows))
 
@@ -148,8 +148,8 @@ class Population:
 
     exhausted = False
 
-    def __init__(self, plan: Plan, store: SweepStore, setting: Setting, fence: Callable[[], None]):
-        self._spec, self._store, self._setting, self._fence = plan.spec, store, setting, fence
+    def __init__(self, plan: Plan, store: SweepStore, run_config: RunConfig, fence: Callable[[], None]):
+        self._spec, self._store, self._run_config, self._fence = plan.spec, store, run_config, fence
         self._plan = plan
         self._members = list(plan.trials)
         self._left = list(boundaries(plan.spec, self._members[0].epochs))  # comparisons to come
@@ -162,22 +162,22 @@ class Population:
         """As it has grown."""
         return self._plan
 
-    def take(self) -> Leg | None:
+    def take(self) -> TrialRequest | None:
         """A member that has not come as far as the next comparison, or to its end."""
         self._compare_where_all_wait()
         for config in self._members:
             if config.trial_id not in self._taken and not self._waits(config):
                 self._taken.add(config.trial_id)
                 self.started += 1
-                return Leg(config, self._until)
+                return TrialRequest(config, self._until)
         return None
 
     def is_over(self) -> bool:
-        if self._store.stop_requested(self._setting.started_at):
+        if self._store.stop_requested(self._run_config.started_at):
             return True
         return not self._left and all(c.trial_id in self._taken or self._waits(c) for c in self._members)
 
-    def ended(self, leg: Leg) -> None:
+    def ended(self, request: TrialRequest) -> None:
         """Nothing: what has become of it is read from the store."""
 
     @property
@@ -189,7 +189,7 @@ class Population:
         info = self._store.trial(config.trial_id).info()
         if info is not None and info.state == "completed" and self._until is not None:
             return info.epoch >= self._until  # its sweep has been given more epochs
-        return is_done(info, config, replace(self._setting, until=self._until))
+        return is_done(info, config, replace(self._run_config, until=self._until))
 
     def _compare_where_all_wait(self) -> None:
         while self._left:
@@ -209,7 +209,7 @@ class Population:
 
     def _act(self, decision: Decision) -> None:
         """What follows from a decision; done again after a kill, it changes nothing more."""
-        before, self._members = self._members, heirs_of(decision, self._members)
+        before, self._members = self._members, exploited_configs(decision, self._members)
         rows = (*self._plan.rows, *_new_rows(self._plan.rows, self._members))
         if rows != self._plan.rows:
             self._plan = replace(self._plan, rows=rows)
@@ -247,7 +247,7 @@ class Population:
             if info is not None and not info.ended:
                 stopped = replace(info, state="stopped")
                 folder.write_info(stopped, lease.check)
-                self._setting.retention.apply(self._store, stopped, [])
+                self._run_config.retention.apply(self._store, stopped, [])
 
 
 @dataclass(eq=False)
@@ -290,7 +290,7 @@ class _StandIn:
 
 def _ask(
     spec: SweepSpec, members: Sequence[TrialConfig], scores: Sequence[float], seed: str
-) -> list[Heir | None]:
+) -> list[ExploitDecision | None]:
     """One round of Ray's scheduler, which draws from the process's own random numbers."""
     import numpy as np
     from ray.tune.schedulers import PopulationBasedTraining
@@ -330,7 +330,10 @@ def _ask(
     finally:
         random.setstate(before[0])
         np.random.set_state(before[1])
-    return [Heir(trial.exploited, _plain(trial.config)) if trial.exploited else None for trial in trials]
+    return [
+        ExploitDecision(trial.exploited, _plain(trial.config)) if trial.exploited else None
+        for trial in trials
+    ]
 
 
 def _within(config: dict[str, Any], space: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

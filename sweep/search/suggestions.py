@@ -11,14 +11,14 @@ from dataclasses import replace
 from mixsweep.cluster.places import Place
 from mixsweep.core.config import TrialConfig
 from mixsweep.core.errors import UserError
-from mixsweep.core.execution.run_config import Setting, is_done
+from mixsweep.core.execution.run_config import RunConfig, is_done
 from mixsweep.core.store import files
 from mixsweep.core.store.store import SweepStore, TrialInfo
 from mixsweep.sweep.planning.plan import Plan, Planned, read_plan
 from mixsweep.sweep.planning.schema import SweepSpec
-from mixsweep.sweep.search.pbt import with_heirs
+from mixsweep.sweep.search.pbt import with_exploited
 from mixsweep.sweep.search.tpe import Result, read_result, refit, suggest
-from mixsweep.sweep.search.trial_source import Leg
+from mixsweep.sweep.search.trial_source import TrialRequest
 
 # Kinds of places whose driver lives as long as the sweep.
 DRIVEN = ("local", "ray")
@@ -52,7 +52,7 @@ def with_known(plan: Plan, store: SweepStore) -> Plan:
     if plan.spec.search is None:
         return plan
     if plan.spec.search.algorithm == "pbt":
-        return with_heirs(plan, store)
+        return with_exploited(plan, store)
     try:
         stored = read_plan(store)
     except FileNotFoundError:
@@ -88,9 +88,14 @@ class Suggestions:
     """A supply that suggests trials by TPE until the plan has as many as the sweep file asks for."""
 
     def __init__(
-        self, plan: Plan, store: SweepStore, setting: Setting, limit: int | None, fence: Callable[[], None]
+        self,
+        plan: Plan,
+        store: SweepStore,
+        run_config: RunConfig,
+        limit: int | None,
+        fence: Callable[[], None],
     ):
-        self._spec, self._store, self._setting, self._fence = plan.spec, store, setting, fence
+        self._spec, self._store, self._run_config, self._fence = plan.spec, store, run_config, fence
         self._plan = plan
         self._limit = limit
         self._results: dict[str, Result] = {}  # of what is done, which does not change
@@ -99,7 +104,7 @@ class Suggestions:
         self.started = 0
         for config in plan.trials:
             info = store.trial(config.trial_id).info()
-            if not is_done(info, config, setting) and (info is None or info.state != "running"):
+            if not is_done(info, config, run_config) and (info is None or info.state != "running"):
                 self._unfinished.append(config)
         self._others = self._read_others()
 
@@ -113,13 +118,13 @@ class Suggestions:
         """Whether the space has no further trial."""
         return self._exhausted
 
-    def take(self) -> Leg | None:
+    def take(self) -> TrialRequest | None:
         """An unfinished trial of the plan, or else a new suggestion."""
         if self._limit is not None and self.started >= self._limit:
             return None
         if self._unfinished:
             self.started += 1
-            return Leg(self._unfinished.popleft())
+            return TrialRequest(self._unfinished.popleft())
         if not to_come(self._spec, len(self._plan.trials)):
             return None
         known = {config.trial_id for config in self._plan.trials} | self._others.keys()
@@ -132,16 +137,16 @@ class Suggestions:
         self._plan = replace(self._plan, rows=(*self._plan.rows, row))
         files.write_table(self._plan.table(), self._store.path / "plan.parquet", self._fence)
         self.started += 1
-        return Leg(config)
+        return TrialRequest(config)
 
     def is_over(self) -> bool:
-        if self._exhausted or self._store.stop_requested(self._setting.started_at):
+        if self._exhausted or self._store.stop_requested(self._run_config.started_at):
             return True
         if self._limit is not None and self.started >= self._limit:
             return True
         return not self._unfinished and not to_come(self._spec, len(self._plan.trials))
 
-    def ended(self, leg: Leg) -> None:
+    def ended(self, request: TrialRequest) -> None:
         """Nothing: what has become of it is read from the store."""
 
     def _read_results(self) -> list[Result]:
@@ -150,7 +155,7 @@ class Suggestions:
         for config in self._plan.trials:
             if config.trial_id not in self._results:
                 info = self._store.trial(config.trial_id).info()
-                done = is_done(info, config, self._setting)
+                done = is_done(info, config, self._run_config)
                 result = read_result(config, info, self._store, self._spec, done)
                 if not done:
                     found.append(result)
@@ -167,7 +172,7 @@ class Suggestions:
             if folder.trial_id in planned or (info := _readable(folder.info)) is None:
                 continue
             config = refit(self._spec, info.config)
-            if config is not None and is_done(info, config, self._setting):
+            if config is not None and is_done(info, config, self._run_config):
                 found[folder.trial_id] = read_result(config, info, self._store, self._spec, True)
         return found
 

@@ -31,8 +31,8 @@ from mixsweep.sweep.backends.ray.tune_driver import run_on_ray
 from mixsweep.sweep.planning.parse import parse_spec
 from mixsweep.sweep.planning.plan import make_plan, read_plan, save_plan
 from mixsweep.sweep.planning.schema import SweepSpec
-from mixsweep.sweep.run import make_setting
-from mixsweep.sweep.runtime.worker import give_orders
+from mixsweep.sweep.run import make_run_config
+from mixsweep.sweep.runtime.worker import make_worker_spec
 
 BASE = {"dataset": "digits", "model": "mlp", "augment": "none", "batch_size": 64}
 SPACE = {
@@ -60,14 +60,14 @@ def run(spec: SweepSpec, root: Path, slots: int) -> list[float]:
     """Run a sweep on the cluster of this process; each trial's last valid accuracy, in the plan's order."""
     store = SweepStore(root / spec.name)
     plan = make_plan(spec)
-    setting = make_setting(spec, store, find_place("local"), None)
-    orders = give_orders(plan, setting)
+    run_config = make_run_config(spec, store, find_place("local"), None)
+    worker_spec = make_worker_spec(plan, run_config)
     if spec.search:
         with driving(store) as lease:
-            run_search(plan, orders, slots, None, lambda info: None, print, lease.check)
+            run_search(plan, worker_spec, slots, None, lambda info: None, print, lease.check)
     else:
         save_plan(plan, store)
-        run_on_ray([(config,) for config in plan.trials], orders, slots, lambda info: None)
+        run_on_ray([(config,) for config in plan.trials], worker_spec, slots, lambda info: None)
     last = {row["trial_id"]: row for row in store.records().sort_by("epoch").to_pylist()}
     return [last[row.trial_id]["valid_accuracy"] for row in read_plan(store)]
 

@@ -147,16 +147,18 @@ def _started(trials: int, cpus: int, folder: Path) -> dict[str, Any]:
     from mixsweep.core.store.store import SweepStore
     from mixsweep.sweep.backends.ray.tune_driver import run_on_ray
     from mixsweep.sweep.planning.plan import make_plan, save_plan
-    from mixsweep.sweep.run import make_setting
-    from mixsweep.sweep.runtime.worker import give_orders
+    from mixsweep.sweep.run import make_run_config
+    from mixsweep.sweep.runtime.worker import make_worker_spec
 
     plan = make_plan(_spec(trials))
     store = SweepStore(folder / plan.spec.name)
     with local_ray(cpus, 0):
         begin = time.perf_counter()
-        orders = give_orders(plan, make_setting(plan.spec, store, Place(name="local", kind="local"), None))
+        worker_spec = make_worker_spec(
+            plan, make_run_config(plan.spec, store, Place(name="local", kind="local"), None)
+        )
         save_plan(plan, store)
-        run_on_ray([(config,) for config in plan.trials], orders, cpus, lambda info: None)
+        run_on_ray([(config,) for config in plan.trials], worker_spec, cpus, lambda info: None)
         store.compact()
         seconds = time.perf_counter() - begin
     return {"seconds": seconds, **_losses(store)}

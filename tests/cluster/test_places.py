@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mixsweep.cluster.places import Place, PlaceError, Ray, find_place
+from mixsweep.cluster.places import Place, PlaceError, RayPlace, find_place
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_a_ray_place_is_attached_to_or_takes_jobs(folders: tuple[Path, Path]) ->
         "shared = false\nmemory = '4G'\nresources = { a100 = 1 }\nexclude = ['notes/']\n"
     )
     near, far = find_place("near").ray, find_place("far").ray
-    assert near == Ray()
+    assert near == RayPlace()
     assert not near.takes_jobs
     assert far is not None
     assert far.takes_jobs

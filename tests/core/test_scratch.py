@@ -18,7 +18,7 @@ from tests.support.commands import ROOT, wait_until
 _OWNER = """
 import os, signal, sys
 from pathlib import Path
-from core.folders import owned_folder
+from mixsweep.core.scratch import owned_folder
 with owned_folder(sys.argv[1], "ms-") as folder:
     (folder / "work").write_text("half done")
     os.kill(os.getpid(), getattr(signal, sys.argv[2]))

@@ -10,7 +10,7 @@ from typing import Any
 
 from wandb.util import get_core_path
 
-from mixsweep.core.execution.run_config import Setting
+from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.execution.runner import work
 from mixsweep.core.records import SCHEMA
 from mixsweep.core.store.store import SweepStore
@@ -42,16 +42,16 @@ CLEAN = {name: value for name, value in os.environ.items() if not name.startswit
 # Trains what is left; SIGKILL hits it once a record of the named trial is in the store.
 _WORKER = """
 import os, signal, sys
-from core.execute import work
-from core.setting import Setting
-from core.store import SweepStore
-from sweep.plan import read_plan, trials_of
+from mixsweep.core.execution.runner import work
+from mixsweep.core.execution.run_config import RunConfig
+from mixsweep.core.store.store import SweepStore
+from mixsweep.sweep.planning.plan import read_plan, trials_of
 store, victim, epoch = SweepStore(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 def report(record):
     if (record.trial_id, record.epoch) == (victim, epoch):
         os.kill(os.getpid(), signal.SIGKILL)
 units = [(config,) for config in trials_of(read_plan(store))]
-for info in work(units, Setting(store=store.path), report=report):
+for info in work(units, RunConfig(store=store.path), report=report):
     pass
 """
 
@@ -73,7 +73,7 @@ def train(store: SweepStore, victim: str = "", epoch: int = 0) -> int:
 def train_here(store: SweepStore, only: str = "") -> None:
     """Train what is left, or one trial, in this process, which has torch already: what is killed goes elsewhere."""
     units = [(config,) for config in trials_of(read_plan(store)) if only in ("", config.trial_id)]
-    infos = list(work(units, Setting(store=store.path)))
+    infos = list(work(units, RunConfig(store=store.path)))
     assert [info.state for info in infos] == ["completed"] * len(units)
 
 
@@ -85,14 +85,14 @@ def mirror(
     return subprocess.run(
         command,
         cwd=ROOT,
-        env=CLEAN | homeless(root) | (environment or {}),
+        env=CLEAN | unassigned(root) | (environment or {}),
         capture_output=True,
         text=True,
         timeout=200,
     )
 
 
-def homeless(folder: Path) -> dict[str, str]:
+def unassigned(folder: Path) -> dict[str, str]:
     """An environment in which W&B's client finds no key of the person's who runs the tests."""
     return {"HOME": str(folder), "NETRC": str(folder / "netrc")}
 

@@ -27,7 +27,7 @@ lr = {{ grid_search = [1e-2, 1e-3] }}
 BRAKED_MODEL = """
 import os, time
 from torch import nn
-from core.registry import register_model
+from mixsweep import register_model
 
 class Brake(nn.Module):
     def forward(self, x):

@@ -11,7 +11,7 @@ import pytest
 import tomli_w
 
 from mixsweep.core import registry
-from mixsweep.core.execution.run_config import Setting
+from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.execution.runner import work
 from mixsweep.core.store.store import SweepStore
 from mixsweep.sweep.planning.parse import parse_spec
@@ -54,11 +54,11 @@ def test_counts_best_progress_and_failures_are_those_of_the_store(tmp_path: Path
     registry.register_model("status-broken", broken_model)
     plan, store = planned(tmp_path)
     first, second, poor, _ = plan.trials
-    setting = Setting(store=store.path)
-    for _ in work([(first,), (poor,)], setting):
+    run_config = RunConfig(store=store.path)
+    for _ in work([(first,), (poor,)], run_config):
         pass
     paused = iter(["", "interrupted"])  # asked before the trial, then after its first epoch
-    for _ in work([(second,)], setting, pause=lambda: next(paused, "interrupted")):
+    for _ in work([(second,)], run_config, pause=lambda: next(paused, "interrupted")):
         pass
     status = standing(store)
     assert status.counts == {"completed": 2, "interrupted": 1, "waiting": 1}
@@ -82,7 +82,7 @@ def test_counts_best_progress_and_failures_are_those_of_the_store(tmp_path: Path
     assert low * 0.99 <= status.seconds_left <= high * 1.01
 
     plan, store = planned(tmp_path, base={**TABLES["base"], "model": "status-broken"}, name="broken")
-    for _ in work([(plan.trials[0],)], Setting(store=store.path)):
+    for _ in work([(plan.trials[0],)], RunConfig(store=store.path)):
         pass
     status = standing(store)
     assert (status.counts, status.failures) == ({"failed": 1, "waiting": 3}, {"bug": 1})
@@ -93,7 +93,7 @@ def test_counts_best_progress_and_failures_are_those_of_the_store(tmp_path: Path
 
 def test_the_best_of_a_loss_is_the_smallest(tmp_path: Path) -> None:
     plan, store = planned(tmp_path, metric="valid_loss")
-    for _ in work([(config,) for config in plan.trials[1:3]], Setting(store=store.path)):
+    for _ in work([(config,) for config in plan.trials[1:3]], RunConfig(store=store.path)):
         pass
     best = standing(store).best
     assert best is not None
@@ -103,7 +103,7 @@ def test_the_best_of_a_loss_is_the_smallest(tmp_path: Path) -> None:
 def test_a_diverged_trial_counts_as_done_and_is_never_the_best(tmp_path: Path) -> None:
     base = {**TABLES["base"], "optimizer": "sgd", "hidden": [64, 64, 64]}
     plan, store = planned(tmp_path, base=base, space={"lr": {"grid_search": [1e30, 0.01]}})
-    for _ in work([(plan.trials[0],)], Setting(store=store.path)):
+    for _ in work([(plan.trials[0],)], RunConfig(store=store.path)):
         pass
     status = standing(store)
     assert status.counts == {"diverged": 1, "waiting": 1}
@@ -112,7 +112,7 @@ def test_a_diverged_trial_counts_as_done_and_is_never_the_best(tmp_path: Path) -
 
 def test_more_epochs_make_a_completed_trial_wait_and_a_narrower_space_leaves_others(tmp_path: Path) -> None:
     plan, store = planned(tmp_path)
-    for _ in work([(plan.trials[0],)], Setting(store=store.path)):
+    for _ in work([(plan.trials[0],)], RunConfig(store=store.path)):
         pass
     planned(tmp_path, base={**TABLES["base"], "epochs": 5})
     status = standing(store)
@@ -139,7 +139,7 @@ def test_a_half_made_store_can_be_read(tmp_path: Path) -> None:
 def test_a_reader_needs_no_file_that_registers_a_users_model(tmp_path: Path) -> None:
     """The user's file may be gone, or on another machine; what the store holds is read all the same."""
     (tmp_path / "mine.py").write_text(
-        "from torch import nn\nfrom core.registry import register_model\n"
+        "from torch import nn\nfrom mixsweep import register_model\n"
         "register_model('gone-model', lambda c, k: nn.Sequential(nn.Flatten(), nn.Linear(3072, k)))\n"
     )
     base = {**TABLES["base"], "model": "gone-model", "epochs": 1}
@@ -169,13 +169,13 @@ def test_a_reader_needs_no_file_that_registers_a_users_model(tmp_path: Path) -> 
 WRITER = """
 import sys, torch
 from pathlib import Path
-from core.execute import work
-from core.setting import Setting
-from sweep.plan import read_plan, trials_of
-from core.store import SweepStore
+from mixsweep.core.execution.runner import work
+from mixsweep.core.execution.run_config import RunConfig
+from mixsweep.sweep.planning.plan import read_plan, trials_of
+from mixsweep.core.store.store import SweepStore
 store = SweepStore(Path(sys.argv[1]))
 units = [(config,) for config in trials_of(read_plan(store))]
-for info in work(units, Setting(store=store.path)):
+for info in work(units, RunConfig(store=store.path)):
     store.compact()
 """
 

@@ -12,30 +12,30 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mixsweep.cluster.places import Place, Ray
+from mixsweep.cluster.places import Place, RayPlace
 from mixsweep.cluster.ray_cluster import connection, packaging
-from mixsweep.cluster.ray_cluster.head_monitor import ClusterError, Head
+from mixsweep.cluster.ray_cluster.head_monitor import ClusterError, HeadMonitor
 from mixsweep.core.config import TrialConfig
 from mixsweep.core.execution.run_config import Unit
 from mixsweep.core.scratch import scratch_folder
-from mixsweep.core.store.crash_recovery import record_death
+from mixsweep.core.store.crash_recovery import record_killed_attempt
 from mixsweep.core.store.lease import HEARTBEAT_SECONDS, STALE_SECONDS, holder_of
 from mixsweep.core.store.store import SweepStore, TrialInfo
 from mixsweep.core.toml_reader import bytes_of
-from mixsweep.sweep.backends.ray.rank_groups import work_in_teams
+from mixsweep.sweep.backends.ray.rank_groups import run_rank_groups
 from mixsweep.sweep.backends.ray.search_driver import driving, run_search
 from mixsweep.sweep.backends.ray.tune_driver import Work, run_on_ray
 from mixsweep.sweep.planning.plan import Plan
 from mixsweep.sweep.planning.schema import Resources
-from mixsweep.sweep.runtime.retry import Rounds, in_background, unless_unreadable
-from mixsweep.sweep.runtime.worker import Orders, work_by
+from mixsweep.sweep.runtime.retry import RetryLoop, in_background, unless_unreadable
+from mixsweep.sweep.runtime.worker import WorkerSpec, run_trials
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Cluster:
     """What a driver knows of the cluster that it has come into, for the trials of one sweep."""
 
-    orders: Orders
+    worker_spec: WorkerSpec
     needs: Mapping[str, float]  # of a trial, or of each of its ranks, by Ray's names
     slots: int  # trials at once
     work: Work
@@ -44,7 +44,7 @@ class _Cluster:
 
 def run_attached(
     todo: list[TrialConfig],
-    orders: Orders,
+    worker_spec: WorkerSpec,
     resources: Resources,
     place: Place,
     on_end: Callable[[TrialInfo], None],
@@ -55,21 +55,21 @@ def run_attached(
     Raises:
         ClusterError: it cannot be reached, or could never hold a trial, or its head is gone.
     """
-    store = SweepStore(orders.setting.store)
-    with _attached(todo, orders, resources, place) as here:
+    store = SweepStore(worker_spec.run_config.store)
+    with _attached(todo, worker_spec, resources, place) as here:
 
         def run(trials: list[TrialConfig]) -> list[str]:
             units: list[Unit] = [(config,) for config in trials]
-            start = partial(run_on_ray, units, here.orders, here.slots, on_end, here.work, here.needs)
+            start = partial(run_on_ray, units, here.worker_spec, here.slots, on_end, here.work, here.needs)
             return in_background(start, here.watch.beside(on_tick))
 
         def halt() -> bool:
             here.watch.look()
-            return store.stop_requested(orders.setting.started_at)
+            return store.stop_requested(worker_spec.run_config.started_at)
 
-        Rounds(
+        RetryLoop(
             store=store,
-            setting=replace(here.orders.setting, retry_failed=False),
+            run_config=replace(here.worker_spec.run_config, retry_failed=False),
             run=run,
             halt=halt,
             patience_seconds=STALE_SECONDS + HEARTBEAT_SECONDS,
@@ -78,7 +78,7 @@ def run_attached(
 
 def search_attached(
     plan: Plan,
-    orders: Orders,
+    worker_spec: WorkerSpec,
     place: Place,
     limit: int | None,
     on_end: Callable[[TrialInfo], None],
@@ -94,19 +94,19 @@ def search_attached(
     if not place.ray.shared:
         raise ClusterError(f"[search]: place {place.name} has no store that all nodes see (shared = false)")
     with (
-        driving(SweepStore(orders.setting.store)) as lease,
-        _attached([], orders, plan.spec.resources, place) as here,
+        driving(SweepStore(worker_spec.run_config.store)) as lease,
+        _attached([], worker_spec, plan.spec.resources, place) as here,
     ):
         start = partial(
             run_search,
-            plan, here.orders, here.slots, limit, on_end, say, lease.check, here.work, here.needs,
+            plan, here.worker_spec, here.slots, limit, on_end, say, lease.check, here.work, here.needs,
         )  # fmt: skip
         return in_background(start, here.watch.beside(on_tick))
 
 
 @contextmanager
 def _attached(
-    todo: list[TrialConfig], orders: Orders, resources: Resources, place: Place
+    todo: list[TrialConfig], worker_spec: WorkerSpec, resources: Resources, place: Place
 ) -> Iterator[_Cluster]:
     assert place.ray is not None
     connection.prepare(place.ray)
@@ -114,36 +114,41 @@ def _attached(
         raise ClusterError(
             f"resources.ranks: place {place.name} has no store that all nodes see (shared = false)"
         )
-    with _shipped(orders, place.ray) as (folder, orders), connection.attached(place.ray, folder) as head:
+    with (
+        _shipped(worker_spec, place.ray) as (folder, worker_spec),
+        connection.attached(place.ray, folder) as head,
+    ):
         # Beside this thread: Ray does not return from a call while the head is silent.
-        yield in_background(partial(_look_around, todo, orders, resources, place.ray, head), head.check)
+        yield in_background(partial(_look_around, todo, worker_spec, resources, place.ray, head), head.check)
 
 
 def _look_around(
-    todo: list[TrialConfig], orders: Orders, resources: Resources, place: Ray, head: Head
+    todo: list[TrialConfig], worker_spec: WorkerSpec, resources: Resources, place: RayPlace, head: HeadMonitor
 ) -> _Cluster:
-    store = SweepStore(orders.setting.store)
+    store = SweepStore(worker_spec.run_config.store)
     has_gpus = any(node.has.get("GPU") for node in connection.nodes())
     gpus = resources.gpus if resources.gpus is not None else float(has_gpus)
-    orders = replace(orders, setting=replace(orders.setting, gpus=gpus))
+    worker_spec = replace(worker_spec, run_config=replace(worker_spec.run_config, gpus=gpus))
     needs = needs_of(resources, gpus, place)
     slots = connection.capacity(needs, resources.ranks)
     job = connection.this_job()
-    work: Work = partial(work_on_node, job)
+    work: Work = partial(run_on_node, job)
     free: Callable[[Mapping[str, str]], object] = partial(_free_trials, store)
     if resources.ranks > 1:
-        work = partial(work_in_teams, nodes=resources.nodes, needs=needs, here=partial(on_this_node, job))
+        work = partial(run_rank_groups, nodes=resources.nodes, needs=needs, here=partial(on_this_node, job))
     if place.shared:
         if (store.path / "plan.parquet").exists():  # a search writes its own later
             _check_store_is_shared(store.path)
     else:
-        keeper = _start_keeper(orders, todo)
-        work = partial(work_far_on_node, keeper, job)
-        free = keeper.drop_nodes.remote
-    return _Cluster(orders=orders, needs=needs, slots=slots, work=work, watch=_NodeWatch(head, free))
+        proxy = _start_proxy(worker_spec, todo)
+        work = partial(run_remotely_on_node, proxy, job)
+        free = proxy.drop_nodes.remote
+    return _Cluster(
+        worker_spec=worker_spec, needs=needs, slots=slots, work=work, watch=_NodeWatch(head, free)
+    )
 
 
-def needs_of(resources: Resources, gpus: float, place: Ray) -> dict[str, float]:
+def needs_of(resources: Resources, gpus: float, place: RayPlace) -> dict[str, float]:
     """What a trial needs of a node, by Ray's names; the sweep file comes before the place."""
     needs = {"CPU": float(resources.cpus), "GPU": gpus}
     if memory := resources.memory or place.memory:
@@ -151,23 +156,27 @@ def needs_of(resources: Resources, gpus: float, place: Ray) -> dict[str, float]:
     return {**needs, **place.resources, **resources.custom}
 
 
-def work_on_node(job: str, orders: Orders, units: list[Unit]) -> Iterator[TrialInfo]:
+def run_on_node(job: str, worker_spec: WorkerSpec, units: list[Unit]) -> Iterator[TrialInfo]:
     """What a worker process does on whichever node it is."""
-    yield from work_by(on_this_node(job, orders), units)
+    yield from run_trials(on_this_node(job, worker_spec), units)
 
 
-def work_far_on_node(keeper: Any, job: str, orders: Orders, units: list[Unit]) -> Iterator[TrialInfo]:
-    """As work_on_node, where the store is seen by its keeper only."""
-    from mixsweep.sweep.backends.ray.remote_worker import work_far
+def run_remotely_on_node(
+    proxy: Any, job: str, worker_spec: WorkerSpec, units: list[Unit]
+) -> Iterator[TrialInfo]:
+    """As run_on_node, where the store is seen by its keeper only."""
+    from mixsweep.sweep.backends.ray.remote_worker import run_trials_remotely
 
-    here = on_this_node(job, orders)
-    yield from work_far(keeper, here.setting.job.rpartition("@")[2], here, units)
+    here = on_this_node(job, worker_spec)
+    yield from run_trials_remotely(proxy, here.run_config.job.rpartition("@")[2], here, units)
 
 
-def on_this_node(job: str, orders: Orders) -> Orders:
+def on_this_node(job: str, worker_spec: WorkerSpec) -> WorkerSpec:
     """The orders with where this process is: its attempts say on which node they ran."""
     node_id, host = connection.this_node()
-    return replace(orders, setting=replace(orders.setting, host=host, job=_job_on(job, node_id)))
+    return replace(
+        worker_spec, run_config=replace(worker_spec.run_config, host=host, job=_job_on(job, node_id))
+    )
 
 
 def _job_on(job: str, node_id: str) -> str:
@@ -177,7 +186,7 @@ def _job_on(job: str, node_id: str) -> str:
 class _NodeWatch:
     """Frees the trials of nodes that Ray has given up: their processes end with them."""
 
-    def __init__(self, head: Head, free: Callable[[Mapping[str, str]], object]):
+    def __init__(self, head: HeadMonitor, free: Callable[[Mapping[str, str]], object]):
         self._head = head
         self._free = free
         self._freed: Mapping[str, str] = {}
@@ -223,37 +232,37 @@ def _free_trials(store: SweepStore, dead: Mapping[str, str]) -> None:
         job = info.attempts[-1].job
         why = dead.get(job.rpartition("@")[2])
         if why is not None:
-            record_death(folder, job, "killed", f"its node is gone: {why}", dead_holder=holder)
+            record_killed_attempt(folder, job, "killed", f"its node is gone: {why}", dead_holder=holder)
 
 
-def _start_keeper(orders: Orders, trials: list[TrialConfig]) -> Any:
+def _start_proxy(worker_spec: WorkerSpec, trials: list[TrialConfig]) -> Any:
     """The store's keeper, on this node; one that dies is started again."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    from mixsweep.sweep.backends.ray.store_proxy import Keeper
+    from mixsweep.sweep.backends.ray.store_proxy import StoreProxy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
-    return ray.remote(Keeper).options(**options).remote(orders, trials)
+    return ray.remote(StoreProxy).options(**options).remote(worker_spec, trials)
 
 
 @contextmanager
-def _shipped(orders: Orders, place: Ray) -> Iterator[tuple[Path | None, Orders]]:
+def _shipped(worker_spec: WorkerSpec, place: RayPlace) -> Iterator[tuple[Path | None, WorkerSpec]]:
     """The working folder for the workers, and orders that name the imports as these find them."""
-    imports = list(orders.source.get("imports", []))
+    imports = list(worker_spec.source.get("imports", []))
     if connection.is_in_a_job():
         here = Path.cwd()
         inside = [os.path.relpath(p, here) if Path(p).is_relative_to(here) else p for p in imports]
-        yield None, _with_imports(orders, inside)
+        yield None, _with_imports(worker_spec, inside)
         return
     with scratch_folder() as folder:
         places = packaging.stage(folder, imports, place.exclude)
-        yield folder, _with_imports(orders, [places[name] for name in imports])
+        yield folder, _with_imports(worker_spec, [places[name] for name in imports])
 
 
-def _with_imports(orders: Orders, imports: list[str]) -> Orders:
-    return replace(orders, source={**orders.source, "imports": imports}) if imports else orders
+def _with_imports(worker_spec: WorkerSpec, imports: list[str]) -> WorkerSpec:
+    return replace(worker_spec, source={**worker_spec.source, "imports": imports}) if imports else worker_spec
 
 
 def _check_store_is_shared(path: Path) -> None:

@@ -58,7 +58,7 @@ def submit_sweep(spec: SweepSpec, place: Place, words: Sequence[str], say: Calla
         words: further words of `sweep run`.
 
     Raises:
-        ClusterError, CargoError: it cannot be submitted, in one line; nothing was.
+        ClusterError, PackagingError: it cannot be submitted, in one line; nothing was.
     """
     assert place.ray is not None
     server = JobServer(place.ray)

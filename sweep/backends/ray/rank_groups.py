@@ -9,15 +9,15 @@ from mixsweep.core.config import TrialConfig
 from mixsweep.core.errors import UserError
 from mixsweep.core.execution.run_config import Unit, is_done
 from mixsweep.core.store.store import SweepStore, TrialInfo
-from mixsweep.sweep.runtime.worker import Orders, work_by
+from mixsweep.sweep.runtime.worker import WorkerSpec, run_trials
 
 
-def work_in_teams(
-    orders: Orders,
+def run_rank_groups(
+    worker_spec: WorkerSpec,
     units: Sequence[Unit],
     nodes: int = 1,
     needs: Mapping[str, float] | None = None,
-    here: Callable[[Orders], Orders] = lambda orders: orders,
+    here: Callable[[WorkerSpec], WorkerSpec] = lambda worker_spec: worker_spec,
 ) -> Iterator[TrialInfo]:
     """Run what is free of these units, each by processes of its own that train it together; yield each trial's end.
 
@@ -29,28 +29,28 @@ def work_in_teams(
     Raises:
         ray.train.TrainingFailedError: a team could not work, as often as it was tried.
     """
-    setting = orders.setting
-    store = SweepStore(setting.store)
-    needs = needs or {"CPU": setting.cpus, "GPU": setting.gpus}
-    team = RankResources(ranks=setting.ranks, nodes=nodes, needs=needs)
+    run_config = worker_spec.run_config
+    store = SweepStore(run_config.store)
+    needs = needs or {"CPU": run_config.cpus, "GPU": run_config.gpus}
+    channel = RankResources(ranks=run_config.ranks, nodes=nodes, needs=needs)
     for unit in units:
-        if store.stop_requested(setting.started_at):
+        if store.stop_requested(run_config.started_at):
             return
-        if not any(_is_free(store, config, orders) for config in unit):
+        if not any(_is_free(store, config, worker_spec) for config in unit):
             continue
-        run_ranks(partial(_be_a_rank, orders, unit, here), team)
+        run_ranks(partial(_be_a_rank, worker_spec, unit, here), channel)
         for config in unit:
             if info := store.trial(config.trial_id).info():
                 yield info
 
 
-def _be_a_rank(orders: Orders, unit: Unit, here: Callable[[Orders], Orders]) -> None:
-    for _ in work_by(here(orders), [unit]):
+def _be_a_rank(worker_spec: WorkerSpec, unit: Unit, here: Callable[[WorkerSpec], WorkerSpec]) -> None:
+    for _ in run_trials(here(worker_spec), [unit]):
         pass  # rank 0 has it in the store
 
 
-def _is_free(store: SweepStore, config: TrialConfig, orders: Orders) -> bool:
+def _is_free(store: SweepStore, config: TrialConfig, worker_spec: WorkerSpec) -> bool:
     with suppress(OSError, UserError):  # the rank that takes it meets it again, and says so
         info = store.trial(config.trial_id).info()
-        return not is_done(info, config, orders.setting) and (info is None or info.state != "running")
+        return not is_done(info, config, worker_spec.run_config) and (info is None or info.state != "running")
     return True

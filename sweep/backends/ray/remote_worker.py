@@ -30,15 +30,17 @@ from mixsweep.core.records import EpochRecord
 from mixsweep.core.scratch import scratch_folder
 from mixsweep.core.store.retention import Retention
 from mixsweep.core.store.store import SweepStore, TrialFolder, TrialInfo
-from mixsweep.core.store.transfer import Stamps, pack, unpack
+from mixsweep.core.store.transfer import Stamps, apply_update, collect_changes
 from mixsweep.sweep.backends.ray.store_proxy import DONE, HELD, WAIT, Answer
-from mixsweep.sweep.runtime.worker import Orders
+from mixsweep.sweep.runtime.worker import WorkerSpec
 
 _SEND_SECONDS = 2.0  # between two looks at what has changed; each is a heartbeat
 _PART_BYTES = 8 * 2**20
 
 
-def work_far(keeper: Any, node: str, orders: Orders, units: list[Unit]) -> Iterator[TrialInfo]:
+def run_trials_remotely(
+    proxy: Any, node: str, worker_spec: WorkerSpec, units: list[Unit]
+) -> Iterator[TrialInfo]:
     """What is free of these units, one after the other; as core.execution.runner.work, with the keeper's store.
 
     Args:
@@ -47,7 +49,7 @@ def work_far(keeper: Any, node: str, orders: Orders, units: list[Unit]) -> Itera
     """
     import ray
 
-    for file in orders.source.get("imports", []):
+    for file in worker_spec.source.get("imports", []):
         registry.import_file(Path(file))
     pending = [config for unit in units for config in unit]
     progress = True
@@ -55,9 +57,9 @@ def work_far(keeper: Any, node: str, orders: Orders, units: list[Unit]) -> Itera
         again: list[TrialConfig] = []
         progress = waits = False
         for config in pending:
-            if ray.get(keeper.stop_requested.remote()):
+            if ray.get(proxy.stop_requested.remote()):
                 return
-            given = ray.get(keeper.take.remote(config.trial_id, node))
+            given = ray.get(proxy.take.remote(config.trial_id, node))
             if given.what == DONE:
                 continue
             if given.what in (HELD, WAIT):
@@ -65,10 +67,10 @@ def work_far(keeper: Any, node: str, orders: Orders, units: list[Unit]) -> Itera
                 waits |= given.what == WAIT
                 continue
             with scratch_folder("mixsweep-far-") as scratch:
-                store = SweepStore(scratch / orders.setting.store.name)
+                store = SweepStore(scratch / worker_spec.run_config.store.name)
                 folder = store.trial(config.trial_id)
-                unpack(folder, given.parcel)
-                if (yield from _train(keeper, node, given.right, config, store, orders)):
+                apply_update(folder, given.update)
+                if (yield from _train(proxy, node, given.right, config, store, worker_spec)):
                     progress = True
                     again.append(config)  # then done, unless another one has it
         if waits and not progress:
@@ -78,25 +80,25 @@ def work_far(keeper: Any, node: str, orders: Orders, units: list[Unit]) -> Itera
 
 
 def _train(
-    keeper: Any, node: str, right: str, config: TrialConfig, store: SweepStore, orders: Orders
+    proxy: Any, node: str, right: str, config: TrialConfig, store: SweepStore, worker_spec: WorkerSpec
 ) -> Generator[TrialInfo, None, bool]:
     """Take one trial on; yield its ends, and return whether there were any that the keeper has."""
     import ray
 
     from mixsweep.core.execution.runner import work
 
-    setting = replace(
-        orders.setting,
+    run_config = replace(
+        worker_spec.run_config,
         store=store.path,
         retention=Retention("all"),  # what is kept is the keeper's to say
-        data_dir=data_here(keeper, config.dataset, orders.setting.data_dir),
+        data_dir=data_here(proxy, config.dataset, worker_spec.run_config.data_dir),
     )
     trained = False
-    with _Sender(keeper, node, right, store.trial(config.trial_id)) as sender:
+    with _Sender(proxy, node, right, store.trial(config.trial_id)) as sender:
         for info in work(
             [(config,)],
-            setting,
-            decide=lambda record: bool(ray.get(keeper.decide.remote(record))),
+            run_config,
+            decide=lambda record: bool(ray.get(proxy.decide.remote(record))),
             pause=sender.pause,
             report=sender.report,
         ):
@@ -110,8 +112,8 @@ def _train(
 class _Sender:
     """Sends a trial's folder to the keeper as it changes; a context manager that gives the trial back."""
 
-    def __init__(self, keeper: Any, node: str, right: str, folder: TrialFolder):
-        self._keeper = keeper
+    def __init__(self, proxy: Any, node: str, right: str, folder: TrialFolder):
+        self._proxy = proxy
         self._node = node
         self._right = right
         self._folder = folder
@@ -133,11 +135,11 @@ class _Sender:
         with self._lock:
             if self._answer.lost:
                 return
-            parcel, stamps = pack(self._folder, self._sent)
+            update, stamps = collect_changes(self._folder, self._sent)
             info = self._folder.info()
             attempt = info.attempts[-1] if info and info.attempts else None
             self._answer = ray.get(
-                self._keeper.put.remote(self._folder.trial_id, self._right, self._node, attempt, parcel)
+                self._proxy.put.remote(self._folder.trial_id, self._right, self._node, attempt, update)
             )
             if self._answer.lost:
                 # The trial's process finds its lease gone before it writes again.
@@ -173,16 +175,16 @@ class _Sender:
         self._thread.join()
         with suppress(OSError, UserError):
             self.send()
-        self._keeper.drop.remote(self._folder.trial_id, self._right)
+        self._proxy.drop.remote(self._folder.trial_id, self._right)
 
 
-def data_here(keeper: Any, dataset: str, data_dir: Path | None) -> Path | None:
+def data_here(proxy: Any, dataset: str, data_dir: Path | None) -> Path | None:
     """Where this node has the data: in the folder of that name, else in one copy that all its processes share."""
     import ray
 
     if data_dir is None or data_dir.is_dir():
         return data_dir
-    files = ray.get(keeper.data_files.remote(dataset))
+    files = ray.get(proxy.data_files.remote(dataset))
     if not files:
         return data_dir
     key = hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]
@@ -192,7 +194,7 @@ def data_here(keeper: Any, dataset: str, data_dir: Path | None) -> Path | None:
             beside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
             try:
                 for name, size, time_ns in files:
-                    _fetch(keeper, name, size, beside / name)
+                    _fetch(proxy, name, size, beside / name)
                     os.utime(beside / name, ns=(time_ns, time_ns))
                 os.replace(beside, folder)
             finally:
@@ -200,10 +202,10 @@ def data_here(keeper: Any, dataset: str, data_dir: Path | None) -> Path | None:
     return folder
 
 
-def _fetch(keeper: Any, name: str, size: int, to: Path) -> None:
+def _fetch(proxy: Any, name: str, size: int, to: Path) -> None:
     import ray
 
     to.parent.mkdir(parents=True, exist_ok=True)
     with open(to, "wb") as file:
         for start in range(0, size, _PART_BYTES):
-            file.write(ray.get(keeper.data_part.remote(name, start, _PART_BYTES)))
+            file.write(ray.get(proxy.data_part.remote(name, start, _PART_BYTES)))

@@ -5,9 +5,9 @@ from contextlib import contextmanager
 
 from mixsweep.core.store.lease import Lease, take_lease
 from mixsweep.core.store.store import SweepStore, TrialInfo
-from mixsweep.sweep.backends.ray.tune_driver import Work, run_supply_on_ray
+from mixsweep.sweep.backends.ray.tune_driver import Work, run_source_on_ray
 from mixsweep.sweep.planning.plan import Plan, make_plan, save_plan
-from mixsweep.sweep.runtime.worker import Orders, work_by
+from mixsweep.sweep.runtime.worker import WorkerSpec, run_trials
 from mixsweep.sweep.search.pbt import Population
 from mixsweep.sweep.search.suggestions import SearchError, Suggestions, to_come, with_known
 
@@ -31,13 +31,13 @@ def driving(store: SweepStore) -> Iterator[Lease]:
 
 def run_search(
     plan: Plan,
-    orders: Orders,
+    worker_spec: WorkerSpec,
     capacity: int,
     limit: int | None,
     on_end: Callable[[TrialInfo], None],
     say: Callable[[str], None],
     fence: Callable[[], None],
-    work: Work = work_by,
+    work: Work = run_trials,
     needs: Mapping[str, float] | None = None,
 ) -> int:
     """Run an adaptive sweep on the Ray cluster that this process is connected to, to its end or a stop.
@@ -59,25 +59,25 @@ def run_search(
     Raises:
         SearchError: no process could work.
     """
-    store = SweepStore(orders.setting.store)
+    store = SweepStore(worker_spec.run_config.store)
     while True:
         plan = with_known(plan, store)
         save_plan(plan, store)
-        supply: Suggestions | Population
+        trial_source: Suggestions | Population
         if plan.spec.search is not None and plan.spec.search.algorithm == "pbt":
-            supply = Population(make_plan(plan.spec), store, orders.setting, fence)
+            trial_source = Population(make_plan(plan.spec), store, worker_spec.run_config, fence)
         else:
-            supply = Suggestions(plan, store, orders.setting, limit, fence)
+            trial_source = Suggestions(plan, store, worker_spec.run_config, limit, fence)
         before = _epochs(store)
-        deaths = run_supply_on_ray(supply, orders, capacity, on_end, work, needs)
-        if supply.exhausted:
-            say(f"The space has no further trial: the search ends with {len(supply.plan.trials)}.")
+        deaths = run_source_on_ray(trial_source, worker_spec, capacity, on_end, work, needs)
+        if trial_source.exhausted:
+            say(f"The space has no further trial: the search ends with {len(trial_source.plan.trials)}.")
             return 0
-        if not deaths or store.stop_requested(orders.setting.started_at):
-            return to_come(plan.spec, len(supply.plan.trials)) if limit is None else 0
+        if not deaths or store.stop_requested(worker_spec.run_config.started_at):
+            return to_come(plan.spec, len(trial_source.plan.trials)) if limit is None else 0
         if _epochs(store) == before:
             raise SearchError(f"no worker process could work: {deaths[0]}")
-        limit = None if limit is None else max(0, limit - supply.started)
+        limit = None if limit is None else max(0, limit - trial_source.started)
 
 
 def _epochs(store: SweepStore) -> int:

@@ -17,12 +17,12 @@ from mixsweep.core.data.cifar10 import source_files
 from mixsweep.core.execution.run_config import is_done
 from mixsweep.core.failures import LeaseLostError
 from mixsweep.core.records import EpochRecord
-from mixsweep.core.store.crash_recovery import record_death, with_its_death
+from mixsweep.core.store.crash_recovery import finalize_killed_attempt, record_killed_attempt
 from mixsweep.core.store.lease import STALE_SECONDS, Lease, take_lease
 from mixsweep.core.store.store import Attempt, SweepStore, TrialFolder
-from mixsweep.core.store.transfer import Parcel, pack, unpack
+from mixsweep.core.store.transfer import FolderUpdate, apply_update, collect_changes
 from mixsweep.sweep.planning.parse import parse_spec
-from mixsweep.sweep.runtime.worker import Orders
+from mixsweep.sweep.runtime.worker import WorkerSpec
 from mixsweep.sweep.search.asha import make_decide
 
 # What happens to a trial that is asked for; `wait`: its worker may still come back to a keeper that was killed.
@@ -35,7 +35,7 @@ class Given:
 
     what: str
     right: str = ""
-    parcel: Parcel = field(default_factory=Parcel)
+    update: FolderUpdate = field(default_factory=FolderUpdate)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,19 +56,19 @@ class _Grant:
     heard: float
 
 
-class Keeper:
+class StoreProxy:
     """Keeps a sweep's store for workers that do not see it. Runs as an actor; all its methods are short."""
 
-    def __init__(self, orders: Orders, trials: Iterable[TrialConfig]):
-        self._setting = orders.setting
-        self._store = SweepStore(orders.setting.store)
+    def __init__(self, worker_spec: WorkerSpec, trials: Iterable[TrialConfig]):
+        self._run_config = worker_spec.run_config
+        self._store = SweepStore(worker_spec.run_config.store)
         self._configs = {config.trial_id: config for config in trials}
         self._grants: dict[str, _Grant] = {}
         self._returning_until = time.monotonic() + STALE_SECONDS if _is_restarted() else 0.0
-        for file in orders.source.get("imports", []):
+        for file in worker_spec.source.get("imports", []):
             registry.import_file(Path(file))
-        spec = parse_spec(orders.source)
-        self._decide = make_decide(spec.stopping, self._store, spec.metric, spec.mode, orders.epochs)
+        spec = parse_spec(worker_spec.source)
+        self._decide = make_decide(spec.stopping, self._store, spec.metric, spec.mode, worker_spec.epochs)
 
     def take(self, trial_id: str, node: str) -> Given:
         """Ask for a trial, as core.execution.runner takes its lease."""
@@ -85,18 +85,20 @@ class Keeper:
         if lease is None:
             return Given(what=HELD)
         info = folder.info()
-        if is_done(info, self._configs[trial_id], self._setting):
+        if is_done(info, self._configs[trial_id], self._run_config):
             lease.release()
             return Given(what=DONE)
-        dead = with_its_death(folder, info)
+        dead = finalize_killed_attempt(folder, info)
         if dead is not None and dead is not info:  # told by the clock of the files here
             folder.write_info(dead, lease.check)
-        self._setting.retention.release(self._store, trial_id)
+        self._run_config.retention.release(self._store, trial_id)
         right = uuid.uuid4().hex
         self._grants[trial_id] = _Grant(right, node, lease, time.monotonic())
-        return Given(what=GIVEN, right=right, parcel=pack(folder, {})[0])
+        return Given(what=GIVEN, right=right, update=collect_changes(folder, {})[0])
 
-    def put(self, trial_id: str, right: str, node: str, attempt: Attempt | None, parcel: Parcel) -> Answer:
+    def put(
+        self, trial_id: str, right: str, node: str, attempt: Attempt | None, update: FolderUpdate
+    ) -> Answer:
         """Take what has changed in a trial; an empty parcel is a heartbeat."""
         grant = self._grants.get(trial_id) or self._take_up_again(trial_id, right, node, attempt)
         if grant is None or grant.right != right:
@@ -104,8 +106,8 @@ class Keeper:
         grant.heard = time.monotonic()
         folder = self._store.trial(trial_id)
         try:
-            unpack(folder, parcel, grant.lease.check)
-            if parcel.info is not None:
+            apply_update(folder, update, grant.lease.check)
+            if update.info is not None:
                 self._retain(folder)
         except LeaseLostError:
             self._let_go(trial_id)
@@ -133,18 +135,18 @@ class Keeper:
             job = info.attempts[-1].job
             why = dead.get(job.rpartition("@")[2])
             if why is not None:
-                record_death(folder, job, "killed", f"its node is gone: {why}")
+                record_killed_attempt(folder, job, "killed", f"its node is gone: {why}")
 
     def decide(self, record: EpochRecord) -> bool:
         """The stopping rule's word."""
         return self._decide(record)
 
     def stop_requested(self) -> bool:
-        return self._store.stop_requested(self._setting.started_at)
+        return self._store.stop_requested(self._run_config.started_at)
 
     def data_files(self, dataset: str) -> list[tuple[str, int, int]]:
         """The files of the data folder that a data set needs: path, size and time of each."""
-        root = self._setting.data_dir
+        root = self._run_config.data_dir
         if root is None or not root.is_dir():
             return []
         files = source_files(root) if dataset == "cifar10" else [p for p in root.rglob("*") if p.is_file()]
@@ -152,8 +154,8 @@ class Keeper:
 
     def data_part(self, name: str, start: int, count: int) -> bytes:
         """So many bytes of one of these files."""
-        assert self._setting.data_dir is not None
-        with open(self._setting.data_dir / name, "rb") as file:
+        assert self._run_config.data_dir is not None
+        with open(self._run_config.data_dir / name, "rb") as file:
             file.seek(start)
             return file.read(count)
 
@@ -183,7 +185,7 @@ class Keeper:
         info = folder.info()
         if info is not None and info.state in ("completed", "stopped", "diverged"):
             rows = records.from_table(folder.records())
-            self._setting.retention.apply(self._store, info, rows)
+            self._run_config.retention.apply(self._store, info, rows)
 
 
 def _is_restarted() -> bool:

@@ -16,24 +16,24 @@ from typing import Any
 from mixsweep.core.execution.run_config import Unit
 from mixsweep.core.scratch import scratch_folder
 from mixsweep.core.store.store import TrialInfo
-from mixsweep.sweep.runtime.worker import Orders, work_by
-from mixsweep.sweep.search.trial_source import Leg, Supply, as_searcher
+from mixsweep.sweep.runtime.worker import WorkerSpec, run_trials
+from mixsweep.sweep.search.trial_source import TrialRequest, TrialSource, to_tune_searcher
 
 # What a slot's process does with its orders.
-Work = Callable[[Orders, list[Unit]], Iterator[TrialInfo]]
+Work = Callable[[WorkerSpec, list[Unit]], Iterator[TrialInfo]]
 
 # Enough for any cluster that one sweep fills; slots beyond its size wait and are passed over at the end.
-MOST_SLOTS = 256
+MAX_SLOTS = 256
 
 _RESTARTS = 3  # of one slot whose process dies; the launcher looks afterwards whether anything is left
 
 
 def run_on_ray(
     units: list[Unit],
-    orders: Orders,
+    worker_spec: WorkerSpec,
     capacity: int,
     on_end: Callable[[TrialInfo], None],
-    work: Work = work_by,
+    work: Work = run_trials,
     needs: Mapping[str, float] | None = None,
 ) -> list[str]:
     """Run units on the Ray cluster that this process is connected to, and return when no slot finds more.
@@ -51,27 +51,27 @@ def run_on_ray(
     """
     from ray import tune
 
-    slots = max(1, min(len(units), capacity, MOST_SLOTS))
-    return _run(units, orders, on_end, work, needs, {"slot": tune.grid_search(list(range(slots)))}, {})
+    slots = max(1, min(len(units), capacity, MAX_SLOTS))
+    return _run(units, worker_spec, on_end, work, needs, {"slot": tune.grid_search(list(range(slots)))}, {})
 
 
-def run_supply_on_ray(
-    supply: Supply,
-    orders: Orders,
+def run_source_on_ray(
+    trial_source: TrialSource,
+    worker_spec: WorkerSpec,
     capacity: int,
     on_end: Callable[[TrialInfo], None],
-    work: Work = work_by,
+    work: Work = run_trials,
     needs: Mapping[str, float] | None = None,
 ) -> list[str]:
     """Run what a supply hands out, and return when it is over; else as run_on_ray."""
-    slots = max(1, min(capacity, MOST_SLOTS))
-    search = {"search_alg": as_searcher(supply), "num_samples": -1, "max_concurrent_trials": slots}
-    return _run([], orders, on_end, work, needs, {}, search)
+    slots = max(1, min(capacity, MAX_SLOTS))
+    search = {"search_alg": to_tune_searcher(trial_source), "num_samples": -1, "max_concurrent_trials": slots}
+    return _run([], worker_spec, on_end, work, needs, {}, search)
 
 
 def _run(
     units: list[Unit],
-    orders: Orders,
+    worker_spec: WorkerSpec,
     on_end: Callable[[TrialInfo], None],
     work: Work,
     needs: Mapping[str, float] | None,
@@ -81,13 +81,13 @@ def _run(
     from ray import tune
 
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # its errors come back as ours
-    needs = needs or {"CPU": orders.setting.cpus, "GPU": orders.setting.gpus}
-    if orders.setting.ranks > 1:
+    needs = needs or {"CPU": worker_spec.run_config.cpus, "GPU": worker_spec.run_config.gpus}
+    if worker_spec.run_config.ranks > 1:
         needs = {
             "memory": 1
         }  # a slot whose trials have ranks only waits for them; Tune wants it to ask for something
     trainable = tune.with_resources(
-        tune.with_parameters(_slot_class(), units=units, orders=orders, work=work),
+        tune.with_parameters(_slot_class(), units=units, worker_spec=worker_spec, work=work),
         tune.PlacementGroupFactory([{name: value for name, value in needs.items() if value}]),
     )
     with scratch_folder() as scratch:
@@ -129,8 +129,10 @@ def _slot_class() -> type:
     class Slot(tune.Trainable):
         """An actor that works through the store's plan, or a leg of an adaptive one; a step is a trial's end."""
 
-        def setup(self, config: dict[str, Any], units: list[Unit], orders: Orders, work: Work) -> None:
-            self._units, self._orders, self._work_by = units, orders, work
+        def setup(
+            self, config: dict[str, Any], units: list[Unit], worker_spec: WorkerSpec, work: Work
+        ) -> None:
+            self._units, self._worker_spec, self._work_by = units, worker_spec, work
             self._work = self._begin(config)
 
         def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -139,9 +141,9 @@ def _slot_class() -> type:
 
         def _begin(self, config: dict[str, Any]) -> Iterator[TrialInfo]:
             if "leg" not in config:
-                return self._work_by(self._orders, self._units)
-            leg = Leg.from_json(config["leg"])
-            return self._work_by(self._orders.until(leg.until), [(leg.config,)])
+                return self._work_by(self._worker_spec, self._units)
+            request = TrialRequest.from_json(config["leg"])
+            return self._work_by(self._worker_spec.until(request.until), [(request.config,)])
 
         def step(self) -> dict[str, Any]:
             info = next(self._work, None)

@@ -7,16 +7,16 @@ from typing import Any
 
 from mixsweep.cluster.slurm import client as slurm
 from mixsweep.cluster.slurm import job_environment
-from mixsweep.cluster.slurm.job_environment import Warnings
+from mixsweep.cluster.slurm.job_environment import JobSignals
 from mixsweep.core.config import TrialConfig
 from mixsweep.core.errors import UserError
-from mixsweep.core.execution.run_config import Setting, is_done
+from mixsweep.core.execution.run_config import RunConfig, is_done
 from mixsweep.core.failures import INTERRUPTIONS, Interruption
 from mixsweep.core.records import EpochRecord
 from mixsweep.core.store.lease import HEARTBEAT_SECONDS, STALE_SECONDS
 from mixsweep.core.store.retention import Retention
 from mixsweep.core.store.store import Attempt, SweepStore, TrialInfo
-from mixsweep.sweep.backends.slurm.requeues import Trouble, note_trouble, troubles_of
+from mixsweep.sweep.backends.slurm.requeues import PlaceFailure, place_failures, record_place_failure
 from mixsweep.sweep.backends.slurm.submissions import (
     Submission,
     read_submission,
@@ -25,7 +25,7 @@ from mixsweep.sweep.backends.slurm.submissions import (
 )
 from mixsweep.sweep.planning.parse import parse_spec
 from mixsweep.sweep.planning.plan import read_plan, trials_of
-from mixsweep.sweep.runtime.worker import Orders, work_by
+from mixsweep.sweep.runtime.worker import WorkerSpec, run_trials
 
 _LEASE_POLL_SECONDS = 2.0
 
@@ -47,23 +47,23 @@ def run_task(store_path: str, submission_id: str, index: int) -> None:
         return
     reason = ""  # why the job has to come back
     ends_at = job_environment.ends_at(submission.minutes)
-    with Warnings(ends_at, submission.warning_seconds, submission.kill_wait_seconds, last=True) as warnings:
+    with JobSignals(ends_at, submission.warning_seconds, submission.kill_wait_seconds, last=True) as warnings:
         try:
-            trials, orders = trials_and_orders(store, submission, submission.tasks[index])
-            pace = Pace(store, orders.setting, warnings)
+            trials, worker_spec = trials_and_orders(store, submission, submission.tasks[index])
+            pace = Pace(store, worker_spec.run_config, warnings)
             _check_device(submission)
-            _work_until_free(orders, trials, pace)
-            reason = pace.reason if left_of(trials, store, orders.setting) else ""
+            _work_until_free(worker_spec, trials, pace)
+            reason = pace.reason if left_of(trials, store, worker_spec.run_config) else ""
         except Interruption as interruption:  # its trial says so in the store
             reason = interruption.reason
         except Exception as error:
             reason = _note(error, store, submission, index)
-            troubles = troubles_of(store, submission_id, index)
+            troubles = place_failures(store, submission_id, index)
             if reason not in _TRY_ELSEWHERE or len(troubles) > _MOST_TROUBLES:
                 raise
             print(f"{reason}: {error}", flush=True)
     if reason and is_still_running():
-        broken = dict.fromkeys(t.node for t in troubles_of(store, submission_id, index) if t.node)
+        broken = dict.fromkeys(t.node for t in place_failures(store, submission_id, index) if t.node)
         elsewhere = (*submission.exclude, *broken) if broken else ()
         job_environment.go_back_into_the_queue(reason, exclude=",".join(elsewhere))
 
@@ -79,8 +79,11 @@ def _note(error: Exception, store: SweepStore, submission: Submission, index: in
     if kind in _TRY_ELSEWHERE:
         # What another rank met is noted by that one: it knows its node.
         own = kind == "node" and not isinstance(error, RankError)
-        note_trouble(
-            store, submission.submission_id, index, Trouble(kind, job_environment.node_name() if own else "")
+        record_place_failure(
+            store,
+            submission.submission_id,
+            index,
+            PlaceFailure(kind, job_environment.node_name() if own else ""),
         )
     return kind
 
@@ -91,9 +94,9 @@ class Pace:
     `reason` is '' or that of the requeue.
     """
 
-    def __init__(self, store: SweepStore, setting: Setting, warnings: Warnings):
+    def __init__(self, store: SweepStore, run_config: RunConfig, warnings: JobSignals):
         self._store = store
-        self._setting = setting
+        self._run_config = run_config
         self._warnings = warnings
         self._epoch_seconds = 0.0
         self.reason = ""
@@ -104,7 +107,7 @@ class Pace:
 
     def pause(self) -> str:
         """Asked after each epoch and before each trial."""
-        if self._store.stop_requested(self._setting.started_at):
+        if self._store.stop_requested(self._run_config.started_at):
             return "interrupted"
         self.reason = self._warnings.reason
         if not self.reason and self._epoch_seconds:
@@ -115,7 +118,7 @@ class Pace:
 
 def trials_and_orders(
     store: SweepStore, submission: Submission, trial_ids: Sequence[str]
-) -> tuple[tuple[TrialConfig, ...], Orders]:
+) -> tuple[tuple[TrialConfig, ...], WorkerSpec]:
     """Trials of a submission, and how a task trains them: by the sweep file and the plan that the store has now.
 
     A later command may have narrowed that plan: a trial that it no longer has, or gives fewer epochs, is what it
@@ -128,18 +131,18 @@ def trials_and_orders(
     trials = tuple(_longest(submitted[trial_id], known[trial_id]) for trial_id in trial_ids)
     source = store.sweep_file() if is_planned else sweep_file_as_submitted(store, submission.submission_id)
     epochs = {config.trial_id: config.epochs for config in (*known.values(), *trials)}
-    return trials, _orders(store, submission, source, epochs)
+    return trials, _worker_spec(store, submission, source, epochs)
 
 
 def _longest(*configs: TrialConfig) -> TrialConfig:
     return max(configs, key=lambda config: config.epochs)
 
 
-def _orders(
+def _worker_spec(
     store: SweepStore, submission: Submission, source: Mapping[str, Any], epochs: Mapping[str, int]
-) -> Orders:
+) -> WorkerSpec:
     spec = parse_spec(source)
-    setting = Setting(
+    run_config = RunConfig(
         store=store.path,
         place=submission.place,
         host=job_environment.node_name(),
@@ -158,16 +161,16 @@ def _orders(
         retry_failed=submission.retry_failed,
         stopping=spec.stopping is not None,
     )
-    return Orders(setting=setting, source=source, epochs=epochs)
+    return WorkerSpec(run_config=run_config, source=source, epochs=epochs)
 
 
 def _follow_rank_0(store: SweepStore, submission: Submission, index: int) -> None:
     """Be one of the other ranks: rank 0 leads, writes and requeues."""
     from mixsweep.core.failures import RankError, end_of
 
-    trials, orders = trials_and_orders(store, submission, submission.tasks[index])
+    trials, worker_spec = trials_and_orders(store, submission, submission.tasks[index])
     try:
-        for _ in work_by(orders, [trials]):
+        for _ in run_trials(worker_spec, [trials]):
             pass  # nothing is yielded here
     except Exception as error:
         if end_of(error) == "node" and not isinstance(error, RankError):
@@ -186,18 +189,20 @@ def _check_device(submission: Submission) -> None:
         )
 
 
-def _work_until_free(orders: Orders, trials: Sequence[TrialConfig], pace: Pace) -> None:
+def _work_until_free(worker_spec: WorkerSpec, trials: Sequence[TrialConfig], pace: Pace) -> None:
     """Work, and wait for trials whose holder may have died, until its lease would be stale, or is told to stop."""
-    store = SweepStore(orders.setting.store)
+    store = SweepStore(worker_spec.run_config.store)
     patience = STALE_SECONDS + HEARTBEAT_SECONDS
-    several = orders.setting.ranks > 1  # they begin and end their work together, once: rank 0 waits before it
+    several = (
+        worker_spec.run_config.ranks > 1
+    )  # they begin and end their work together, once: rank 0 waits before it
     while True:
-        holders = _holders(trials, store, orders.setting)
+        holders = _holders(trials, store, worker_spec.run_config)
         waits = bool(holders) and patience > 0 and not pace.pause()
         if not (several and waits):
-            for _ in work_by(orders, [tuple(trials)], pace.record, pace.pause):
+            for _ in run_trials(worker_spec, [tuple(trials)], pace.record, pace.pause):
                 patience = STALE_SECONDS + HEARTBEAT_SECONDS
-            holders = _holders(trials, store, orders.setting)
+            holders = _holders(trials, store, worker_spec.run_config)
             if several or not holders or patience <= 0 or pace.pause():
                 return
         time.sleep(_LEASE_POLL_SECONDS)
@@ -205,15 +210,15 @@ def _work_until_free(orders: Orders, trials: Sequence[TrialConfig], pace: Pace) 
             patience -= _LEASE_POLL_SECONDS
 
 
-def _holders(trials: Sequence[TrialConfig], store: SweepStore, setting: Setting) -> list[Attempt]:
+def _holders(trials: Sequence[TrialConfig], store: SweepStore, run_config: RunConfig) -> list[Attempt]:
     """The attempts of others that have the trials which are left."""
-    infos = (_info(config, store) for config in left_of(trials, store, setting))
+    infos = (_info(config, store) for config in left_of(trials, store, run_config))
     return [info.attempts[-1] for info in infos if info is not None and info.state == "running"]
 
 
-def left_of(trials: Sequence[TrialConfig], store: SweepStore, setting: Setting) -> list[TrialConfig]:
+def left_of(trials: Sequence[TrialConfig], store: SweepStore, run_config: RunConfig) -> list[TrialConfig]:
     """The trials for which something is left to do; one that cannot be read is left, and holds no other up."""
-    return [c for c in trials if not is_done(_info(c, store), c, setting)]
+    return [c for c in trials if not is_done(_info(c, store), c, run_config)]
 
 
 def _info(config: TrialConfig, store: SweepStore) -> TrialInfo | None:

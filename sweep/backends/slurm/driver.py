@@ -13,18 +13,18 @@ from functools import partial
 
 import pyarrow as pa
 
-from mixsweep.cluster.places import Place, Slurm
+from mixsweep.cluster.places import Place, SlurmPlace
 from mixsweep.cluster.slurm import client as slurm
 from mixsweep.cluster.slurm.client import Request, Task
 from mixsweep.core.config import TrialConfig
 from mixsweep.core.errors import UserError
-from mixsweep.core.execution.run_config import Setting, is_done
+from mixsweep.core.execution.run_config import RunConfig, is_done
 from mixsweep.core.store.lease import take_lease
 from mixsweep.core.store.store import SweepStore, TrialInfo
 from mixsweep.sweep.backends.slurm.array_task import run_task
-from mixsweep.sweep.backends.slurm.exit_status import Verdicts, failing_nodes
-from mixsweep.sweep.backends.slurm.job_tracker import Losses, Waits
-from mixsweep.sweep.backends.slurm.ray_in_job import run_in_allocation
+from mixsweep.sweep.backends.slurm.exit_status import JobExits, failing_nodes
+from mixsweep.sweep.backends.slurm.job_tracker import LostTrials, PendingWatch
+from mixsweep.sweep.backends.slurm.ray_in_job import run_ray_in_job
 from mixsweep.sweep.backends.slurm.submissions import (
     Submission,
     covered,
@@ -46,29 +46,31 @@ _TICK_SECONDS = 0.5
 _GIVE_UP_SECONDS = 1800.0  # of a scheduler or a file server that does not answer
 
 
-class BatchError(UserError):
+class SlurmBackendError(UserError):
     """A sweep that cannot go on at its scheduler, in one line."""
 
 
-def request_for(name: str, place: Slurm, resources: Resources, failing: tuple[str, ...] = ()) -> Request:
+def request_for(name: str, place: SlurmPlace, resources: Resources, failing: tuple[str, ...] = ()) -> Request:
     """What a task asks the scheduler for; `failing` nodes are left out.
 
     Raises:
-        BatchError: the scheduler does not give such a thing.
+        SlurmBackendError: the scheduler does not give such a thing.
     """
     gpus = place.gpus if resources.gpus is None else resources.gpus
     exclude = (*filter(None, [place.exclude]), *failing)
     if gpus != int(gpus):
-        raise BatchError(
+        raise SlurmBackendError(
             f"resources.gpus = {gpus:g}: SLURM gives whole GPUs; use 0 or 1, and trials_per_task"
         )
     if place.launch == "ray":
         if place.trials_per_task > 1:
-            raise BatchError(
+            raise SlurmBackendError(
                 "trials_per_task is of launch = 'array'; with 'ray' see trials_per_node and nodes"
             )
         if resources.ranks > 1:
-            raise BatchError("resources.ranks: under launch = 'ray' a trial has one process; use 'array'")
+            raise SlurmBackendError(
+                "resources.ranks: under launch = 'ray' a trial has one process; use 'array'"
+            )
         at_once = place.trials_per_node
         return Request(
             name=name,
@@ -94,7 +96,7 @@ def group(trials: Sequence[str], per_task: int) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(trials[index::count]) for index in range(count))
 
 
-def scripts(name: str, place: Slurm, resources: Resources, trials: int, store: SweepStore) -> list[str]:
+def scripts(name: str, place: SlurmPlace, resources: Resources, trials: int, store: SweepStore) -> list[str]:
     """The batch scripts that would be submitted for so many trials, without asking the cluster for its limits."""
     request = request_for(name, place, resources)
     tasks = 1 if place.launch == "ray" else -(-trials // place.trials_per_task)
@@ -105,7 +107,7 @@ def scripts(name: str, place: Slurm, resources: Resources, trials: int, store: S
     ]
 
 
-class Batch:
+class ArrayDriver:
     """One command's sweep at a scheduler: submits what nobody has, and follows it.
 
     Args:
@@ -114,22 +116,22 @@ class Batch:
         setting: of the command; `gpus` are those of the sweep file or the place.
     """
 
-    def __init__(self, spec: SweepSpec, place: Place, trials: Sequence[TrialConfig], setting: Setting):
+    def __init__(self, spec: SweepSpec, place: Place, trials: Sequence[TrialConfig], run_config: RunConfig):
         if place.slurm is None:
-            raise BatchError(f"--place {place.name}: not a place of kind slurm")
+            raise SlurmBackendError(f"--place {place.name}: not a place of kind slurm")
         self._spec = spec
         self._place = place
         self._slurm = place.slurm
         self._trials = trials
-        self._setting = setting
-        self._store = SweepStore(setting.store)
-        self._verdicts = Verdicts(self._store)
-        self._waits = Waits()
-        self._losses = Losses(self._store, self._attempts_of)
+        self._run_config = run_config
+        self._store = SweepStore(run_config.store)
+        self._verdicts = JobExits(self._store)
+        self._waits = PendingWatch()
+        self._losses = LostTrials(self._store, self._attempts_of)
         self._done: set[str] = set()  # within one command, what is done stays done
         self._has_looked = False
 
-    def submit_what_nobody_has(self) -> list[Submission]:
+    def submit_unassigned(self) -> list[Submission]:
         """Submit the trials that are left and that no live task has.
 
         Raises:
@@ -146,7 +148,7 @@ class Batch:
         """Wait until nothing is left, and submit anew what was lost.
 
         Raises:
-            BatchError: all that is left ended again and again without a word in the store, or a task can never
+            SlurmBackendError: all that is left ended again and again without a word in the store, or a task can never
                 start; or the scheduler, or the store's file server, has not answered for half an hour.
         """
         told = set(self._done)
@@ -168,7 +170,7 @@ class Batch:
                 lost = [trial_id for trial_id in homeless if trial_id in suspects]
                 is_new = len(lost) < len(homeless)
                 suspects = set(homeless)
-                stopped = self._store.stop_requested(self._setting.started_at)
+                stopped = self._store.stop_requested(self._run_config.started_at)
                 if lost and not stopped:
                     suspects -= self._submit_anew(lost, standing, say)
                 silent_since = None
@@ -177,7 +179,7 @@ class Batch:
                     say(f"{error}; asking again")
                     silent_since = began
                 if began - silent_since > _GIVE_UP_SECONDS:
-                    raise BatchError(
+                    raise SlurmBackendError(
                         f"{error} (for half an hour now); the jobs go on, and the same command follows them again"
                     ) from error
                 _wait(_LONGEST_POLL_SECONDS, on_tick)
@@ -198,7 +200,7 @@ class Batch:
         left = [config.trial_id for config in standing.left]
         # Another one's end may still lead on; what never gets anywhere must not hold that up.
         if set(left) <= set(lost) and self._losses.hopeless(left):
-            raise BatchError(self._losses.describe(left))
+            raise SlurmBackendError(self._losses.describe(left))
         if news := self._losses.news(lost):
             say(news)
         if not due:
@@ -274,11 +276,11 @@ class Batch:
                 submission_id=next_id(self._store),
                 place=self._place.name,
                 tasks=tasks[first : first + allowed.array_tasks],
-                command=self._setting.command,
-                command_id=self._setting.command_id,
-                started_at=self._setting.started_at,
-                retry_failed=self._setting.retry_failed,
-                data_dir=str(self._setting.data_dir or ""),
+                command=self._run_config.command,
+                command_id=self._run_config.command_id,
+                started_at=self._run_config.started_at,
+                retry_failed=self._run_config.retry_failed,
+                data_dir=str(self._run_config.data_dir or ""),
                 cpus=request.cpus // at_once,
                 gpus=request.gpus // at_once,
                 ranks=self._spec.resources.ranks,
@@ -296,7 +298,7 @@ class Batch:
             made_of = str(self._store.path.absolute()), submission.submission_id
             calls = [partial(run_task, *made_of, index) for index in range(len(submission.tasks))]
             if in_one_job:
-                calls = [partial(run_in_allocation, *made_of)]
+                calls = [partial(run_ray_in_job, *made_of)]
             try:
                 job_id = slurm.submit(place, request, calls, folder)
             except slurm.SlurmError:
@@ -316,7 +318,7 @@ class Batch:
         if stuck := self._waits.never(now):
             slurm.cancel(stuck, waiting_only=True)
             job, reason = next(iter(stuck.items()))
-            raise BatchError(f"job {job} can never start: {reason} (squeue); cancelled")
+            raise SlurmBackendError(f"job {job} can never start: {reason} (squeue); cancelled")
         for line in self._waits.news(now):
             say(line)
 
@@ -325,7 +327,7 @@ class Batch:
             if config.trial_id in self._done or (infos is None and self._has_looked):
                 continue
             info = self._info(config.trial_id) if infos is None else infos[config.trial_id]
-            if is_done(info, config, self._setting):
+            if is_done(info, config, self._run_config):
                 self._done.add(config.trial_id)
         self._has_looked = True
         return [config for config in self._trials if config.trial_id not in self._done]

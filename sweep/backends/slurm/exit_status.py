@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from mixsweep.cluster.slurm import client as slurm
 from mixsweep.cluster.slurm.client import Task
-from mixsweep.core.store.crash_recovery import record_death
+from mixsweep.core.store.crash_recovery import record_killed_attempt
 from mixsweep.core.store.store import SweepStore, TrialInfo, since
 from mixsweep.sweep.backends.slurm.submissions import jobs_path
 
@@ -31,7 +31,7 @@ _NODE_FAILURES = 2
 _FORGET_SECONDS = 24 * 3600.0
 
 
-class Verdicts:
+class JobExits:
     """Writes down what the scheduler did to a sweep's attempts; asks about each once."""
 
     def __init__(self, store: SweepStore):
@@ -59,7 +59,7 @@ class Verdicts:
                 state = "OUT_OF_MEMORY"
             if end := _ENDS.get(state):
                 folder = self._store.trial(trial_id)
-                written |= record_death(folder, job, end, f"job {job} ended {state}")
+                written |= record_killed_attempt(folder, job, end, f"job {job} ended {state}")
         return written
 
     def _was_killed_for_memory(self, job: str) -> bool:

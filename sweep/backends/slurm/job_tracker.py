@@ -20,7 +20,7 @@ _BLAMED = {"FAILED", "NODE_FAIL", "BOOT_FAIL"}
 _SURE_SECONDS = 60.0
 
 
-class Waits:
+class PendingWatch:
     """Tasks that wait for what may never come, and since when."""
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ class _Try:
     attempts: int
 
 
-class Losses:
+class LostTrials:
     """Trials whose tasks ended without a word: how often in turn, and when to submit them again.
 
     A task's word is an attempt of any of its trials; one is written down before anything is trained.

@@ -1,6 +1,6 @@
 """A sweep inside one batch job of several nodes: a Ray cluster over them, and the Tune driver on the first.
 
-Each node's process runs `run_in_allocation`. The first starts the cluster's head and says in a private file of
+Each node's process runs `run_ray_in_job`. The first starts the cluster's head and says in a private file of
 the `jobs/` folder where it is; the others join, and end when that file is gone. The job's warnings reach every
 process of it, workers included: each leaves its trial as an array's task does.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from mixsweep.cluster.ray_cluster.nodes import (
     LEAVE_SECONDS,
-    Meeting,
+    ClusterAddress,
     RayError,
     RayNode,
     connected,
@@ -24,7 +24,7 @@ from mixsweep.cluster.ray_cluster.nodes import (
     ray_node,
 )
 from mixsweep.cluster.slurm import job_environment
-from mixsweep.cluster.slurm.job_environment import Warnings
+from mixsweep.cluster.slurm.job_environment import JobSignals
 from mixsweep.core.config import TrialConfig
 from mixsweep.core.errors import UserError
 from mixsweep.core.execution.run_config import Unit
@@ -34,8 +34,8 @@ from mixsweep.core.store.store import SweepStore, TrialInfo
 from mixsweep.sweep.backends.ray.tune_driver import run_on_ray
 from mixsweep.sweep.backends.slurm.array_task import Pace, is_still_running, left_of, trials_and_orders
 from mixsweep.sweep.backends.slurm.submissions import Submission, folder_of, read_submission
-from mixsweep.sweep.runtime.retry import Rounds, in_background
-from mixsweep.sweep.runtime.worker import Orders, work_by
+from mixsweep.sweep.runtime.retry import RetryLoop, in_background
+from mixsweep.sweep.runtime.worker import WorkerSpec, run_trials
 
 _JOIN_SECONDS = 180.0  # for all nodes to be there
 _GONE_SECONDS = 15.0  # for them to have left
@@ -48,7 +48,7 @@ _TEARDOWN_SECONDS = 10.0
 _GRACE_SECONDS = 1.5 * LEAVE_SECONDS
 
 
-def run_in_allocation(store_path: str, submission_id: str) -> None:
+def run_ray_in_job(store_path: str, submission_id: str) -> None:
     """Run a submission's trials on all nodes of this job; called by submitit, in one process a node.
 
     Where time runs out or the job is preempted, trials are left at their checkpoints and the job goes back into
@@ -58,7 +58,7 @@ def run_in_allocation(store_path: str, submission_id: str) -> None:
     submission = read_submission(store, submission_id)
     path = folder_of(store, submission_id) / f"{job_environment.restarts()}.ray"
     ends_at = job_environment.ends_at(submission.minutes) - _TEARDOWN_SECONDS
-    warnings = Warnings(
+    warnings = JobSignals(
         ends_at, submission.warning_seconds, min(submission.kill_wait_seconds, _GRACE_SECONDS)
     )
     is_first = os.environ["SLURM_PROCID"] == "0"
@@ -75,7 +75,7 @@ def run_in_allocation(store_path: str, submission_id: str) -> None:
         job_environment.go_back_into_the_queue(reason)
 
 
-def _lead(submission: Submission, store: SweepStore, path: Path, warnings: Warnings) -> str:
+def _lead(submission: Submission, store: SweepStore, path: Path, warnings: JobSignals) -> str:
     """Be the first node; return '' or why the job shall come back."""
     for old in path.parent.glob("*.ray"):
         old.unlink(missing_ok=True)  # of a run of this job that was killed
@@ -92,7 +92,7 @@ def _lead(submission: Submission, store: SweepStore, path: Path, warnings: Warni
         return reason
 
 
-def _follow(path: Path, warnings: Warnings) -> None:
+def _follow(path: Path, warnings: JobSignals) -> None:
     """Be one more node, until the first one's word is gone."""
     while (meeting := _read(path)) is None:
         if warnings.reason:
@@ -109,34 +109,34 @@ def _follow(path: Path, warnings: Warnings) -> None:
             time.sleep(_POLL_SECONDS)
 
 
-def work_on_node(
-    submission: Submission, ends_at: float, orders: Orders, units: list[Unit]
+def run_on_node(
+    submission: Submission, ends_at: float, worker_spec: WorkerSpec, units: list[Unit]
 ) -> Iterator[TrialInfo]:
     """What a worker process does on whichever node it is."""
-    setting = replace(orders.setting, host=job_environment.node_name())
-    warnings = Warnings(
+    run_config = replace(worker_spec.run_config, host=job_environment.node_name())
+    warnings = JobSignals(
         ends_at, submission.warning_seconds, min(submission.kill_wait_seconds, _GRACE_SECONDS)
     )
-    pace = Pace(SweepStore(setting.store), setting, warnings)
+    pace = Pace(SweepStore(run_config.store), run_config, warnings)
     with warnings, suppress(Interruption):  # its trial says so in the store
-        yield from work_by(replace(orders, setting=setting), units, pace.record, pace.pause)
+        yield from run_trials(replace(worker_spec, run_config=run_config), units, pace.record, pace.pause)
 
 
-def _drive(submission: Submission, store: SweepStore, node: RayNode, warnings: Warnings) -> str:
+def _drive(submission: Submission, store: SweepStore, node: RayNode, warnings: JobSignals) -> str:
     """Tune on the cluster, until nothing is left that this job could do; return '' or why it shall come back."""
-    left, orders = _left_and_orders(submission, store)
-    setting = orders.setting
-    capacity = _capacity(setting.cpus, setting.gpus)
-    work = partial(work_on_node, submission, warnings.ends_at - _TEARDOWN_SECONDS)
+    left, worker_spec = _left_and_orders(submission, store)
+    run_config = worker_spec.run_config
+    capacity = _capacity(run_config.cpus, run_config.gpus)
+    work = partial(run_on_node, submission, warnings.ends_at - _TEARDOWN_SECONDS)
 
     def asked_to_stop() -> bool:
-        return store.stop_requested(setting.started_at)
+        return store.stop_requested(run_config.started_at)
 
     def run(trials: list[TrialConfig]) -> list[str]:
         units: list[Unit] = [(config,) for config in trials]
         try:
             return in_background(
-                partial(run_on_ray, units, orders, capacity, _say_end, work),
+                partial(run_on_ray, units, worker_spec, capacity, _say_end, work),
                 partial(_check, node, warnings),
             )
         except Exception as error:
@@ -144,9 +144,9 @@ def _drive(submission: Submission, store: SweepStore, node: RayNode, warnings: W
                 raise Interruption(warnings.reason) from error
             raise
 
-    ending = Rounds(
+    ending = RetryLoop(
         store=store,
-        setting=setting,
+        run_config=run_config,
         run=run,
         halt=lambda: asked_to_stop() or bool(warnings.reason),
         patience_seconds=STALE_SECONDS + HEARTBEAT_SECONDS,
@@ -158,10 +158,10 @@ def _drive(submission: Submission, store: SweepStore, node: RayNode, warnings: W
     return warnings.reason or ("timeout" if timed_out else "")
 
 
-def _left_and_orders(submission: Submission, store: SweepStore) -> tuple[list[TrialConfig], Orders]:
+def _left_and_orders(submission: Submission, store: SweepStore) -> tuple[list[TrialConfig], WorkerSpec]:
     (task,) = submission.tasks
-    trials, orders = trials_and_orders(store, submission, task)
-    return left_of(trials, store, orders.setting), orders
+    trials, worker_spec = trials_and_orders(store, submission, task)
+    return left_of(trials, store, worker_spec.run_config), worker_spec
 
 
 def _is_work_left(submission: Submission, store: SweepStore) -> bool:
@@ -195,7 +195,7 @@ def _wait_for_nodes(count: int, check: Callable[[], None]) -> None:
         time.sleep(_POLL_SECONDS)
 
 
-def _check(node: RayNode, warnings: Warnings) -> None:
+def _check(node: RayNode, warnings: JobSignals) -> None:
     """Make sure that the node's Ray lives; where it ends with the job, that is no error."""
     try:
         node.check()
@@ -220,8 +220,8 @@ def _write_private(path: Path, text: str) -> None:
     os.replace(beside, path)
 
 
-def _read(path: Path) -> Meeting | None:
+def _read(path: Path) -> ClusterAddress | None:
     try:
-        return Meeting(**json.loads(path.read_text(encoding="utf-8")))
+        return ClusterAddress(**json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None

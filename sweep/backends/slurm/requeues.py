@@ -12,24 +12,24 @@ from mixsweep.sweep.backends.slurm.submissions import folder_of
 
 
 @dataclass(frozen=True)
-class Trouble:
+class PlaceFailure:
     """A kind of failure, and the node at fault: '' where it is not known."""
 
     kind: str
     node: str = ""
 
 
-def note_trouble(store: SweepStore, submission_id: str, index: int, trouble: Trouble) -> None:
+def record_place_failure(store: SweepStore, submission_id: str, index: int, trouble: PlaceFailure) -> None:
     """Add a trouble of a task."""
     path = folder_of(store, submission_id) / f"{index}.troubles"
     with open(path, "a", encoding="utf-8") as file:
         file.write(f"{trouble.kind} {trouble.node}\n")
 
 
-def troubles_of(store: SweepStore, submission_id: str, index: int) -> list[Trouble]:
+def place_failures(store: SweepStore, submission_id: str, index: int) -> list[PlaceFailure]:
     """A task's troubles, oldest first."""
     path = folder_of(store, submission_id) / f"{index}.troubles"
     with suppress(FileNotFoundError):
         words = (line.partition(" ") for line in path.read_text(encoding="utf-8").splitlines())
-        return [Trouble(kind, node) for kind, _, node in words]
+        return [PlaceFailure(kind, node) for kind, _, node in words]
     return []

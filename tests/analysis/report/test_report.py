@@ -21,7 +21,7 @@ from mixsweep.core.formatting import duration
 from mixsweep.core.models.build import build_model
 from mixsweep.core.store.checkpoint import save_checkpoint
 from mixsweep.core.store.files import write_table
-from mixsweep.core.store.forecasts import Expectation, keep_expectation
+from mixsweep.core.store.forecasts import StoredForecast, save_forecast
 from mixsweep.core.store.store import Attempt, SweepStore, TrialInfo
 from tests.support.synthetic_store import SyntheticPart, give_energy, learning_rates, patch_sizes, write_sweep
 
@@ -190,9 +190,9 @@ def test_a_forecast_stands_beside_what_its_command_took(tmp_path):
         ("second", None, "10:00"),
         ("third", 5.0, "11:00"),
     ):
-        keep_expectation(
+        save_forecast(
             store,
-            Expectation(
+            StoredForecast(
                 command_id=command, made_at=f"2026-01-01T{made}", seconds=seconds, basis="said", **common
             ),
         )
@@ -216,7 +216,7 @@ def test_ranks_count_in_device_time_and_not_in_what_is_held_against_a_forecast(t
         attempts = (replace(info.attempts[0], command_id="only", ranks=2),)
         folder.write_info(replace(info, attempts=attempts))
     made = {"command_id": "only", "made_at": "2026-01-01T09:00", "place": "local", "basis": "said"}
-    keep_expectation(store, Expectation(trials=4, epochs=48, seconds=480.0, **made))
+    save_forecast(store, StoredForecast(trials=4, epochs=48, seconds=480.0, **made))
     ((*_, took, ratio),) = forecasts([store]).rows
     assert (took, ratio) == (duration(2 * 4 * 149), f"{149 / 120:.2f}")
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from mixsweep.analysis.wandb_mirror.artifacts import best_model, written_report
-from mixsweep.analysis.wandb_mirror.mirror import Mirror, Pass, once
+from mixsweep.analysis.wandb_mirror.mirror import Mirror, SyncPass, once
 from mixsweep.analysis.wandb_mirror.payload import run_id_of
-from mixsweep.analysis.wandb_mirror.sinks import OfflineTarget
+from mixsweep.analysis.wandb_mirror.sinks import OfflineSink
 from mixsweep.core.store.checkpoint import remove_checkpoints
 from mixsweep.core.store.store import SweepStore
 from mixsweep.sweep.planning.parse import parse_spec
@@ -23,11 +23,11 @@ from tests.support.mirrored_sweeps import (
     CLEAN,
     TABLES,
     files_of,
-    homeless,
     inspect,
     mirror,
     plan_sweep,
     train_here,
+    unassigned,
 )
 from tests.support.wandb_server import Faults, WandbServer
 
@@ -120,7 +120,7 @@ def test_offline_each_artifact_is_there_once_and_a_sync_uploads_the_stores_own_b
         command = [Path(sys.executable).with_name("wandb"), "sync"]
         synced = subprocess.run(
             [*command, *(store.path / "wandb").glob("offline-run-*")],
-            env=CLEAN | homeless(tmp_path) | server.environment(),
+            env=CLEAN | unassigned(tmp_path) | server.environment(),
             capture_output=True,
             text=True,
             timeout=200,
@@ -134,9 +134,9 @@ def test_offline_a_better_model_takes_the_place_of_the_former_and_its_copy(
     trained: Path, tmp_path: Path
 ) -> None:
     store = a_copy(trained, tmp_path)
-    target = OfflineTarget(store.path / "wandb", "p")
+    target = OfflineSink(store.path / "wandb", "p")
 
-    def push() -> Pass:
+    def push() -> SyncPass:
         return once(Mirror([(store, target)], lambda store: {}, artifacts=True))
 
     assert push().artifacts_changed == 2

@@ -14,7 +14,7 @@ import pytest
 
 from mixsweep.analysis.wandb_mirror.mirror import Mirror, once
 from mixsweep.analysis.wandb_mirror.payload import run_content, run_id_of
-from mixsweep.analysis.wandb_mirror.sinks import OfflineTarget
+from mixsweep.analysis.wandb_mirror.sinks import OfflineSink
 from mixsweep.core.store.store import SweepStore
 from tests.support.commands import ROOT, kill_family, start, sweep_command, wait_until
 from tests.support.mirrored_sweeps import (
@@ -22,13 +22,13 @@ from tests.support.mirrored_sweeps import (
     TABLES,
     as_wandb_has_it,
     files_of,
-    homeless,
     mirror,
     offline_runs,
     plan_sweep,
     rows_of,
     train,
     train_here,
+    unassigned,
 )
 from tests.support.wandb_server import KEY, Faults, WandbServer
 
@@ -111,7 +111,7 @@ def test_a_mirror_killed_between_two_moves_leaves_nothing_that_the_next_one_cann
     store = SweepStore(tmp_path / "runs" / "mirrored")
     info = next(store.trials()).info()
     assert info is not None
-    target = OfflineTarget(tmp_path / "wandb", "p")
+    target = OfflineSink(tmp_path / "wandb", "p")
     content = run_content(store, info, "one", {}, "valid_accuracy", "max")
     shorter = replace(content, rows=content.rows[:2])
     assert target.push(shorter) == 2
@@ -267,7 +267,7 @@ def test_a_sweep_with_a_mirror_ends_as_without_one_where_wandb_cannot_be_used(
         done = subprocess.run(
             command,
             cwd=ROOT,
-            env=CLEAN | homeless(tmp_path) | {"WANDB_BASE_URL": server.url} | environment,
+            env=CLEAN | unassigned(tmp_path) | {"WANDB_BASE_URL": server.url} | environment,
             capture_output=True,
             text=True,
             timeout=120,
@@ -309,7 +309,7 @@ def test_a_trial_whose_files_have_not_changed_is_not_read_again(
 ) -> None:
     shutil.copytree(trained, tmp_path / "runs")
     store = SweepStore(tmp_path / "runs" / "mirrored")
-    one = Mirror([(store, OfflineTarget(tmp_path / "wandb", "p"))], lambda store: {})
+    one = Mirror([(store, OfflineSink(tmp_path / "wandb", "p"))], lambda store: {})
     assert once(one).changed == 4
     monkeypatch.setattr(
         "mixsweep.analysis.wandb_mirror.mirror.run_content", lambda *words: pytest.fail("it was read")

@@ -24,7 +24,7 @@ from mixsweep.cluster.doctor.checks import (
 )
 from mixsweep.cluster.doctor.host import Folder, Gpu, Machine, look_at_folder, look_at_machine
 from mixsweep.cluster.doctor.probe_job import Report
-from mixsweep.cluster.places import Place, Slurm
+from mixsweep.cluster.places import Place, SlurmPlace
 from tests.support.commands import ROOT, finish, kill_family, start, wait_until
 from tests.support.slurm_cluster import SlurmCluster
 
@@ -127,9 +127,8 @@ def test_a_library_that_does_not_load_fails_with_its_own_words(tmp_path: Path) -
         "raise RuntimeError('operator torchvision::nms does not exist')", encoding="utf-8"
     )
     code = "import sys; sys.path.insert(0, sys.argv[1]); sys.path.insert(1, sys.argv[2])\n"
-    code += (
-        "from cluster.doctor.host import look_at_machine; from cluster.doctor.checks import check_python\n"
-    )
+    code += "from mixsweep.cluster.doctor.host import look_at_machine\n"
+    code += "from mixsweep.cluster.doctor.checks import check_python\n"
     code += "print(check_python(look_at_machine()))"
     done = finish([sys.executable, "-c", code, str(tmp_path), str(ROOT)])
     assert "state='failed'" in done.stdout
@@ -167,7 +166,7 @@ def test_gpus_are_compared_with_what_was_asked_for_and_a_mismatch_is_said_plainl
      ({"gres": "gpu:a100"}, 1), ({"gres": "nvme:1,gpu:1"}, 1), ({"gres": "nvme:2", "gpus": 1}, 0)],
 )  # fmt: skip
 def test_the_gpus_of_a_task_are_read_off_gres_as_well(options: dict, count: int) -> None:
-    assert gpus_of(Slurm(**options)) == count
+    assert gpus_of(SlurmPlace(**options)) == count
 
 
 def test_an_old_torch_is_a_warning(machine: Machine) -> None:
@@ -181,7 +180,7 @@ def test_another_clock_other_versions_and_an_unshared_folder_of_a_node_are_told(
         folder=Folder(free_bytes=GIB, clock_seconds=-30.0),
         machine=dataclasses.replace(machine, versions=machine.versions | {"torch": "2.12.0"}),
     )  # fmt: skip
-    checks = by_name(iter(check_node(Slurm(), told, False, Folder())))
+    checks = by_name(iter(check_node(SlurmPlace(), told, False, Folder())))
     assert checks["node store"].state == "failed"
     assert checks["node clock"].found.startswith("+30.0 s")
     assert checks["node clock"].state == "warning"
@@ -189,7 +188,7 @@ def test_another_clock_other_versions_and_an_unshared_folder_of_a_node_are_told(
     assert checks["node requeue"].state == "warning"
     assert "can be reached" in checks["node internet"].found
     unseen = dataclasses.replace(told, sees_lease=False)
-    assert "lease" in by_name(iter(check_node(Slurm(), unseen, True, Folder())))["node store"].found
+    assert "lease" in by_name(iter(check_node(SlurmPlace(), unseen, True, Folder())))["node store"].found
 
 
 def test_each_option_of_a_slurm_place_is_in_its_page_with_its_default() -> None:
@@ -198,7 +197,7 @@ def test_each_option_of_a_slurm_place_is_in_its_page_with_its_default() -> None:
     assert rows.pop("data") == "–"
     defaults = {
         name: "–" if value in ("", (), {}) else f"`{json.dumps(value)}`"
-        for name, value in vars(Slurm()).items()
+        for name, value in vars(SlurmPlace()).items()
     }
     assert rows == defaults
 
@@ -206,7 +205,7 @@ def test_each_option_of_a_slurm_place_is_in_its_page_with_its_default() -> None:
 # On the real scheduler.
 
 
-def examined(place: Slurm, store: Path, wait: float = 120, data: Path | None = None) -> dict[str, Check]:
+def examined(place: SlurmPlace, store: Path, wait: float = 120, data: Path | None = None) -> dict[str, Check]:
     return by_name(examine(Place(name="p", kind="slurm", slurm=place), store, data, wait_seconds=wait))
 
 
@@ -222,7 +221,7 @@ def store(tmp_path: Path, slurm: SlurmCluster) -> Iterator[Path]:
 @pytest.mark.slurm
 def test_a_healthy_cluster_is_told_in_full_by_a_job_on_a_node(store: Path, archive: Path) -> None:
     said = ["echo loading the modules >&2", "export MODULES='a b'"]
-    checks = examined(Slurm(partition="debug", time=10, setup=tuple(said)), store, data=archive)
+    checks = examined(SlurmPlace(partition="debug", time=10, setup=tuple(said)), store, data=archive)
     assert {name: check for name, check in checks.items() if check.state != "ok"} == {}
     assert list(checks) == [
         "python", "store", "data", "scheduler", "arrays", "requeue", "partition", "preemption", "accounting",
@@ -239,7 +238,7 @@ def test_a_healthy_cluster_is_told_in_full_by_a_job_on_a_node(store: Path, archi
 
 @pytest.mark.slurm
 def test_the_queue_of_a_partition_that_makes_room_is_told(slurm: SlurmCluster) -> None:
-    place = Place(name="p", kind="slurm", slurm=Slurm(partition="scavenge"))
+    place = Place(name="p", kind="slurm", slurm=SlurmPlace(partition="scavenge"))
     checks = by_name(examine(place, ROOT, None, with_job=False))
     assert checks["preemption"].found == "REQUEUE, GraceTime 0 s (preempt/partition_prio)"
     assert "job" not in checks
@@ -251,8 +250,8 @@ def test_the_queue_of_a_partition_that_makes_room_is_told(slurm: SlurmCluster) -
 def test_with_accounting_an_account_that_is_not_ones_own_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     with SlurmCluster(nodes=1, accounting=True) as cluster:
         monkeypatch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
-        (own,) = check_accounting(Slurm(account="lab"))
-        (foreign,) = check_accounting(Slurm(account="physics"))
+        (own,) = check_accounting(SlurmPlace(account="lab"))
+        (foreign,) = check_accounting(SlurmPlace(account="physics"))
     assert own.state == "ok"
     assert {"lab", "spare"} <= set(re.split("[ ,]+", own.found))
     assert foreign.state == "failed"
@@ -268,7 +267,7 @@ def test_with_accounting_an_account_that_is_not_ones_own_fails(monkeypatch: pyte
     ],
 )
 def test_what_is_known_to_fail_costs_no_job(options: dict, name: str, said: str, store: Path) -> None:
-    checks = examined(Slurm(**options), store)
+    checks = examined(SlurmPlace(**options), store)
     assert checks[name].state == "failed"
     assert said in checks[name].found
     assert checks["job"] == Check("job", "warning", "not tried", "first mend what failed")
@@ -278,7 +277,7 @@ def test_what_is_known_to_fail_costs_no_job(options: dict, name: str, said: str,
 def test_a_partition_that_is_down_fails(store: Path, slurm: SlurmCluster) -> None:
     slurm.scontrol("update", "PartitionName=short", "State=DOWN")
     try:
-        check = examined(Slurm(partition="short", time=1), store)["partition"]
+        check = examined(SlurmPlace(partition="short", time=1), store)["partition"]
     finally:
         slurm.scontrol("update", "PartitionName=short", "State=UP")
     assert check.state == "failed"
@@ -299,14 +298,14 @@ def test_a_partition_that_is_down_fails(store: Path, slurm: SlurmCluster) -> Non
 def test_a_job_that_does_not_come_to_report_is_told_by_its_last_words(
     options: dict, said: str, store: Path
 ) -> None:
-    check = examined(Slurm(**options), store)["job"]
+    check = examined(SlurmPlace(**options), store)["job"]
     assert check.state == "failed"
     assert said in check.found
 
 
 @pytest.mark.slurm
 def test_a_setup_line_that_fails_in_a_job_that_goes_on_is_named(store: Path) -> None:
-    checks = examined(Slurm(setup=("export A=1", "cat /no/such/profile", "export B=2")), store)
+    checks = examined(SlurmPlace(setup=("export A=1", "cat /no/such/profile", "export B=2")), store)
     assert checks["setup"].state == "warning"
     assert checks["setup"].found == "this line fails: cat /no/such/profile"
     assert checks["job"].state == "ok"
@@ -324,7 +323,7 @@ def test_a_node_that_cannot_write_the_store_is_told(store: Path, tmp_path: Path)
         encoding="utf-8",
     )
     blind.chmod(0o755)
-    check = examined(Slurm(python=str(blind)), store)["job"]
+    check = examined(SlurmPlace(python=str(blind)), store)["job"]
     assert check.state == "failed"
     assert "Read-only file system" in check.found
 
@@ -333,7 +332,7 @@ def test_a_node_that_cannot_write_the_store_is_told(store: Path, tmp_path: Path)
 def test_a_job_that_does_not_start_in_time_is_cancelled_and_its_reason_told(
     store: Path, slurm: SlurmCluster
 ) -> None:
-    checks = examined(Slurm(directives={"begin": "now+1hour"}), store, wait=3)
+    checks = examined(SlurmPlace(directives={"begin": "now+1hour"}), store, wait=3)
     assert checks["job"].state == "failed"
     assert "did not start in" in checks["job"].found
     assert "BeginTime; cancelled" in checks["job"].found
@@ -344,7 +343,7 @@ def test_a_queue_that_is_only_full_is_a_warning(store: Path, slurm: SlurmCluster
     full = slurm.sbatch("--exclusive", "--nodes=2", "--time=5", "--output=/dev/null", "--wrap", "sleep 300")
     try:
         wait_until(lambda: slurm.jobs().get(full) == "RUNNING", 60)
-        check = examined(Slurm(), store, wait=4)["job"]
+        check = examined(SlurmPlace(), store, wait=4)["job"]
     finally:
         slurm.scancel(full)
         wait_until(lambda: not slurm.jobs(), 60)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from mixsweep.cluster.places import Ray
+from mixsweep.cluster.places import RayPlace
 from mixsweep.cluster.ray_cluster import job_client
 from mixsweep.cluster.ray_cluster.head_monitor import ClusterError
 from mixsweep.cluster.ray_cluster.job_client import Job, JobServer
@@ -22,12 +22,12 @@ from tests.support.commands import ROOT
 # A driver with a head that answers at once, or never.
 _DRIVER = """
 import sys, time
-from cluster.head import Head, HeadGoneError
+from mixsweep.cluster.ray_cluster.head_monitor import HeadMonitor, HeadGoneError
 def ask():
     if sys.argv[1] == "silent":
         time.sleep(600)
     return {}
-with Head("here:1", ask) as head:
+with HeadMonitor("here:1", ask) as head:
     print("asks", flush=True)
     end = time.monotonic() + float(sys.argv[2])
     try:
@@ -70,7 +70,7 @@ class Server(JobServer):
     """A job server whose log never ends by itself, and whose job has ended once it does."""
 
     def __init__(self, seconds: float):
-        self._place = Ray(address="http://here:1")
+        self._place = RayPlace(address="http://here:1")
         self._seconds = seconds
         self._client: Any = self
 

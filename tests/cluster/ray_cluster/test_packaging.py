@@ -5,7 +5,7 @@ from pathlib import Path, PurePath
 
 import pytest
 
-from mixsweep.cluster.ray_cluster.packaging import CargoError, lean_files, stage
+from mixsweep.cluster.ray_cluster.packaging import PackagingError, lean_files, stage
 
 LARGE = 600 * 2**20  # over Ray's 512 MiB
 
@@ -57,7 +57,9 @@ def test_a_checkout_over_rays_limit_is_refused_with_its_largest_files_and_copied
 ) -> None:
     with open(checkout / "notes" / "weights.bin", "wb") as file:
         file.truncate(LARGE)
-    with pytest.raises(CargoError, match=r"600\.0 MiB would be shipped.*notes/weights\.bin \(600\.0 MiB\)"):
+    with pytest.raises(
+        PackagingError, match=r"600\.0 MiB would be shipped.*notes/weights\.bin \(600\.0 MiB\)"
+    ):
         stage(tmp_path / "staged", (), root=checkout)
     assert not (tmp_path / "staged").exists()
     stage(tmp_path / "staged", (), ["notes/*.bin"], root=checkout)

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from mixsweep.cluster.slurm.job_environment import MARGIN_SECONDS, Warnings, ends_at
+from mixsweep.cluster.slurm.job_environment import MARGIN_SECONDS, JobSignals, ends_at
 from mixsweep.core.config import TrialConfig
 from mixsweep.core.failures import Interruption
 from mixsweep.core.records import now
 from mixsweep.core.store.store import Attempt, SweepStore, TrialInfo
 from mixsweep.sweep.backends.slurm.exit_status import failing_nodes
-from mixsweep.sweep.backends.slurm.requeues import Trouble, note_trouble, troubles_of
+from mixsweep.sweep.backends.slurm.requeues import PlaceFailure, place_failures, record_place_failure
 
 
-def wait_in(warnings: Warnings, seconds: float = 3.0) -> str:
+def wait_in(warnings: JobSignals, seconds: float = 3.0) -> str:
     """Compute for some seconds; why that was cut off, or ''."""
     try:
         end = time.monotonic() + seconds
@@ -30,7 +30,7 @@ def wait_in(warnings: Warnings, seconds: float = 3.0) -> str:
 
 
 def test_after_sigterm_a_process_has_part_of_the_grace_and_is_then_taken_out_of_its_epoch() -> None:
-    with Warnings(time.time() + 3600, 120, grace_seconds=1.0) as warnings:
+    with JobSignals(time.time() + 3600, 120, grace_seconds=1.0) as warnings:
         assert warnings.reason == ""
         os.kill(os.getpid(), signal.SIGTERM)
         assert warnings.reason == "preempted"
@@ -40,14 +40,14 @@ def test_after_sigterm_a_process_has_part_of_the_grace_and_is_then_taken_out_of_
 
 
 def test_near_the_time_limit_a_warning_is_no_reason_to_stop_while_epochs_fit() -> None:
-    with Warnings(time.time() + MARGIN_SECONDS + 1, 120, grace_seconds=30) as warnings:
+    with JobSignals(time.time() + MARGIN_SECONDS + 1, 120, grace_seconds=30) as warnings:
         os.kill(os.getpid(), signal.SIGUSR2)
         assert warnings.reason == ""
         assert wait_in(warnings) == "timeout"
 
 
 def test_a_second_warning_does_not_disturb_what_the_first_one_began() -> None:
-    with Warnings(time.time() + 3600, 120, grace_seconds=0.2) as warnings:
+    with JobSignals(time.time() + 3600, 120, grace_seconds=0.2) as warnings:
         os.kill(os.getpid(), signal.SIGTERM)
         assert wait_in(warnings) == "preempted"
         os.kill(os.getpid(), signal.SIGTERM)
@@ -57,10 +57,10 @@ def test_a_second_warning_does_not_disturb_what_the_first_one_began() -> None:
 def test_handlers_are_put_back_unless_the_process_is_about_to_end() -> None:
     before = {number: signal.getsignal(number) for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGALRM)}
     try:
-        with Warnings(time.time() + 3600, 120, 30):
+        with JobSignals(time.time() + 3600, 120, 30):
             pass
         assert {number: signal.getsignal(number) for number in before} == before
-        with Warnings(time.time() + 3600, 120, 30, last=True):
+        with JobSignals(time.time() + 3600, 120, 30, last=True):
             pass
         os.kill(os.getpid(), signal.SIGUSR2)  # by default it would end the process
         os.kill(os.getpid(), signal.SIGTERM)
@@ -129,11 +129,11 @@ def test_what_happened_days_ago_is_forgotten() -> None:
 
 def test_a_tasks_troubles_add_up_over_its_jobs_restarts(tmp_path: Path) -> None:
     store = SweepStore(tmp_path)
-    assert troubles_of(store, "0001", 3) == []
+    assert place_failures(store, "0001", 3) == []
     (tmp_path / "jobs" / "0001").mkdir(parents=True)
-    for trouble in (Trouble("node", "gpu a"), Trouble("rendezvous"), Trouble("node", "n2")):
-        note_trouble(store, "0001", 3, trouble)
-    assert troubles_of(store, "0001", 3) == [
-        Trouble("node", "gpu a"), Trouble("rendezvous"), Trouble("node", "n2"),
+    for trouble in (PlaceFailure("node", "gpu a"), PlaceFailure("rendezvous"), PlaceFailure("node", "n2")):
+        record_place_failure(store, "0001", 3, trouble)
+    assert place_failures(store, "0001", 3) == [
+        PlaceFailure("node", "gpu a"), PlaceFailure("rendezvous"), PlaceFailure("node", "n2"),
     ]  # fmt: skip
-    assert troubles_of(store, "0001", 4) == []
+    assert place_failures(store, "0001", 4) == []

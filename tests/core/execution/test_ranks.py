@@ -25,15 +25,15 @@ from mixsweep.core import registry
 from mixsweep.core.config import TrialConfig
 from mixsweep.core.data.datasets import Images, load_images
 from mixsweep.core.errors import ConfigError
-from mixsweep.core.execution.rank_channel import Team
-from mixsweep.core.execution.run_config import Setting
+from mixsweep.core.execution.rank_channel import RankChannel
+from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.execution.runner import work
 from mixsweep.core.failures import Interruption, kind_of
 from mixsweep.core.records import TRAJECTORY_COLUMNS, EpochRecord
 from mixsweep.core.store.retention import Retention
 from mixsweep.core.store.store import SweepStore, TrialInfo
 from mixsweep.core.training import device as devices
-from mixsweep.core.training.process_group import ALONE, Ranks, ranks_of_environment
+from mixsweep.core.training.process_group import ALONE, Ranks, ranks_from_environment
 from mixsweep.core.training.sync_batch_norm import SynchronisedBatchNorm, synchronise
 from mixsweep.core.training.trainer import Trial
 
@@ -71,8 +71,8 @@ def as_rank(ranks: Ranks, port: int, result: Path, body: Callable[..., Any], *ar
 
 @contextmanager
 def joined() -> Iterator[Ranks]:
-    with Team(ranks_of_environment(), TIMEOUT_SECONDS) as team, team.attempt(CPU):
-        yield team.ranks
+    with RankChannel(ranks_from_environment(), TIMEOUT_SECONDS) as channel, channel.attempt(CPU):
+        yield channel.ranks
 
 
 def observe(config: TrialConfig, ranks: Ranks = ALONE, test: bool = False, **values: Any) -> dict[str, Any]:
@@ -107,12 +107,12 @@ def observe_together(config: TrialConfig, values: dict[str, Any]) -> dict[str, A
 
 def work_together(configs: list[TrialConfig], stores: list[Path], values: dict[str, Any]) -> list[TrialInfo]:
     """`work` as a place calls it; `stores` are each rank's, since only rank 0 may touch it."""
-    setting = Setting(
+    run_config = RunConfig(
         store=stores[int(os.environ["RANK"])], ranks=int(os.environ["WORLD_SIZE"]),
         retention=Retention("all"), rank_timeout_seconds=TIMEOUT_SECONDS, checkpoint_share=0.5, stopping=True,
     )  # fmt: skip
     registry._models.update(FAILING_MODELS)
-    return list(work([tuple(configs)], setting, **values))
+    return list(work([tuple(configs)], run_config, **values))
 
 
 class NarrowOnRank1(nn.Sequential):
@@ -370,7 +370,7 @@ def test_rank_0_alone_writes_yields_and_decides(tiny: Tiny, together: Together, 
     assert ends[2].failure == "config"
     assert [end.attempts[0].ranks for end in ends] == [2, 2, 2]
     assert ends[0].provenance["batch_norm"] == "synchronised"
-    alone = Setting(store=tmp_path / "alone", stopping=True)
+    alone = RunConfig(store=tmp_path / "alone", stopping=True)
     list(work([tuple(configs[:2])], alone, decide=stop_at_2))
     for config in configs[:2]:
         assert largest_deviation(table(alone.store, config), table(stores[0], config)) < 1e-6
@@ -385,7 +385,7 @@ def test_a_trial_goes_on_with_another_number_of_ranks(tiny: Tiny, together: Toge
         info = info_of(store, long)
         assert [attempt.ranks for attempt in info.attempts] == [first, then]
         assert info.attempts[-1].from_epoch == 2
-    list(work([(long,)], Setting(store=tmp_path / "alone")))
+    list(work([(long,)], RunConfig(store=tmp_path / "alone")))
     for store in ("2 then 1", "1 then 2"):
         found, expected = table(tmp_path / store, long), table(tmp_path / "alone", long)
         assert largest_deviation(found, expected) < 1e-5
@@ -448,9 +448,9 @@ def test_a_rank_that_is_told_to_leave_interrupts_the_trial_and_ends_all(
 
 
 def test_ranks_are_read_from_torchs_own_variables() -> None:
-    assert ranks_of_environment({}) == ALONE
+    assert ranks_from_environment({}) == ALONE
     variables = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}
-    assert ranks_of_environment(variables) == Ranks(5, 8, 1)
+    assert ranks_from_environment(variables) == Ranks(5, 8, 1)
 
 
 @pytest.mark.parametrize(
@@ -463,7 +463,7 @@ def test_ranks_are_read_from_torchs_own_variables() -> None:
 )
 def test_ranks_that_cannot_be_are_refused(variables: dict[str, str], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        ranks_of_environment(variables)
+        ranks_from_environment(variables)
 
 
 def test_a_place_that_starts_another_number_of_processes_is_told(
@@ -471,8 +471,10 @@ def test_a_place_that_starts_another_number_of_processes_is_told(
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="ranks = 4, but WORLD_SIZE = 2"):
-        list(work([(tiny(),)], Setting(store=tmp_path, ranks=4)))
-    assert [end.state for end in work([(tiny(),)], Setting(store=tmp_path))] == ["completed"]  # not its ranks
+        list(work([(tiny(),)], RunConfig(store=tmp_path, ranks=4)))
+    assert [end.state for end in work([(tiny(),)], RunConfig(store=tmp_path))] == [
+        "completed"
+    ]  # not its ranks
 
 
 @pytest.fixture
@@ -488,7 +490,7 @@ def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
 def test_a_port_that_is_taken_is_a_failure_of_its_kind(port: socket.socket) -> None:
     port.listen()
     with pytest.raises(dist.DistNetworkError) as caught:
-        Team(Ranks(0, 2), 2)
+        RankChannel(Ranks(0, 2), 2)
     assert kind_of(caught.value) == "port"
 
 
@@ -497,7 +499,7 @@ def test_ranks_that_do_not_meet_in_time_are_a_failure_of_their_kind(port: socket
     port.close()
     before = time.monotonic()
     with pytest.raises(dist.DistError) as caught:
-        Team(Ranks(rank, 2), 1)
+        RankChannel(Ranks(rank, 2), 1)
     assert kind_of(caught.value) == "rendezvous"
     assert time.monotonic() - before < 20
 
@@ -505,4 +507,4 @@ def test_ranks_that_do_not_meet_in_time_are_a_failure_of_their_kind(port: socket
 def test_a_place_that_exports_no_address_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     with pytest.raises(ConfigError, match=r"MASTER_ADDR = ''.*has to export both"):
-        Team(Ranks(0, 2))
+        RankChannel(Ranks(0, 2))

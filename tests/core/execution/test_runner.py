@@ -22,12 +22,12 @@ from torch import Tensor, nn
 from mixsweep.core import provenance, records, registry
 from mixsweep.core.config import TrialConfig
 from mixsweep.core.data.datasets import load_images
-from mixsweep.core.execution.run_config import Setting
+from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.execution.runner import run_trial, work
 from mixsweep.core.failures import DEATHS_WITHOUT_PROGRESS, TIMEOUTS_WITHOUT_PROGRESS, DataError, Interruption
 from mixsweep.core.records import TRAJECTORY_COLUMNS, EpochRecord
 from mixsweep.core.store.checkpoint import load_checkpoint
-from mixsweep.core.store.crash_recovery import with_its_death
+from mixsweep.core.store.crash_recovery import finalize_killed_attempt
 from mixsweep.core.store.lease import lease_is_live
 from mixsweep.core.store.retention import Retention
 from mixsweep.core.store.store import SweepStore, TrialFolder, TrialInfo
@@ -36,13 +36,13 @@ from mixsweep.core.training.trainer import Trial
 Tiny = Callable[..., TrialConfig]
 
 
-def new_command(store: Path, **values: Any) -> Setting:
+def new_command(store: Path, **values: Any) -> RunConfig:
     """The setting of a command that is given now."""
-    return Setting(store=store, command_id=uuid.uuid4().hex, retention=Retention("all"), **values)
+    return RunConfig(store=store, command_id=uuid.uuid4().hex, retention=Retention("all"), **values)
 
 
-def run(configs: list[TrialConfig], setting: Setting, **hooks: Any) -> list[TrialInfo]:
-    return list(work([tuple(configs)], setting, **hooks))
+def run(configs: list[TrialConfig], run_config: RunConfig, **hooks: Any) -> list[TrialInfo]:
+    return list(work([tuple(configs)], run_config, **hooks))
 
 
 def folder_of(store: Path, config: TrialConfig) -> TrialFolder:
@@ -82,8 +82,8 @@ def register(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Callable[..., An
 def test_work_completes_every_trial_and_yields_each_ones_end(tmp_path: Path, tiny: Tiny) -> None:
     configs = [tiny(seed=seed) for seed in range(3)]
     reported: list[EpochRecord] = []
-    setting = new_command(tmp_path, place="here", job="7")
-    ends = run(configs, setting, report=reported.append)
+    run_config = new_command(tmp_path, place="here", job="7")
+    ends = run(configs, run_config, report=reported.append)
     assert [(end.trial_id, end.state) for end in ends] == [(c.trial_id, "completed") for c in configs]
     assert [(r.trial_id, r.epoch) for r in reported] == [(c.trial_id, e) for c in configs for e in (1, 2, 3)]
     for config, end in zip(configs, ends):
@@ -92,7 +92,7 @@ def test_work_completes_every_trial_and_yields_each_ones_end(tmp_path: Path, tin
         (attempt,) = info.attempts
         assert (attempt.number, attempt.place, attempt.job, attempt.end) == (1, "here", "7", "completed")
         assert attempt.pid == os.getpid()
-        assert attempt.command_id == setting.command_id
+        assert attempt.command_id == run_config.command_id
         assert attempt.started_at <= attempt.ended_at
         assert attempt.revision == info.provenance["revision"]
         assert info.provenance["images"] == [1437, 360]
@@ -257,7 +257,7 @@ def test_a_revision_is_the_packages_own_and_not_that_of_a_checkout_it_is_install
 def work_through(store: Path, configs: list[TrialConfig], start: Any = None) -> None:
     if start is not None:
         start.wait(60)
-    for _ in work([tuple(configs)], Setting(store=store, retention=Retention("all"), checkpoint_share=0.5)):
+    for _ in work([tuple(configs)], RunConfig(store=store, retention=Retention("all"), checkpoint_share=0.5)):
         pass
 
 
@@ -330,7 +330,7 @@ def test_a_killed_attempt_ends_with_its_last_sign_of_life_at_its_last_record(
     ))  # fmt: skip
     os.utime(folder.metrics_path, (1e9, 1e9))
     os.utime(folder.log_path, (1e9 + 60, 1e9 + 60))
-    dead = with_its_death(folder, folder.info())
+    dead = finalize_killed_attempt(folder, folder.info())
     assert dead is not None
     assert (dead.attempts[-1].end, dead.attempts[-1].ended_at) == ("killed", "2001-09-09T01:47:40+00:00")
     assert dead.epoch == 3
@@ -477,10 +477,10 @@ def test_missing_data_are_tried_again_by_the_next_command_and_not_within_one(
 
     monkeypatch.setitem(registry._datasets, "own", load)
     config = tiny(dataset="own")
-    setting = new_command(tmp_path)
-    (end,) = run([config], setting)
+    run_config = new_command(tmp_path)
+    (end,) = run([config], run_config)
     assert (end.state, end.failure) == ("failed", "data")
-    assert run([config], setting) == []
+    assert run([config], run_config) == []
     assert len(run([config], new_command(tmp_path))) == 1
     there.touch()
     (end,) = run([config], new_command(tmp_path))
@@ -770,14 +770,14 @@ def test_what_fails_after_a_trials_end_takes_nothing_back(
     tmp_path: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tiny()
-    setting = replace(new_command(tmp_path), retention=Retention("none"))
+    run_config = replace(new_command(tmp_path), retention=Retention("none"))
 
     def leave(*arguments: object) -> None:
         raise Interruption("preempted")
 
     monkeypatch.setattr(Retention, "apply", leave)
     with pytest.raises(Interruption):
-        run([config], setting)
+        run([config], run_config)
     info = info_of(tmp_path, config)
     assert (info.state, ends_of(info)) == ("completed", ["completed"])
 

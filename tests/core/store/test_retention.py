@@ -11,7 +11,7 @@ import pytest
 
 from mixsweep.core import records
 from mixsweep.core.config import TrialConfig
-from mixsweep.core.execution.run_config import Setting
+from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.execution.runner import work
 from mixsweep.core.records import EpochRecord
 from mixsweep.core.store.checkpoint import has_checkpoint, save_checkpoint
@@ -23,7 +23,7 @@ Tiny = Callable[..., TrialConfig]
 
 
 def run(store: Path, configs: list[TrialConfig], retention: Retention, **hooks: Any) -> list[TrialInfo]:
-    return list(work([tuple(configs)], Setting(store=store, retention=retention, stopping=True), **hooks))
+    return list(work([tuple(configs)], RunConfig(store=store, retention=retention, stopping=True), **hooks))
 
 
 def kept(store: Path, configs: list[TrialConfig]) -> list[bool]:

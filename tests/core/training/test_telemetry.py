@@ -17,7 +17,7 @@ from mixsweep.core.data.datasets import Images
 from mixsweep.core.store import files
 from mixsweep.core.store.store import SweepStore
 from mixsweep.core.training import telemetry
-from mixsweep.core.training.telemetry import Counters, Reading, counters_of
+from mixsweep.core.training.telemetry import DeviceCounters, Reading, counters_of
 from mixsweep.core.training.trainer import Trial
 from mixsweep.sweep.status import StatusReader
 from tests.support.synthetic_store import SyntheticPart, write_sweep
@@ -61,7 +61,7 @@ def test_an_epochs_figures_are_a_mean_an_end_and_a_difference(monkeypatch: pytes
     )
     monkeypatch.setattr(telemetry, "_SAMPLE_SECONDS", 0.01)
     before = threading.active_count()
-    one = Counters("handle")
+    one = DeviceCounters("handle")
     one.begin()
     assert threading.active_count() == before + 1
     assert one.end() == Reading(0.8, 3 * 2**30, 250.0)
@@ -71,7 +71,7 @@ def test_an_epochs_figures_are_a_mean_an_end_and_a_difference(monkeypatch: pytes
 
 def test_a_counter_that_a_device_lacks_is_null_and_fails_no_trial(monkeypatch: pytest.MonkeyPatch) -> None:
     _nvml(monkeypatch, MemoryInfo=lambda: types.SimpleNamespace(used=7))
-    one = Counters("handle")
+    one = DeviceCounters("handle")
     one.begin()
     assert one.end() == Reading(None, 7, None)
 

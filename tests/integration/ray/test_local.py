@@ -102,7 +102,7 @@ def test_first_interrupt_stops_at_a_safe_point_and_the_same_command_goes_on(
 def test_a_failing_trial_does_not_end_the_sweep(tmp_path: Path) -> None:
     plugin = tmp_path / "breaks.py"
     plugin.write_text(
-        "from core.registry import register_model\n"
+        "from mixsweep import register_model\n"
         "def build(config, classes):\n    raise RuntimeError('a bug of mine')\n"
         "register_model('breaks', build)\n"
     )

@@ -131,7 +131,7 @@ def test_a_users_own_job_submit_gives_the_records_of_debug_with_a_model_of_their
 
 def test_a_models_file_travels_with_the_job(here: Path) -> None:
     (here / "mine.py").write_text(
-        "import torch\nfrom core.registry import register_model\n"
+        "import torch\nfrom mixsweep import register_model\n"
         "def build(config, classes):\n"
         "    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, classes))\n"
         'register_model("mine", build)\n'

@@ -40,8 +40,8 @@ def eight(tmp_path_factory: pytest.TempPathFactory) -> SweepStore:
 
 OWN_DATA = """
 import numpy, torch
-from core.data import Images
-from core.registry import register_dataset
+from mixsweep.core.data.datasets import Images
+from mixsweep import register_dataset
 
 def load(folder):
     pixels = torch.from_numpy(numpy.load(folder / "deep" / "pixels.npy"))
@@ -98,8 +98,8 @@ def test_without_a_shared_folder_all_comes_to_the_drivers_node_though_keeper_and
     process = start([*cluster.inside, *sweep_command(file, hidden / "runs", "apart", *EIGHT)])
     try:
         wait_until(lambda: nodes_at_work(store) == 4)
-        (keeper,) = [pid for pid in session(cluster.head.pid) if _title(pid).startswith("ray::Keeper")]
-        os.kill(keeper, signal.SIGKILL)
+        (proxy,) = [pid for pid in session(cluster.head.pid) if _title(pid).startswith("ray::Keeper")]
+        os.kill(proxy, signal.SIGKILL)
         cluster.kill(2)
         cluster.cut(1)
         brake.unlink()

@@ -16,7 +16,7 @@ import pytest
 from mixsweep.cluster import places
 from mixsweep.cluster.ray_cluster.nodes import RayError, ray_node
 from mixsweep.core.store.store import SweepStore
-from mixsweep.sweep.backends.slurm.driver import BatchError, request_for, scripts
+from mixsweep.sweep.backends.slurm.driver import SlurmBackendError, request_for, scripts
 from mixsweep.sweep.backends.slurm.submissions import submissions
 from mixsweep.sweep.planning.schema import Resources
 from tests.support.commands import (
@@ -303,7 +303,7 @@ def _client(address: str, token: str) -> str:
 @pytest.mark.ray
 def test_a_node_whose_starter_is_killed_ends_too() -> None:
     code = (
-        "import time\nfrom cluster.ray_cluster.nodes import ray_node\n"
+        "import time\nfrom mixsweep.cluster.ray_cluster.nodes import ray_node\n"
         "with ray_node(1, 0) as node:\n    print(node.folder, flush=True)\n    time.sleep(600)\n"
     )
     words = [sys.executable, "-c", code]
@@ -336,7 +336,7 @@ def test_a_ray_that_does_not_start_is_told_in_one_line_with_its_last_words() -> 
 
 
 def test_a_node_is_asked_for_what_its_trials_need_at_once(tmp_path: Path) -> None:
-    slurm = places.Slurm(launch="ray", nodes=2, trials_per_node=4)
+    slurm = places.SlurmPlace(launch="ray", nodes=2, trials_per_node=4)
     (script,) = scripts("s", slurm, Resources(cpus=3, gpus=1), 100, SweepStore(tmp_path))
     lines = script.splitlines()
     for line in ("--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=12", "--gpus-per-node=4"):
@@ -346,8 +346,8 @@ def test_a_node_is_asked_for_what_its_trials_need_at_once(tmp_path: Path) -> Non
 
 
 def test_trials_in_turn_are_no_option_of_a_ray_cluster() -> None:
-    slurm = places.Slurm(launch="ray", trials_per_task=3)
+    slurm = places.SlurmPlace(launch="ray", trials_per_task=3)
     with pytest.raises(
-        BatchError, match=r"trials_per_task is of launch = 'array'; with 'ray' see trials_per_node"
+        SlurmBackendError, match=r"trials_per_task is of launch = 'array'; with 'ray' see trials_per_node"
     ):
         request_for("s", slurm, Resources())

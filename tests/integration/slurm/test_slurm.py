@@ -34,7 +34,7 @@ patch_size = {{ grid_search = [{patches}] }}
 SLOW_MODEL = """
 import os, time
 from torch import nn
-from core.registry import register_model
+from mixsweep import register_model
 
 class Pause(nn.Module):
     def forward(self, x):

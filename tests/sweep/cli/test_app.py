@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from mixsweep.core.records import SCHEMA
-from mixsweep.core.store.forecasts import kept_expectations
+from mixsweep.core.store.forecasts import saved_forecasts
 from mixsweep.core.store.store import SweepStore
 from mixsweep.sweep.cli import app
 from tests.support.commands import ROOT, start, sweep_command, trajectories, wait_until
@@ -30,7 +30,7 @@ epochs = {epochs}
 lr = {{ grid_search = [0.01, 0.001] }}
 """
 BROKEN = """
-from core.registry import register_model
+from mixsweep import register_model
 
 def build(config, classes):
     raise ValueError("no [such] layer [/]")
@@ -176,7 +176,7 @@ def test_a_run_ends_with_every_trial_trained_once(ran: SweepStore) -> None:
 
 
 def test_each_command_keeps_what_it_forecast(ran: SweepStore) -> None:
-    kept = kept_expectations(ran)
+    kept = saved_forecasts(ran)
     assert [(one.trials, one.epochs) for one in kept] == [(2, 4), (1, 2)]  # none for a picked trial
     bases = [one.basis.partition(",")[0] for one in kept]
     assert bases == ["rough", "from this store's own records"]

@@ -51,7 +51,7 @@ def test_a_compacted_sweep_is_told_from_its_derived_files_and_as_from_the_trials
     monkeypatch.setattr(trial_index, "_standing", lambda p: read.append(p.parent.name) or trial_of_its_own(p))
     table_of_its_own = files.read_records
     monkeypatch.setattr(
-        records, "read_records", lambda p, c=None: read.append(p.parent.name) or table_of_its_own(p, c)
+        files, "read_records", lambda p, c=None: read.append(p.parent.name) or table_of_its_own(p, c)
     )
     after = StatusReader(store).read()
     assert after.to_mapping() == before.to_mapping()
@@ -182,7 +182,8 @@ def test_a_standing_is_read_without_pandas_torch_or_ray(store: SweepStore) -> No
     changed = next(iter(store.trials()))
     changed.write_records(records.from_table(changed.records()))
     code = (
-        "import sys, sweep.cli.app; from core.store.store import SweepStore; from sweep.status import StatusReader; "
+        "import sys, mixsweep.sweep.cli.app; from mixsweep.core.store.store import SweepStore; "
+        "from mixsweep.sweep.status import StatusReader; "
         f"StatusReader(SweepStore({str(store.path)!r})).read().to_mapping(); "
         "print(sorted({'pandas', 'torch', 'ray'} & set(sys.modules)))"
     )

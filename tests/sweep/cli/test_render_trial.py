@@ -53,12 +53,17 @@ def test_a_run_of_changed_code_keeps_a_patch_that_makes_that_code_again(tmp_path
     mine, theirs = tmp_path / "mine", tmp_path / "theirs"
     for clone in (mine, theirs):
         git("clone", "--quiet", str(ROOT), str(clone))
-    changed = mine / "core" / "loss.py"
+    changed = mine / "core" / "training" / "loss.py"
     changed.write_text(changed.read_text() + "\n# an idea of tonight: größer\n")
     _, store = plan_sweep(tmp_path / "runs", seeds=1, base={**TABLES["base"], "epochs": 1})
     file = store.path / "sweep.toml"
     command = [sys.executable, "-m", "mixsweep", "run", str(file), "--place", "debug", "--limit", "1"]
-    run = partial(subprocess.run, cwd=mine, env=os.environ | {"PYTHONPATH": str(mine)}, check=True)
+    run = partial(
+        subprocess.run,
+        cwd=mine,
+        env=os.environ | {"PYTHONPATH": str(mine)},
+        check=True,
+    )
     run([*command, "--store", str(store.path.parent)])
     git("-C", str(mine), "checkout", "--quiet", "core/training/loss.py")
     run([*command, "--store", str(store.path.parent)])
@@ -69,7 +74,7 @@ def test_a_run_of_changed_code_keeps_a_patch_that_makes_that_code_again(tmp_path
     assert info.provenance["dirty"]
     git("-C", str(theirs), "checkout", "--quiet", info.provenance["revision"])
     git("-C", str(theirs), "apply", str(dirty.patch_path))
-    assert (theirs / "core" / "loss.py").read_text().endswith("\n# an idea of tonight: größer\n")
+    assert (theirs / "core" / "training" / "loss.py").read_text().endswith("\n# an idea of tonight: größer\n")
     assert not clean.patch_path.exists()
 
 

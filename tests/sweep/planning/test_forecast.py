@@ -11,19 +11,19 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mixsweep.core import registry
 from mixsweep.core.config import TrialConfig
-from mixsweep.core.execution.run_config import Setting
+from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.execution.runner import work
 from mixsweep.core.models.build import build_model
 from mixsweep.core.store.store import SweepStore
 from mixsweep.sweep.planning.forecast import (
     ROUGH_RATES,
-    Left,
     Pace,
+    RemainingWork,
     epoch_macs,
     extras_of,
     forecast,
     forward_macs,
-    measured_pace,
+    measured_rates,
     rates_of,
 )
 from mixsweep.sweep.planning.parse import parse_spec
@@ -65,7 +65,7 @@ def test_nothing_is_forecast_for_a_model_that_only_the_user_knows() -> None:
     registry.register_model("forecast-own", lambda config, classes: torch.nn.Identity())
     own = TrialConfig(model="forecast-own")
     assert forward_macs(own) is epoch_macs(own) is None
-    cost = forecast([Left(TrialConfig(), 1), Left(own, 1)], Pace({"mlp": 1e9}))
+    cost = forecast([RemainingWork(TrialConfig(), 1), RemainingWork(own, 1)], Pace({"mlp": 1e9}))
     assert cost.seconds is None
     assert "no record of model 'forecast-own'" in cost.basis
 
@@ -74,18 +74,20 @@ def test_a_forecast_is_work_over_rate_and_says_what_it_rests_on() -> None:
     config = TrialConfig(dataset="digits")
     work_of_one = epoch_macs(config)
     assert work_of_one is not None
-    measured = forecast([Left(config, 3), Left(config, 1)], Pace({"mlp": 2e9}))
+    measured = forecast([RemainingWork(config, 3), RemainingWork(config, 1)], Pace({"mlp": 2e9}))
     assert measured.seconds == pytest.approx(4 * work_of_one / 2e9)
     assert measured.basis == "from this store's own records"
-    rough = forecast([Left(config, 3)], Pace({"mixer": 2e9}))
+    rough = forecast([RemainingWork(config, 3)], Pace({"mixer": 2e9}))
     assert rough.seconds == pytest.approx(3 * work_of_one / ROUGH_RATES["mlp"])
     assert rough.basis.startswith("rough")
     assert forecast([], Pace()).seconds == 0
     bf16 = config.with_values(precision="bf16")
-    assert forecast([Left(bf16, 3)], Pace({"mlp": 2e9})).basis.startswith("rough")
-    of_bf16 = forecast([Left(bf16, 3)], Pace({"mlp/bf16": 2e9}))
+    assert forecast([RemainingWork(bf16, 3)], Pace({"mlp": 2e9})).basis.startswith("rough")
+    of_bf16 = forecast([RemainingWork(bf16, 3)], Pace({"mlp/bf16": 2e9}))
     assert of_bf16.seconds == pytest.approx(3 * work_of_one / 2e9)
-    with_extras = forecast([Left(config, 6, trials=2)], Pace({"mlp": 2e9}, {"mlp": 5.0, "mixer": 9.0}))
+    with_extras = forecast(
+        [RemainingWork(config, 6, trials=2)], Pace({"mlp": 2e9}, {"mlp": 5.0, "mixer": 9.0})
+    )
     assert with_extras.seconds == pytest.approx(6 * work_of_one / 2e9 + 2 * 5.0)
 
 
@@ -96,7 +98,7 @@ def test_rates_are_measured_from_the_records_of_every_sweep_of_a_store(tmp_path:
         plan = make_plan(parse_spec({"name": name, "base": TINY, "space": {"lr": {"choice": [0.01]}}}))
         store = SweepStore(tmp_path / name)
         save_plan(plan, store)
-        list(work([(plan.trials[0],)], Setting(store=store.path)))
+        list(work([(plan.trials[0],)], RunConfig(store=store.path)))
         macs = epoch_macs(plan.trials[0])
         seconds = [row["train_seconds"] + row["valid_seconds"] for row in store.records().to_pylist()]
         assert macs is not None
@@ -111,11 +113,11 @@ def test_rates_are_measured_from_the_records_of_every_sweep_of_a_store(tmp_path:
         extras.append(wall.total_seconds() - sum(seconds))
     (tmp_path / "not a sweep").mkdir()
     save_plan(plan, SweepStore(tmp_path / "planned, not begun"))
-    pace = measured_pace(tmp_path)
+    pace = measured_rates(tmp_path)
     assert pace.rates == pytest.approx({"mlp": sum(measured) / 2})
     assert pace.extras == pytest.approx({"mlp": sum(extras) / 2})
     assert min(extras) > 0
-    assert measured_pace(tmp_path / "gone") == Pace()
+    assert measured_rates(tmp_path / "gone") == Pace()
 
 
 def test_only_trials_whose_wall_time_is_known_tell_what_comes_beside_their_epochs() -> None:

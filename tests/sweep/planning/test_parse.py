@@ -43,7 +43,7 @@ PARTS: dict[str, Any] = {
 }
 OWN_MODEL = """
 from torch import nn
-from core.registry import register_model
+from mixsweep import register_model
 
 register_model({name!r}, lambda config, classes: nn.Sequential(nn.Flatten(), nn.Linear(3072, classes)))
 """
@@ -409,7 +409,7 @@ def test_a_users_model_is_found_from_its_sweep_files_folder_however_that_is_name
         ("raise ValueError('first\\nsecond')", "ValueError: first"),
         ("def broken(:", "SyntaxError: "),
         ("raise SystemExit(0)", "SystemExit: 0"),
-        ("from core.registry import register_model\nregister_model('mlp', None)", "'mlp' is a built-in name"),
+        ("from mixsweep import register_model\nregister_model('mlp', None)", "'mlp' is a built-in name"),
     ],
 )
 def test_a_users_file_that_fails_is_one_line(code: str, said: str, tmp_path: Path) -> None:

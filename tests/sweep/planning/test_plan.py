@@ -102,7 +102,7 @@ def test_the_same_file_gives_the_same_plan_always() -> None:
     drawn = {"lr": {"loguniform": [1e-4, 1e-1]}, "batch_size": {"choice": [32, 64]}}
     assert plan_of(space=drawn, samples=5).rows == plan_of(space=drawn, samples=5).rows
     assert plan_of(space=drawn, samples=5).rows != plan_of(space=drawn, samples=5, search_seed=1).rows
-    code = "from sweep.planning.plan import make_plan; from sweep.planning.parse import load_spec;"
+    code = "from mixsweep.sweep.planning.plan import make_plan; from mixsweep.sweep.planning.parse import load_spec;"
     code += "print([c.trial_id for c in make_plan(load_spec('demo')).trials])"
     elsewhere = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert elsewhere.stdout.strip() == str(ids(make_plan(load_spec("demo"))))
@@ -183,7 +183,7 @@ def test_plan_starts_in_two_seconds_and_needs_neither_torch_nor_ray(tmp_path: Pa
         "atexit.register(lambda: print(json.dumps([*HEAVY & sys.modules.keys()]), file=sys.stderr))\n"
         "HEAVY = {'torch', 'ray', 'pandas', 'scipy', 'matplotlib', 'wandb', 'submitit'}\n"
         "sys.argv = ['sweep', 'plan', 'learning-rates', '--store', sys.argv[1]]\n"
-        "from sweep.cli.app import main\n"
+        "from mixsweep.sweep.cli.app import main\n"
         "main()\n"
     )
     seconds = []

@@ -13,7 +13,7 @@ from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from mixsweep.core import records
 from mixsweep.core.config import TrialConfig
-from mixsweep.core.execution.run_config import Setting
+from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.execution.runner import work
 from mixsweep.core.records import EpochRecord
 from mixsweep.core.store.store import SweepStore
@@ -224,18 +224,18 @@ def test_deleting_the_rungs_loses_decisions_and_no_result(
 ) -> None:
     rule = Stopping(reduction_factor=2.0)
     configs = [tiny(lr=lr, epochs=4) for lr in (1e-3, 1e-5, 1e-7)]
-    setting = Setting(store=tmp_path, stopping=True)
+    run_config = RunConfig(store=tmp_path, stopping=True)
     store = SweepStore(tmp_path)
     ours = make_decide(rule, store, "valid_loss", "min", Everyone(4))
-    ends = list(work([tuple(configs)], setting, ours))
+    ends = list(work([tuple(configs)], run_config, ours))
     assert [end.state for end in ends] == ["completed", "stopped", "stopped"]
     before = store.records()
     for path in (tmp_path / "rungs").glob("*/*/*"):
         path.unlink()
-    assert list(work([tuple(configs)], setting, ours)) == []  # what has ended has ended
+    assert list(work([tuple(configs)], run_config, ours)) == []  # what has ended has ended
     assert store.records().equals(before)
     better = tiny(lr=3e-3, epochs=4)
-    (end,) = work([(better,)], setting, ours)  # and who comes next is the first at its rungs
+    (end,) = work([(better,)], run_config, ours)  # and who comes next is the first at its rungs
     assert end.state == "completed"
     assert {entry.trial_id for entry in read_rung(rung_path(store, "valid_loss", "min", 1))} == {
         better.trial_id
@@ -251,11 +251,11 @@ def test_a_sweep_killed_at_a_rung_and_resumed_decides_as_one_that_was_not(
     for label, pauses in (("straight", 0), ("paused", 1)):
         store = SweepStore(tmp_path / label)
         ours = make_decide(rule, store, "valid_loss", "min", Everyone(5))
-        setting = Setting(store=store.path, stopping=True)
+        run_config = RunConfig(store=store.path, stopping=True)
         for config in configs:  # one after the other, so that the order of arrivals is the same
             for _ in range(8 * pauses + 1):
                 asked = iter(["", "interrupted", "interrupted"] if pauses else [""] * 9)
-                list(work([(config,)], setting, ours, asked.__next__))
+                list(work([(config,)], run_config, ours, asked.__next__))
         rungs = [rung_path(store, "valid_loss", "min", epoch) for epoch in (1, 2, 4)]
         entries = [sorted(read_rung(rung), key=str) for rung in rungs]
         ends = [getattr(store.trial(config.trial_id).info(), "state", "") for config in configs]

@@ -23,11 +23,11 @@ from mixsweep.sweep.backends.ray.search_driver import driving
 from mixsweep.sweep.planning.parse import parse_spec
 from mixsweep.sweep.planning.plan import Plan, make_plan, read_plan, save_plan
 from mixsweep.sweep.planning.schema import SpecError, SweepSpec
-from mixsweep.sweep.run import make_setting, run_plan
-from mixsweep.sweep.runtime.worker import give_orders, work_by
-from mixsweep.sweep.search.pbt import Decision, Population, decide, decision_path, heirs_of
+from mixsweep.sweep.run import make_run_config, run_plan
+from mixsweep.sweep.runtime.worker import make_worker_spec, run_trials
+from mixsweep.sweep.search.pbt import Decision, Population, decide, decision_path, exploited_configs
 from mixsweep.sweep.search.suggestions import SearchError, with_known
-from mixsweep.sweep.search.trial_source import Leg
+from mixsweep.sweep.search.trial_source import TrialRequest
 from mixsweep.sweep.status import StatusReader
 from tests.support.commands import finish, kill_family, start, sweep_command, trajectories, wait_until
 
@@ -63,7 +63,7 @@ def test_the_worst_quarter_goes_on_from_the_best_one_with_values_of_its_own() ->
     decision = decide(EIGHT, 2, members, [0.1, 0.9, 0.5, 0.4, 0.2, 0.6, 0.8, 0.3])
     ids = [config.trial_id for config in members]
     assert [heir is not None for heir in decision.heirs] == [i in (0, 4) for i in range(8)]
-    after = heirs_of(decision, members)
+    after = exploited_configs(decision, members)
     for place, config in enumerate(after):
         if place not in (0, 4):
             assert config == members[place]
@@ -111,7 +111,7 @@ def test_two_heirs_of_one_parent_are_two_trials() -> None:
     spec = spec_with(search__population=4, search__quantile=0.5, search__mutate=["momentum"])
     for seed in range(20):
         plan = make_plan(replace(spec, search_seed=seed))
-        after = heirs_of(decide(plan.spec, 2, plan.trials, [0.1, 0.2, 0.8, 0.9]), plan.trials)
+        after = exploited_configs(decide(plan.spec, 2, plan.trials, [0.1, 0.2, 0.8, 0.9]), plan.trials)
         assert len({config.trial_id for config in after}) == 4
 
 
@@ -154,19 +154,22 @@ def test_a_parent_is_a_trial_and_an_epoch() -> None:
 
 
 def inline(
-    spec: SweepSpec, root: Path, legs: int = 1000, before_leg: Callable[[Leg], None] = lambda leg: None
+    spec: SweepSpec,
+    root: Path,
+    legs: int = 1000,
+    before_leg: Callable[[TrialRequest], None] = lambda request: None,
 ) -> Plan:
     """Train a population with one trial at a time in this process, for so many legs; the plan afterwards."""
     store = SweepStore(root / spec.name)
-    setting = make_setting(spec, store, find_place("local"), None)
-    orders = give_orders(make_plan(spec), setting)
+    run_config = make_run_config(spec, store, find_place("local"), None)
+    worker_spec = make_worker_spec(make_plan(spec), run_config)
     with driving(store) as lease:
         save_plan(with_known(make_plan(spec), store), store)
-        supply = Population(make_plan(spec), store, setting, lease.check)
-        while legs and not supply.is_over() and (leg := supply.take()) is not None:
-            before_leg(leg)
-            list(work_by(orders.until(leg.until), [(leg.config,)]))
-            supply.ended(leg)
+        trial_source = Population(make_plan(spec), store, run_config, lease.check)
+        while legs and not trial_source.is_over() and (request := trial_source.take()) is not None:
+            before_leg(request)
+            list(run_trials(worker_spec.until(request.until), [(request.config,)]))
+            trial_source.ended(request)
             legs -= 1
     return with_known(make_plan(spec), store)
 
@@ -258,9 +261,9 @@ def test_a_recorded_decision_is_kept_whatever_the_values_say_later(tmp_path: Pat
 def test_an_heir_without_its_checkpoint_fails_by_that_name_and_the_others_go_on(tmp_path: Path) -> None:
     spec, store = spec_with(), SweepStore(tmp_path / "peers")
 
-    def lose(leg: Leg) -> None:
-        if leg.config.begins_after == 2:
-            checkpoint.remove_checkpoints(store.trial(leg.config.trial_id).path)
+    def lose(request: TrialRequest) -> None:
+        if request.config.begins_after == 2:
+            checkpoint.remove_checkpoints(store.trial(request.config.trial_id).path)
 
     plan = inline(spec, tmp_path, before_leg=lose)
     lost = next(config for config in plan.trials if config.begins_after == 2)

@@ -5,13 +5,13 @@ Rank groups at work: tests/integration/ray/test_ray_cluster.py.
 
 from pathlib import Path
 
-from mixsweep.core.execution.run_config import Setting
+from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.execution.runner import work
 from mixsweep.core.store.store import SweepStore
-from mixsweep.sweep.backends.ray.rank_groups import work_in_teams
+from mixsweep.sweep.backends.ray.rank_groups import run_rank_groups
 from mixsweep.sweep.planning.parse import parse_spec
 from mixsweep.sweep.planning.plan import make_plan
-from mixsweep.sweep.runtime.worker import give_orders
+from mixsweep.sweep.runtime.worker import make_worker_spec
 
 SOURCE = {
     "name": "teams",
@@ -23,10 +23,12 @@ def test_what_is_done_or_asked_to_stop_starts_no_team(tmp_path: Path) -> None:
     plan = make_plan(parse_spec(SOURCE))
     (config,) = plan.trials
     store = SweepStore(tmp_path)
-    (done,) = work([(config,)], Setting(store=tmp_path))
+    (done,) = work([(config,)], RunConfig(store=tmp_path))
     assert done.state == "completed"
-    orders = give_orders(plan, Setting(store=tmp_path, ranks=2, started_at="2026-01-01T00:00:00+00:00"))
+    worker_spec = make_worker_spec(
+        plan, RunConfig(store=tmp_path, ranks=2, started_at="2026-01-01T00:00:00+00:00")
+    )
     # No Ray is reached for: starting a team here would fail.
-    assert list(work_in_teams(orders, [(config,)])) == []
+    assert list(run_rank_groups(worker_spec, [(config,)])) == []
     store.request_stop()
-    assert list(work_in_teams(orders, [(config.with_values(lr=0.5),)])) == []
+    assert list(run_rank_groups(worker_spec, [(config.with_values(lr=0.5),)])) == []

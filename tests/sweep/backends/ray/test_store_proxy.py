@@ -6,18 +6,18 @@ from pathlib import Path
 import pytest
 
 from mixsweep.core.config import TrialConfig
-from mixsweep.core.execution.run_config import Setting
+from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.execution.runner import work
 from mixsweep.core.failures import LeaseLostError
 from mixsweep.core.store.checkpoint import load_checkpoint
-from mixsweep.core.store.crash_recovery import record_death
+from mixsweep.core.store.crash_recovery import record_killed_attempt
 from mixsweep.core.store.lease import holder_of, take_lease
 from mixsweep.core.store.retention import Retention
 from mixsweep.core.store.store import SweepStore
-from mixsweep.core.store.transfer import Parcel, pack, unpack
+from mixsweep.core.store.transfer import FolderUpdate, apply_update, collect_changes
 from mixsweep.sweep.backends.ray import store_proxy as keepers
-from mixsweep.sweep.backends.ray.store_proxy import DONE, GIVEN, HELD, Keeper
-from mixsweep.sweep.runtime.worker import Orders
+from mixsweep.sweep.backends.ray.store_proxy import DONE, GIVEN, HELD, StoreProxy
+from mixsweep.sweep.runtime.worker import WorkerSpec
 
 SOURCE = {"name": "s", "base": {"dataset": "digits"}}
 NODE = "0123456789abcdef"
@@ -29,17 +29,19 @@ def config(tiny: Callable[..., TrialConfig]) -> TrialConfig:
 
 
 @pytest.fixture
-def keeper(tmp_path: Path, config: TrialConfig) -> Keeper:
-    setting = Setting(store=tmp_path / "s", retention=Retention("none"))
-    return Keeper(Orders(setting=setting, source=SOURCE, epochs={config.trial_id: config.epochs}), [config])
+def proxy(tmp_path: Path, config: TrialConfig) -> StoreProxy:
+    run_config = RunConfig(store=tmp_path / "s", retention=Retention("none"))
+    return StoreProxy(
+        WorkerSpec(run_config=run_config, source=SOURCE, epochs={config.trial_id: config.epochs}), [config]
+    )
 
 
 def trained(store: SweepStore, config: TrialConfig, epochs: int) -> SweepStore:
     """A store in which a trial was left at its checkpoint after so many epochs, or has ended."""
     seen: list[int] = []
-    setting = Setting(store=store.path, retention=Retention("all"), checkpoint_share=1.0)
+    run_config = RunConfig(store=store.path, retention=Retention("all"), checkpoint_share=1.0)
     pause = lambda: "interrupted" if len(seen) >= epochs else ""  # noqa: E731
-    list(work([(config,)], setting, pause=pause, report=lambda record: seen.append(record.epoch)))
+    list(work([(config,)], run_config, pause=pause, report=lambda record: seen.append(record.epoch)))
     return store
 
 
@@ -48,62 +50,62 @@ def test_a_parcel_makes_the_same_trial_elsewhere_and_the_next_one_holds_what_has
 ) -> None:
     here = trained(SweepStore(tmp_path / "here"), config, 2).trial(config.trial_id)
     there = SweepStore(tmp_path / "there").trial(config.trial_id)
-    parcel, sent = pack(here, {})
-    unpack(there, parcel)
+    update, sent = collect_changes(here, {})
+    apply_update(there, update)
     assert there.info() == here.info()
     assert there.records().equals(here.records())
     assert there.log_path.read_text() == here.log_path.read_text()
     saved = load_checkpoint(there.path)
     assert saved is not None
     assert saved["epoch"] == 2
-    assert pack(here, sent) == (Parcel(), sent)
+    assert collect_changes(here, sent) == (FolderUpdate(), sent)
     with open(here.log_path, "a") as log:
         log.write("more\n")
-    again, _ = pack(here, sent)
-    assert again == Parcel(log=here.log_path.read_bytes())
+    again, _ = collect_changes(here, sent)
+    assert again == FolderUpdate(log=here.log_path.read_bytes())
 
 
 def test_a_trial_is_given_to_one_worker_and_its_end_comes_to_the_store_with_what_is_kept(
-    tmp_path: Path, keeper: Keeper, config: TrialConfig
+    tmp_path: Path, proxy: StoreProxy, config: TrialConfig
 ) -> None:
-    given = keeper.take(config.trial_id, NODE)
+    given = proxy.take(config.trial_id, NODE)
     assert given.what == GIVEN
-    assert keeper.take(config.trial_id, "another").what == HELD
+    assert proxy.take(config.trial_id, "another").what == HELD
     far = trained(SweepStore(tmp_path / "far"), config, 9).trial(config.trial_id)
-    answer = keeper.put(config.trial_id, given.right, NODE, None, pack(far, {})[0])
+    answer = proxy.put(config.trial_id, given.right, NODE, None, collect_changes(far, {})[0])
     assert not answer.lost
-    keeper.drop(config.trial_id, given.right)
+    proxy.drop(config.trial_id, given.right)
     store = SweepStore(tmp_path / "s").trial(config.trial_id)
     info = store.info()
     assert info is not None
     assert info.state == "completed"
     assert store.records().equals(far.records())
     assert not store.checkpoint_path.exists()  # `none` are kept
-    assert keeper.take(config.trial_id, "another").what == DONE
+    assert proxy.take(config.trial_id, "another").what == DONE
 
 
 def test_a_worker_that_was_silent_too_long_has_lost_its_trial_and_writes_nothing_more(
-    tmp_path: Path, keeper: Keeper, config: TrialConfig, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, proxy: StoreProxy, config: TrialConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = keeper.take(config.trial_id, NODE)
+    first = proxy.take(config.trial_id, NODE)
     monkeypatch.setattr(keepers, "STALE_SECONDS", 0.0)
-    second = keeper.take(config.trial_id, "another")
+    second = proxy.take(config.trial_id, "another")
     assert second.what == GIVEN
     far = trained(SweepStore(tmp_path / "far"), config, 1).trial(config.trial_id)
-    assert keeper.put(config.trial_id, first.right, NODE, None, pack(far, {})[0]).lost
+    assert proxy.put(config.trial_id, first.right, NODE, None, collect_changes(far, {})[0]).lost
     assert SweepStore(tmp_path / "s").trial(config.trial_id).records().num_rows == 0
-    assert not keeper.put(config.trial_id, second.right, "another", None, Parcel()).lost
+    assert not proxy.put(config.trial_id, second.right, "another", None, FolderUpdate()).lost
 
 
 def test_a_node_that_is_gone_frees_its_trials_at_once_and_costs_no_retry(
-    tmp_path: Path, keeper: Keeper, config: TrialConfig
+    tmp_path: Path, proxy: StoreProxy, config: TrialConfig
 ) -> None:
-    given = keeper.take(config.trial_id, NODE)
-    keeper.drop_nodes({"another": "gone"})
-    assert keeper.take(config.trial_id, "third").what == HELD
-    keeper.drop_nodes({NODE: "gone"})
-    assert keeper.take(config.trial_id, "third").what == GIVEN
-    assert keeper.put(config.trial_id, given.right, NODE, None, Parcel()).lost
+    given = proxy.take(config.trial_id, NODE)
+    proxy.drop_nodes({"another": "gone"})
+    assert proxy.take(config.trial_id, "third").what == HELD
+    proxy.drop_nodes({NODE: "gone"})
+    assert proxy.take(config.trial_id, "third").what == GIVEN
+    assert proxy.put(config.trial_id, given.right, NODE, None, FolderUpdate()).lost
 
 
 def test_a_death_that_is_told_frees_the_lease_of_that_holder_and_of_no_other(
@@ -120,9 +122,9 @@ def test_a_death_that_is_told_frees_the_lease_of_that_holder_and_of_no_other(
     lease = take_lease(folder.path)
     assert lease is not None
     with lease:
-        assert not record_death(folder, "j@node", "killed", "gone", dead_holder="somebody else")
+        assert not record_killed_attempt(folder, "j@node", "killed", "gone", dead_holder="somebody else")
         lease.check()
-        assert record_death(folder, "j@node", "killed", "gone", dead_holder=holder_of(folder.path))
+        assert record_killed_attempt(folder, "j@node", "killed", "gone", dead_holder=holder_of(folder.path))
         with pytest.raises(LeaseLostError):
             lease.check()
     dead = folder.info()

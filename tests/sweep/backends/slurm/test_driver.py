@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from mixsweep.cluster.places import Place, Slurm
+from mixsweep.cluster.places import Place, SlurmPlace
 from mixsweep.cluster.slurm import client as slurm
 from mixsweep.cluster.slurm.client import Limits, Request, SlurmError, Task
 from mixsweep.core.config import TrialConfig
-from mixsweep.core.execution.run_config import Setting
+from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.store.store import Attempt, SweepStore, TrialInfo
 from mixsweep.sweep.backends.slurm.array_task import run_task, trials_and_orders
-from mixsweep.sweep.backends.slurm.driver import Batch, BatchError, cancel_waiting, queue_counts
+from mixsweep.sweep.backends.slurm.driver import ArrayDriver, SlurmBackendError, cancel_waiting, queue_counts
 from mixsweep.sweep.backends.slurm.submissions import read_submission, save_submission
 from mixsweep.sweep.planning.parse import load_spec
 from mixsweep.sweep.planning.plan import Plan, make_plan, save_plan
@@ -84,7 +84,7 @@ class Scheduler:
     jobs: dict[str, Job] = field(default_factory=dict)
     cancelled: list[str] = field(default_factory=list)
 
-    def submit(self, place: Slurm, request: Request, calls: Sequence[Any], folder: Path) -> str:
+    def submit(self, place: SlurmPlace, request: Request, calls: Sequence[Any], folder: Path) -> str:
         if self.clock.now < self.refuses_until:
             raise SlurmError("sbatch: Socket timed out on send/recv operation")
         job = Job(str(100 + len(self.jobs)), self.clock.now, folder, request)
@@ -124,12 +124,12 @@ class Following:
     plan: Plan
     clock: Clock
     scheduler: Scheduler
-    batch: Batch
+    batch: ArrayDriver
     said: list[str] = field(default_factory=list)
     ended: list[str] = field(default_factory=list)
 
     def follow(self) -> None:
-        self.batch.submit_what_nobody_has()
+        self.batch.submit_unassigned()
         self.batch.follow(lambda info: self.ended.append(info.trial_id), lambda: None, self.said.append)
 
     def later_command(self, *settings: str) -> None:
@@ -188,14 +188,14 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Follo
         monkeypatch.setattr(slurm, "limits", lambda place: Limits(1000, 30))
         monkeypatch.setattr(slurm, "ends_of", lambda job_ids: {})
         monkeypatch.setattr("mixsweep.sweep.backends.slurm.driver.time", clock)
-        setting = Setting(
+        run_config = RunConfig(
             store=store.path.absolute(),
             place="campus",
             command_id="this",
             started_at="2026-01-01T00:00:00+00:00",
         )
-        place = Place(name="campus", kind="slurm", slurm=Slurm(**options))
-        batch = Batch(plan.spec, place, plan.trials, setting)
+        place = Place(name="campus", kind="slurm", slurm=SlurmPlace(**options))
+        batch = ArrayDriver(plan.spec, place, plan.trials, run_config)
         return Following(store, plan, clock, scheduler, batch)
 
     return make
@@ -215,7 +215,7 @@ def test_a_task_that_dies_at_each_start_ends_nothing_while_others_work_and_is_to
         return FAILED
 
     it.scheduler.behaviour = behave
-    with pytest.raises(BatchError, match=r"times without a word: python: not found \(.*_log.out\)"):
+    with pytest.raises(SlurmBackendError, match=r"times without a word: python: not found \(.*_log.out\)"):
         it.follow()
     assert it.clock.now > 3600
     assert it.ended == [it.config(0).trial_id]
@@ -234,7 +234,7 @@ def test_the_ends_of_others_do_not_make_a_dying_task_be_submitted_without_bound(
 ) -> None:
     it = make(trials=16)
     it.scheduler.behaviour = lambda n, job, age: it.completes(n, job, age, 10 * n) if n else FAILED
-    with pytest.raises(BatchError, match="without a word"):
+    with pytest.raises(SlurmBackendError, match="without a word"):
         it.follow()
     assert len(it.ended) == 15
     assert len(it.scheduler.submissions_of(0)) <= 5  # in 150 seconds
@@ -245,7 +245,7 @@ def test_where_every_task_dies_the_command_ends_soon_and_names_no_node(
 ) -> None:
     it = make(trials=3)
     it.scheduler.behaviour = lambda number, job, age: FAILED
-    with pytest.raises(BatchError, match=r"\(and 2 more\) ended 3 times without a word: it left no"):
+    with pytest.raises(SlurmBackendError, match=r"\(and 2 more\) ended 3 times without a word: it left no"):
         it.follow()
     assert it.clock.now < 120
     assert [job.request.exclude for job in it.scheduler.jobs.values()] == [(), (), ()]
@@ -345,7 +345,7 @@ def test_a_file_server_that_stays_away_ends_the_following(
         return read_text(path, *words, **options)
 
     monkeypatch.setattr(Path, "read_text", fails)
-    with pytest.raises(BatchError, match=r"Input/output error.*for half an hour now"):
+    with pytest.raises(SlurmBackendError, match=r"Input/output error.*for half an hour now"):
         it.follow()
     assert 1800 < it.clock.now < 2000
     assert len(it.said) == 1
@@ -355,7 +355,7 @@ def test_a_damaged_trial_does_not_hold_up_the_others_of_its_task(
     make: Callable[..., Following], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     it = make(trials=3, trials_per_task=3)
-    it.batch.submit_what_nobody_has()
+    it.batch.submit_unassigned()
     damaged = it.store.trial(it.config(1).trial_id).path
     damaged.mkdir(parents=True)
     (damaged / "trial.json").write_text("{")
@@ -373,7 +373,7 @@ def test_a_later_command_with_fewer_and_shorter_trials_takes_nothing_from_tasks_
     make: Callable[..., Following], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     it = make(trials=3)
-    it.batch.submit_what_nobody_has()
+    it.batch.submit_unassigned()
     it.later_command("space.hidden.grid_search=[[8]]", "base.epochs=2", 'question="Another?"')
     monkeypatch.setenv("SLURM_JOB_ID", "100")
     for index in range(3):
@@ -385,15 +385,17 @@ def test_a_later_command_with_fewer_and_shorter_trials_takes_nothing_from_tasks_
         trials_and_orders(it.store, submission, task)[1].source["question"] for task in submission.tasks
     ]
     assert questions == ["Another?", "Is it followed?", "Is it followed?"]
-    _, orders = trials_and_orders(it.store, submission, submission.tasks[2])
-    assert set(orders.epochs) == {config.trial_id for config in it.plan.trials}  # those that a rule compares
+    _, worker_spec = trials_and_orders(it.store, submission, submission.tasks[2])
+    assert set(worker_spec.epochs) == {
+        config.trial_id for config in it.plan.trials
+    }  # those that a rule compares
 
 
 def test_a_later_command_with_more_epochs_is_heard_by_tasks_that_wait(
     make: Callable[..., Following], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     it = make(trials=2)
-    it.batch.submit_what_nobody_has()
+    it.batch.submit_unassigned()
     it.later_command("base.epochs=6", 'question="Longer?"')
     monkeypatch.setenv("SLURM_JOB_ID", "100")
     run_task(str(it.store.path), "0001", 1)
@@ -412,9 +414,9 @@ def test_what_a_follower_submits_anew_is_of_its_own_command(make: Callable[..., 
     it.scheduler.behaviour = behave
     it.follow()
     submission = read_submission(it.store, "0002")
-    trials, orders = trials_and_orders(it.store, submission, submission.tasks[1])
+    trials, worker_spec = trials_and_orders(it.store, submission, submission.tasks[1])
     assert trials == (it.config(1),)
-    assert orders.source["question"] == "Is it followed?"
+    assert worker_spec.source["question"] == "Is it followed?"
 
 
 WAITING = Task("PENDING", "Priority")
@@ -432,7 +434,7 @@ def test_a_stop_and_a_status_see_tasks_whose_trials_have_ended_before(
         else:
             it.attempt(number, earlier, "failed", end="node")
     it.scheduler.behaviour = lambda number, job, age: (WAITING, RUNNING)[number]
-    assert [len(made.tasks) for made in it.batch.submit_what_nobody_has()] == [2]
+    assert [len(made.tasks) for made in it.batch.submit_unassigned()] == [2]
     assert queue_counts(it.store) == {"pending": 1, "running": 1}
     assert cancel_waiting(it.store) == 1
     assert it.scheduler.cancelled == ["100"]
@@ -443,11 +445,11 @@ def test_a_strangers_job_under_the_same_number_is_neither_ours_nor_cancelled(
 ) -> None:
     it = make(trials=1)
     it.scheduler.behaviour = lambda number, job, age: replace(WAITING, script="/home/someone/else/run.sh")
-    it.batch.submit_what_nobody_has()
+    it.batch.submit_unassigned()
     assert queue_counts(it.store) == {}
     assert cancel_waiting(it.store) == 0
     assert it.scheduler.cancelled == []
-    assert len(it.batch.submit_what_nobody_has()) == 1  # what the stranger waits for is not our trial
+    assert len(it.batch.submit_unassigned()) == 1  # what the stranger waits for is not our trial
 
 
 def test_numbers_that_began_anew_leave_no_trial_to_a_job_of_another_submission(
@@ -455,12 +457,12 @@ def test_numbers_that_began_anew_leave_no_trial_to_a_job_of_another_submission(
 ) -> None:
     it = make(trials=2)
     it.scheduler.behaviour = lambda number, job, age: it.completes(number, job, age, 30)
-    (first,) = it.batch.submit_what_nobody_has()
+    (first,) = it.batch.submit_unassigned()
     save_submission(it.store, replace(first, job_id="101", tasks=first.tasks[:1]))
     save_submission(it.store, replace(first, submission_id="0002", job_id="101", tasks=first.tasks[1:]))
     del it.scheduler.jobs["100"]
     it.scheduler.jobs["101"] = Job("101", 0.0, it.store.path / "jobs" / "0002", Request(name="x", cpus=1))
-    (made,) = it.batch.submit_what_nobody_has()
+    (made,) = it.batch.submit_unassigned()
     assert made.tasks == ((it.config(0).trial_id,),)
 
 
@@ -469,7 +471,7 @@ def test_a_store_that_is_reached_by_a_link_has_the_same_jobs(
 ) -> None:
     it = make(trials=1)
     it.scheduler.behaviour = lambda number, job, age: WAITING
-    it.batch.submit_what_nobody_has()
+    it.batch.submit_unassigned()
     (tmp_path / "link").symlink_to(it.store.path.parent)
     assert queue_counts(SweepStore(tmp_path / "link" / "followed")) == {"pending": 1}
 
@@ -497,7 +499,7 @@ def test_tasks_that_are_held_are_told_of_once_and_go_on_when_released(
         return held if number and age < 3000 else it.completes(number, job, age, 3100)
 
     it.scheduler.behaviour = behave
-    made = it.batch.submit_what_nobody_has()
+    made = it.batch.submit_unassigned()
     assert queue_counts(it.store) == {"running": 1, f"held ({held.reason})": 2}
     it.batch.follow(lambda info: None, lambda: None, it.said.append)
     assert len(made) == len(it.scheduler.jobs) == 1
@@ -510,7 +512,7 @@ def test_tasks_that_are_held_are_told_of_once_and_go_on_when_released(
 def test_a_stop_cancels_what_is_held(make: Callable[..., Following]) -> None:
     it = make(trials=1)
     it.scheduler.behaviour = lambda number, job, age: Task("SPECIAL_EXIT", "job requeued in held state")
-    it.batch.submit_what_nobody_has()
+    it.batch.submit_unassigned()
     assert cancel_waiting(it.store) == 1
     assert it.scheduler.cancelled == ["100"]
 
@@ -520,7 +522,7 @@ def test_what_can_never_start_is_believed_after_a_minute(reason: str, make: Call
     it = make(trials=2)
     never = Task("PENDING", reason)
     it.scheduler.behaviour = lambda number, job, age: never if number else it.completes(0, job, age, 10)
-    with pytest.raises(BatchError, match=f"job 100_1 can never start: {reason}"):
+    with pytest.raises(SlurmBackendError, match=f"job 100_1 can never start: {reason}"):
         it.follow()
     assert 60 <= it.clock.now < 150
     assert it.scheduler.cancelled == ["100_1"]

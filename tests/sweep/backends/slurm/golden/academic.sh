@@ -30,7 +30,6 @@ module load cuda/12.4
 source "$HOME/my envs/torch/bin/activate"
 export WANDB_MODE=offline
 export NOTE='it'"'"'s 100 %'
-export PYTHONPATH=/checkout${PYTHONPATH:+:$PYTHONPATH}
 
 # command
 export SUBMITIT_EXECUTOR=slurm

@@ -15,7 +15,6 @@
 
 # setup
 export SWEEP_JOB_STARTED_AT=$(date +%s)
-export PYTHONPATH=/checkout${PYTHONPATH:+:$PYTHONPATH}
 
 # command
 export SUBMITIT_EXECUTOR=slurm
