@@ -35,7 +35,7 @@ def test_a_trial_is_shown_with_its_code_and_run_again_alone_and_equal(tmp_path: 
     (command,) = [line for line in text.splitlines() if line.startswith("to run exactly it again: ")]
     words = command.partition(": ")[2].split()
     assert words[:2] == ["sweep", "run"]
-    words = [sys.executable, "-m", *words[:-1], str(tmp_path / "again"), "--place", "debug"]
+    words = [sys.executable, "-m", "mixsweep", *words[1:-1], str(tmp_path / "again"), "--place", "debug"]
     assert finish(words).returncode == 0
     again = SweepStore(tmp_path / "again" / store.name)
     assert [one.trial_id for one in again.trials()] == [wanted]
