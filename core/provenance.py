@@ -8,6 +8,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+# The environment variable that tells a job which version of mixsweep submitted it.
+SUBMITTER_VERSION = "MIXSWEEP_SUBMITTER_VERSION"
+
 _MOST_OF_PATCH = 200_000  # characters
 
 _PACKAGES = ("mixsweep", "torch", "torchvision", "numpy", "pyarrow", "ray")

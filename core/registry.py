@@ -7,7 +7,7 @@ import hashlib
 import importlib.util
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,19 @@ def registered_model(name: str) -> Callable[..., Any] | None:
 def registered_dataset(name: str) -> Callable[..., Any] | None:
     """The loader of a registered data set, or None."""
     return _datasets.get(name)
+
+
+def import_files(files: Iterable[str | Path], project: str | Path) -> None:
+    """Import a user's files once in this process, with the root of their project first on `sys.path`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    root = str(Path(project).resolve())
+    for file in files:
+        if root not in sys.path:
+            sys.path.insert(0, root)
+        import_file(Path(file))
 
 
 def import_file(path: Path) -> None:

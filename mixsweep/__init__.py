@@ -13,6 +13,12 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+_here = os.path.dirname(__file__)
+if not os.path.isdir(os.path.join(_here, "core")):  # a checkout: its four folders stand beside this one
+    __path__.append(os.path.dirname(_here))
+
+from mixsweep.core.version import __version__ as __version__  # noqa: E402
+
 if TYPE_CHECKING:
     from mixsweep.analysis.frames import Part, load, load_trials, parts
     from mixsweep.analysis.inference.claims import Verdict, answer, evaluate_claims
@@ -35,8 +41,6 @@ if TYPE_CHECKING:
     from mixsweep.sweep.planning.schema import SweepSpec
     from mixsweep.sweep.run import Outcome, run_plan
     from mixsweep.sweep.status import StatusReader, SweepStatus, TrialStatus
-
-__version__ = "0.2.0"
 
 __all__ = [
     "Images",
@@ -74,10 +78,6 @@ __all__ = [
     "save_figure",
     "write_report",
 ]
-
-_here = os.path.dirname(__file__)
-if not os.path.isdir(os.path.join(_here, "core")):  # a checkout: its four folders stand beside this one
-    __path__.append(os.path.dirname(_here))
 
 _MODULES = {
     "mixsweep.analysis.frames": ("Part", "load", "load_trials", "parts"),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import mixsweep
 from tests.support.package_links import FOLDERS, link_packages
 
 ROOT = Path(__file__).parent.parent
@@ -87,3 +88,8 @@ def test_every_folder_is_packaged_with_its_data_files() -> None:
         others = [f for f in folder.iterdir() if f.is_file() and f.suffix != ".py"]
         assert others
         assert all(any(f.match(pattern) for pattern in patterns) for f in others)
+
+
+def test_the_version_is_said_once_and_the_same() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["version"] == mixsweep.__version__

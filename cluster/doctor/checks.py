@@ -166,7 +166,7 @@ def check_cluster(place: RayPlace) -> list[Check]:
 
     if place.takes_jobs:
         return [Check("cluster", "ok", f"takes jobs; Ray {JobServer(place).ray_version}")]
-    with attached(place, None):
+    with attached(place, {}):
         found = nodes()
     has = ", ".join(f"{sum(n.has.get(name, 0.0) for n in found):g} {name}s" for name in ("CPU", "GPU"))
     return [Check("cluster", "ok", f"{len(found)} nodes with {has}")]

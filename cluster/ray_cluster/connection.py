@@ -58,11 +58,11 @@ def prepare(place: RayPlace) -> None:
 
 
 @contextmanager
-def attached(place: RayPlace, working_dir: Path | None) -> Iterator[HeadMonitor]:
+def attached(place: RayPlace, runtime_env: Mapping[str, object]) -> Iterator[HeadMonitor]:
     """This process as a driver of the cluster.
 
     Args:
-        working_dir: what each worker shall find in its working folder; None: as the job has it.
+        runtime_env: what Ray ships to each worker; empty: as the job has it.
 
     Yields:
         the cluster's head; who waits for anything that Ray does checks it meanwhile.
@@ -78,17 +78,15 @@ def attached(place: RayPlace, working_dir: Path | None) -> Iterator[HeadMonitor]
         f"sweep: address {place.address}: ended without a word: killed, or by Ray as the cluster is gone from this "
         "machine; once it is back, or the place names another one, the same command goes on"
     )
-    with exit_message(ended), _connected(place, working_dir) as head:
+    with exit_message(ended), _connected(place, runtime_env) as head:
         yield head
 
 
 @contextmanager
-def _connected(place: RayPlace, working_dir: Path | None) -> Iterator[HeadMonitor]:
+def _connected(place: RayPlace, runtime_env: Mapping[str, object]) -> Iterator[HeadMonitor]:
     import ray
 
-    environment: dict[str, Any] = {"env_vars": {**quiet(os.environ), **place.environment}}
-    if working_dir is not None:
-        environment["working_dir"] = str(working_dir)
+    environment = {**runtime_env, "env_vars": {**quiet(os.environ), **place.environment}}
     handlers = {}
     if threading.current_thread() is threading.main_thread():
         handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}

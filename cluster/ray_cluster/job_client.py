@@ -13,12 +13,13 @@ import urllib.request
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from mixsweep.cluster.places import RayPlace
 from mixsweep.cluster.ray_cluster.connection import prepare, wrong_token
 from mixsweep.cluster.ray_cluster.head_monitor import ClusterError
+from mixsweep.core.provenance import SUBMITTER_VERSION
+from mixsweep.core.version import __version__
 
 _REACH_SECONDS = 5.0
 _POLL_SECONDS = 1.0
@@ -76,12 +77,12 @@ class JobServer:
         found = [(d.start_time or 0, _job(d)) for d in self._client.list_jobs() if d.submission_id]
         return [job for _, job in sorted(found, key=lambda f: f[0]) if _is_of(job.job_id, sweep)]
 
-    def submit(self, sweep: str, words: Sequence[str], working_dir: Path) -> Job:
+    def submit(self, sweep: str, words: Sequence[str], runtime_env: Mapping[str, object]) -> Job:
         """Start a sweep's next job, or find the one that another command has started just now."""
         number = 1 + max((_number(job.job_id) for job in self.jobs_of(sweep)), default=0)
         job_id = f"{_prefix(sweep)}{number}"
         try:
-            self._submit(job_id, shlex.join([*shlex.split(self._place.python), *words]), working_dir, sweep)
+            self._submit(job_id, shlex.join([*shlex.split(self._place.python), *words]), runtime_env, sweep)
         except RuntimeError as error:
             if "already" not in str(error):
                 raise ClusterError(
@@ -160,11 +161,13 @@ class JobServer:
             f"address {self._place.address}: {why}; once it is back, the same command follows it, or resumes"
         )
 
-    def ask(self, words: Sequence[str], working_dir: Path, write: Callable[[str], None]) -> int:
+    def ask(
+        self, words: Sequence[str], runtime_env: Mapping[str, object], write: Callable[[str], None]
+    ) -> int:
         """Run a command on the cluster, write what it prints, and leave nothing of it; return its exit code."""
         job_id = f"mixsweep-ask-{uuid.uuid4().hex[:12]}"
         command = shlex.join([*shlex.split(self._place.python), *words])
-        self._submit(job_id, f"echo {shlex.quote(_ANSWER)}; exec {command}", working_dir, "")
+        self._submit(job_id, f"echo {shlex.quote(_ANSWER)}; exec {command}", runtime_env, "")
         answer = _Answer(job_id, write)
         try:
             job = self.follow(job_id, answer.write)
@@ -176,14 +179,18 @@ class JobServer:
         self._client.delete_job(job_id)
         return job.exit_code or 0
 
-    def _submit(self, job_id: str, entrypoint: str, working_dir: Path, sweep: str) -> None:
-        variables = {**self._place.environment, "PYTHONUNBUFFERED": "1"}
+    def _submit(self, job_id: str, entrypoint: str, runtime_env: Mapping[str, object], sweep: str) -> None:
+        variables = {
+            **self._place.environment,
+            "PYTHONUNBUFFERED": "1",
+            SUBMITTER_VERSION: __version__,
+        }
         if columns := _columns():
             variables["COLUMNS"] = columns
         self._client.submit_job(
             entrypoint=entrypoint,
             submission_id=job_id,
-            runtime_env={"working_dir": str(working_dir), "env_vars": variables},
+            runtime_env={**runtime_env, "env_vars": variables},
             metadata={"sweep": sweep} if sweep else {},
         )
 

@@ -1,20 +1,22 @@
-"""What is shipped to a cluster: the checkout, lean, and the files that a sweep file names.
+"""What is shipped to a cluster: mixsweep itself, as a module of the job, and the user's project, lean.
 
 Ray sends a working folder whole to each node, and refuses a large one only after packing it. So what goes is
-chosen and weighed here first: what git knows, or would not ignore, without runs, data and caches.
+chosen and weighed here first: of a project that a sweep file imports from, what git knows or would not ignore,
+without runs, data and caches.
 """
 
 import fnmatch
+import importlib
 import os
 import shutil
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from mixsweep.core.errors import UserError
 
-ROOT = Path(__file__).resolve().parent.parent  # of the code, and of the checkout where there is one
-PACKAGES = ("core", "cluster", "analysis", "sweep")
+_PACKAGES = ("core", "cluster", "analysis", "sweep")
 
 _LARGEST = 5  # files that a refusal names
 
@@ -28,45 +30,73 @@ class PackagingError(UserError):
     """What cannot be shipped, in one line."""
 
 
+@dataclass(frozen=True)
+class Shipment:
+    """What Ray sends to each node.
+
+    Args:
+        working_dir: becomes the working folder of the cluster's processes.
+        package: the folder of mixsweep, for `py_modules`.
+        imports: where each imported file lies, relative to the working folder.
+    """
+
+    working_dir: Path
+    package: Path
+    imports: tuple[str, ...]
+
+    @property
+    def runtime_env(self) -> dict[str, object]:
+        """As Ray takes it."""
+        return {"working_dir": str(self.working_dir), "py_modules": [str(self.package)]}
+
+
 def stage(
-    folder: Path, imports: Sequence[str], exclude: Sequence[str] = (), root: Path = ROOT
-) -> dict[str, str]:
+    folder: Path, imports: Sequence[str] = (), project: str = "", exclude: Sequence[str] = ()
+) -> Shipment:
     """Put all that a cluster needs into an empty folder.
 
     Args:
         folder: gets it; nothing else is in it.
         imports: absolute paths of the files that the sweep file names.
-        exclude: patterns of paths below `root` that stay here.
-
-    Returns:
-        where each import lies in the folder.
+        project: the root of the project that they import from; it goes along where there are any.
+        exclude: patterns of paths below the project that stay here.
 
     Raises:
         PackagingError: it would be too large for Ray; with the largest files.
     """
-    files = {path: root / path for path in lean_files(root, exclude)}
-    places: dict[str, str] = {}
+    root = Path(project)
+    files = {PurePath(path): root / path for path in lean_files(root, exclude)} if imports else {}
+    places = []
     for number, name in enumerate(imports):
         path = Path(name)
         inside = path.relative_to(root) if path.is_relative_to(root) else None
-        place = inside or PurePath("imports", str(number), path.name)
-        files[PurePath(place)] = path
-        places[name] = str(place)
+        place = PurePath(inside or PurePath("imports", str(number), path.name))
+        files[place] = path
+        places.append(str(place))
     _weigh(files.values(), root)
+    working_dir = folder / "work"
+    working_dir.mkdir(parents=True)
     for place, path in files.items():
-        target = folder / place
+        target = working_dir / place
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
-    return places
+    return Shipment(working_dir, _stage_package(folder / "package" / "mixsweep"), tuple(places))
+
+
+def _stage_package(folder: Path) -> Path:
+    """A copy of this mixsweep, laid out as it is installed, wherever its folders lie."""
+    ignore = shutil.ignore_patterns("__pycache__", ".*")
+    for name in ("", *_PACKAGES):
+        module = importlib.import_module(f"mixsweep.{name}".rstrip("."))
+        assert module.__file__ is not None
+        shutil.copytree(Path(module.__file__).parent, folder / name, ignore=ignore, dirs_exist_ok=True)
+    return folder
 
 
 def lean_files(root: Path, exclude: Sequence[str] = ()) -> list[PurePath]:
-    """The files below a checkout that go: those of git, else all; never runs, data, caches or environments."""
-    if not (root / "pyproject.toml").is_file():  # installed: beside us lie strangers
-        found: Iterable[PurePath] = (p for package in PACKAGES for p in _walk(root, root / package))
-    else:
-        listed = _listed_by_git(root)
-        found = _walk(root, root) if listed is None else listed
+    """The files below a project that go: those of git, else all; never runs, data, caches or environments."""
+    listed = _listed_by_git(root)
+    found: Iterable[PurePath] = _walk(root, root) if listed is None else listed
     stores: dict[PurePath, bool] = {}
     kept = []
     for path in found:

@@ -1,16 +1,11 @@
-"""Where and how a process trains, and what that leaves to do. Needs no torch, so that a plan is quick."""
+"""Where and how a process trains. Needs no torch, so that a command that only plans stays quick."""
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
-from mixsweep.core.config import TrialConfig
-from mixsweep.core.failures import POLICIES
 from mixsweep.core.store.retention import Retention
-from mixsweep.core.store.store import TrialInfo
-
-# A unit of work: trials that one process runs, in turn.
-Unit = tuple[TrialConfig, ...]
-
 
 # Over the images of all ranks, as one rank alone would; or over each rank's own, which is faster and trains
 # as small batches do.
@@ -43,34 +38,19 @@ class RunConfig:
     checkpoint_share: float = 0.05  # of the training time, at most, for writing checkpoints
     raise_errors: bool = False  # let a bug reach the debugger once it is recorded
 
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        data_dir = None if self.data_dir is None else str(self.data_dir)
+        return {**asdict(self), "store": str(self.store), "data_dir": data_dir}
 
-def is_done(info: TrialInfo | None, config: TrialConfig, run_config: RunConfig) -> bool:
-    """Whether nothing is left to do for a trial.
-
-    A trial with more epochs to go than it has trained is not done; nor one that a rule stopped when there
-    is no rule any more; nor one whose kind of failure is tried again.
-    """
-    if info is not None and _waits(info, config, run_config):
-        return True
-    if info is None or not info.ended:
-        return False
-    if info.state == "completed":
-        return info.epoch >= config.epochs
-    if info.state == "stopped":
-        return run_config.stopping
-    if info.state == "failed":
-        return not (info.may_retry or _is_new_try(info, run_config))
-    return True
-
-
-def _waits(info: TrialInfo, config: TrialConfig, run_config: RunConfig) -> bool:
-    if run_config.until is None or info.epoch < run_config.until:
-        return False
-    return info.state == "interrupted" and run_config.until < config.epochs
-
-
-def _is_new_try(info: TrialInfo, run_config: RunConfig) -> bool:
-    """Whether this command gives a failed trial a try that its own retries no longer do."""
-    wanted = run_config.retry_failed or POLICIES[info.failure].again
-    # Not by time: the clocks of the hosts may differ.
-    return wanted and info.attempts[-1].command_id != run_config.command_id
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> "RunConfig":
+        """What to_mapping gave; keys of another version are left out."""
+        known = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
+        data_dir = Path(known["data_dir"]) if known.get("data_dir") else None
+        own = {
+            "store": Path(known["store"]),
+            "data_dir": data_dir,
+            "retention": Retention(**known["retention"]),
+        }
+        return cls(**{**known, **own})

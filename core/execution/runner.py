@@ -1,6 +1,6 @@
-"""Run units of work: trainer × store × decision. Every place calls `work`, and nothing else trains.
+"""Run trials: trainer × store × decision. Every place calls `work`, and nothing else trains.
 
-The store is the queue. A process takes whatever of its units is free, so that any number of processes may be
+The store is the queue. A process takes whatever of its trials is free, so that any number of processes may be
 given the same list: they share it, and one that dies leaves its trial to the others.
 """
 
@@ -22,7 +22,8 @@ from mixsweep.core.execution.attempt import (
 )
 from mixsweep.core.execution.follower import attempt_message, follow
 from mixsweep.core.execution.rank_channel import RankChannel
-from mixsweep.core.execution.run_config import RunConfig, Unit, is_done
+from mixsweep.core.execution.remaining import is_done
+from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.failures import (
     DEATHS_WITHOUT_PROGRESS,
     TIMEOUTS_WITHOUT_PROGRESS,
@@ -42,24 +43,24 @@ from mixsweep.core.training.process_group import ALONE, ranks_from_environment
 
 
 def work(
-    units: Sequence[Unit],
+    trials: Sequence[TrialConfig],
     run_config: RunConfig,
     decide: Decide = lambda record: False,
     pause: Pause = lambda: "",
     report: Report = lambda record: None,
 ) -> Iterator[TrialInfo]:
-    """Run what is free of these units until nothing is left for this process, and yield each trial's end.
+    """Run what is free of these trials until nothing is left for this process, and yield each trial's end.
 
     Trials that another live process holds are left to it. One failed trial never ends the work, but a broken
     device does: what raised it goes through once it is recorded, so that a new process begins. `report` is
     called after each record is in the store.
 
-    With `setting.ranks` above 1, so many processes make this call with the same units and setting, and train
+    With `run_config.ranks` above 1, so many processes make this call with the same arguments, and train
     each trial together (see core.execution.rank_channel). Rank 0 alone asks, writes and yields; the others end
     when it does.
 
     Raises:
-        ConfigError: RANK and WORLD_SIZE do not fit `setting.ranks`.
+        ConfigError: RANK and WORLD_SIZE do not fit `run_config.ranks`.
         Exception: the ranks do not meet, or one of them is gone: all have to be started again.
     """
     ranks = ranks_from_environment() if run_config.ranks > 1 else ALONE
@@ -69,13 +70,13 @@ def work(
         )
     with RankChannel(ranks, run_config.rank_timeout_seconds) as channel:
         if ranks.leads:
-            yield from _lead(units, run_config, decide, pause, report, channel)
+            yield from _lead(trials, run_config, decide, pause, report, channel)
         else:
-            follow({config.trial_id: config for unit in units for config in unit}, run_config, channel)
+            follow({config.trial_id: config for config in trials}, run_config, channel)
 
 
 def _lead(
-    units: Sequence[Unit],
+    trials: Sequence[TrialConfig],
     run_config: RunConfig,
     decide: Decide,
     pause: Pause,
@@ -83,7 +84,7 @@ def _lead(
     channel: RankChannel,
 ) -> Iterator[TrialInfo]:
     store = SweepStore(run_config.store)
-    pending = [config for unit in units for config in unit]
+    pending = list(trials)
     progress = True
     while pending and progress:
         again: list[TrialConfig] = []
@@ -130,7 +131,7 @@ def run_trial(
         how it stands then, or None where another live process holds the trial.
 
     Raises:
-        Exception: what broke this process's device, or that another rank is gone; with `setting.raise_errors`
+        Exception: what broke this process's device, or that another rank is gone; with `run_config.raise_errors`
             also a bug. It is recorded.
     """
     channel = channel or RankChannel()

@@ -16,9 +16,9 @@ from rich.text import Text
 
 from mixsweep.cluster.places import Place, find_place
 from mixsweep.cluster.ray_cluster.head_monitor import HeadGoneError
-from mixsweep.core.config import TrialConfig
 from mixsweep.core.errors import UserError
 from mixsweep.core.store.store import SweepStore
+from mixsweep.sweep.backends.base import Callbacks, RunOptions
 from mixsweep.sweep.cli import exports
 from mixsweep.sweep.cli.arguments import (  # fmt: skip
     Data,
@@ -32,7 +32,6 @@ from mixsweep.sweep.cli.arguments import (  # fmt: skip
     UsageError,
     WhereStore,
     all_sweeps,
-    as_words,
     check_store,
     elsewhere,
     find_sweep,
@@ -126,7 +125,7 @@ def run(
             store = Path(where.ray.store)
     check_store(store)
     made = _plan(file, settings, store)
-    chosen = [pick(made.trials, trial)] if trial else None
+    chosen = (pick(made.trials, trial),) if trial else None
     if overfit or profile:
         from mixsweep.sweep.cli.diagnostics import overfit_trial, profile_trial
 
@@ -140,15 +139,19 @@ def run(
         else:
             profile_trial(config, made, store, where, data, out)
         return
-    if where.ray and where.ray.takes_jobs:
-        from mixsweep.sweep.backends.ray.job import run_as_job
-
-        if store != Path("runs"):
-            raise UsageError(f"--store {store}: place {where.name} has its own, on the cluster")
-        options = as_words(limit=limit, trial=chosen[0].trial_id if chosen else None, data=data)
-        flags = ["--retry-failed"] * retry_failed + ["--mirror"] * mirror
-        raise typer.Exit(run_as_job(made.spec, where, [*options, *flags], detach))
-    raise typer.Exit(_run(made, where, store, data, limit, chosen, retry_failed, detach, mirror))
+    if where.ray and where.ray.takes_jobs and store != Path("runs"):
+        raise UsageError(f"--store {store}: place {where.name} has its own, on the cluster")
+    options = RunOptions(
+        store_root=store,
+        data_dir=data,
+        limit=limit,
+        only=chosen,
+        retry_failed=retry_failed,
+        raise_errors=where.kind == "debug",
+        detach=detach,
+        mirror=mirror,
+    )
+    raise typer.Exit(_run(made, where, options))
 
 
 def _plan(file: str, settings: list[str] | None, root: Path) -> Plan:
@@ -159,56 +162,41 @@ def _plan(file: str, settings: list[str] | None, root: Path) -> Plan:
     return with_known(made, SweepStore(root / made.spec.name))
 
 
-def _run(
-    made: Plan,
-    where: Place,
-    root: Path,
-    data: Path | None,
-    limit: int | None,
-    chosen: list[TrialConfig] | None,
-    retry_failed: bool,
-    detach: bool,
-    mirror: bool = False,
-) -> int:
+def _run(made: Plan, where: Place, options: RunOptions) -> int:
     """Run a plan with a view of it; return the exit code."""
     from mixsweep.sweep.cli.live_view import RunView, counts_line
     from mixsweep.sweep.run import run_plan
     from mixsweep.sweep.status import StatusReader
 
-    debug, batch = where.kind == "debug", where.kind == "slurm"
-    store = SweepStore(root / made.spec.name)
+    if where.ray and where.ray.takes_jobs:
+        plain = Callbacks(say=lambda line: out.print(line, markup=False, soft_wrap=True))
+        return run_plan(made, place=where, options=options, callbacks=plain).exit_code
+    store = SweepStore(options.store_root / made.spec.name)
     again = "run the same command again to resume"
-    with RunView(store, out) as view, _mirrored(store, view.say) if mirror else nullcontext():
+    with RunView(store, out) as view, _mirrored(store, view.say) if options.mirror else nullcontext():
+        callbacks = Callbacks(
+            say=view.say,
+            on_record=view.record if where.kind == "debug" else lambda record: None,
+            on_end=view.end_of_trial,
+            on_tick=view.tick,
+            on_interrupt=lambda: view.say(
+                f"\nStopping after the running epochs; {again}. Ctrl-C once more stops now."
+            ),
+        )
         try:
-            outcome = run_plan(
-                made,
-                place=where,
-                store_root=root,
-                data_dir=data,
-                limit=limit,
-                only=chosen,
-                retry_failed=retry_failed,
-                raise_errors=debug,
-                detach=detach,
-                say=view.say,
-                on_record=view.record if debug else lambda record: None,
-                on_end=view.end_of_trial,
-                on_tick=view.tick,
-                on_interrupt=lambda: view.say(
-                    f"\nStopping after the running epochs; {again}. Ctrl-C once more stops now."
-                ),
-            )
+            outcome = run_plan(made, place=where, options=options, callbacks=callbacks)
         except KeyboardInterrupt:
-            alone = (
-                f"Its jobs go on. The same command follows them again, `sweep stop {store.name}` ends them."
-            )
-            view.say(alone if batch else f"Stopped; {again}.")
+            keep = f"The jobs keep running. The same command follows them again; `sweep stop {store.name}` ends them."
+            view.say(keep if where.kind == "slurm" else f"Stopped; {again}.")
             return 130
     out.print(counts_line(StatusReader(store).read()))
     for info in outcome.unrecorded[:1]:
         out.print(f"not even recorded: {info.attempts[-1].message}", markup=False)
+    root = options.store_root
     if outcome.detached:
-        out.print(f"Its jobs go on by themselves: sweep status {store.name} --store {root}", markup=False)
+        out.print(
+            f"The jobs keep running; follow them with: sweep status {store.name} --store {root}", markup=False
+        )
     elif outcome.interrupted:
         out.print(f"Stopped at a safe point; {again}.")
     elif outcome.exit_code == 0:
@@ -385,7 +373,10 @@ def agent(
 
     made = make_plan(load_spec(file))
     config = trial_for(made, context.args)
-    code = _run(made, find_place(place), store, data, None, [config], False, False)
+    options = RunOptions(
+        store_root=store, data_dir=data, only=(config,), raise_errors=find_place(place).kind == "debug"
+    )
+    code = _run(made, find_place(place), options)
     try:
         show_in_wandb(SweepStore(store / made.spec.name), config, made)
     except (MirrorError, TransientError) as error:

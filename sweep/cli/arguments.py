@@ -48,13 +48,6 @@ def elsewhere(place: str | None, *words: str) -> None:
         raise typer.Exit(130)
 
 
-def as_words(**options: object) -> list[str]:
-    """Options that are given, as words of a command line."""
-    return [
-        word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))
-    ]
-
-
 def check_store(root: Path) -> None:
     """Make sure that the store's path does not lead through a file."""
     for path in (root, *root.parents):

@@ -8,6 +8,7 @@ from rich.console import Console
 from mixsweep.cluster.places import Place
 from mixsweep.core.config import TrialConfig
 from mixsweep.core.store.store import SweepStore
+from mixsweep.sweep.backends.base import RunOptions
 from mixsweep.sweep.cli.live_view import RunView
 from mixsweep.sweep.planning.plan import Plan
 from mixsweep.sweep.run import check_data, make_run_config
@@ -66,7 +67,7 @@ def _trial(
     from mixsweep.core.training.trainer import Trial
 
     small = config.with_values(train_limit=batches * config.batch_size, augment="none", epochs=epochs)
-    run_config = make_run_config(plan.spec, SweepStore(plan.spec.name), place, data)
+    run_config = make_run_config(plan.spec, SweepStore(plan.spec.name), place, RunOptions(data_dir=data))
     check_data([small], run_config)
     devices.prepare_process(run_config.cpus)
     gpus = plan.spec.resources.gpus

@@ -10,10 +10,12 @@ from rich.text import Text
 
 from mixsweep.cluster.places import Place
 from mixsweep.core.config import TrialConfig
-from mixsweep.core.execution.run_config import RunConfig, is_done
+from mixsweep.core.execution.remaining import is_done
+from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.formatting import rough_duration
 from mixsweep.core.store.checkpoint import has_checkpoint
 from mixsweep.core.store.store import SweepStore
+from mixsweep.sweep.backends.base import find_backend
 from mixsweep.sweep.cli.live_view import STYLES
 from mixsweep.sweep.planning.forecast import RemainingWork, forecast, measured_rates
 from mixsweep.sweep.planning.plan import Plan
@@ -119,12 +121,7 @@ def _scripts(
     plan: Plan, place: Place, todo: Sequence[tuple[TrialConfig, int]], store: SweepStore
 ) -> list[str]:
     """What would be handed to a batch scheduler."""
-    left = sum(epochs > 0 for _, epochs in todo)
-    if place.slurm is None or not left:
-        return []
-    from mixsweep.sweep.backends.slurm.driver import scripts
-
-    return scripts(plan.spec.name, place.slurm, plan.spec.resources, left, store)
+    return find_backend(place).scripts(plan.spec, sum(epochs > 0 for _, epochs in todo), store)
 
 
 def _where(plan: Plan, root: Path, place: Place) -> tuple[SweepStore, RunConfig]:

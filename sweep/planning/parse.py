@@ -34,7 +34,7 @@ PRESETS = Path(__file__).parents[1] / "presets"
 _MOST_REPLICAS = 10_000
 
 _TOP_KEYS = (
-    "name", "question", "reaches", "cost", "metric", "mode", "seeds", "samples", "search_seed", "imports",
+    "name", "question", "reaches", "cost", "metric", "mode", "seeds", "samples", "search_seed", "imports", "project",
     "base", "space", "when", "parts", "search", "stopping", "claims", "keep", "resources",
 )  # fmt: skip
 _PART_KEYS = ("name", "question", "base", "space", "when", "claims", "samples")
@@ -99,7 +99,7 @@ def parse_spec(source: Mapping[str, Any], path: Path | None = None) -> SweepSpec
     name = reader.text(source, "name", default_name)
     if not _is_folder_name(name):
         raise reader.error("name", f"{name!r} is no folder's name")
-    imports = _imports(reader, source, path)
+    imports, project = _imports(reader, source, path)
     metric = reader.choice(source, "metric", "valid_accuracy", METRICS)
     mode = reader.choice(source, "mode", default_mode(metric), MODES)
     base = reader.table(source, "base")
@@ -130,11 +130,12 @@ def parse_spec(source: Mapping[str, Any], path: Path | None = None) -> SweepSpec
         seeds=seeds,
         search_seed=reader.integer(source, "search_seed", 0, low=0),
         imports=imports,
+        project=project,
         search=search,
         stopping=stopping,
         keep_checkpoints=_keep(reader, source),
         resources=_resources(reader, source),
-        source={**source, **named, **({"imports": list(imports)} if imports else {})},
+        source={**source, **named, **({"imports": list(imports), "project": project} if imports else {})},
         path=path,
     )
 
@@ -145,21 +146,37 @@ def _is_folder_name(name: str) -> bool:
     return len(name.encode()) <= 200  # file systems take 255 bytes
 
 
-def _imports(reader: Reader, source: Mapping[str, Any], path: Path | None) -> tuple[str, ...]:
-    names = source.get("imports", [])
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise reader.error("imports", f"{names!r} is not a list of paths")
+def find_project(folder: Path) -> Path:
+    """The root of the project that a folder is in: the nearest one up with `.git` or `pyproject.toml`, else itself."""
+    folder = folder.resolve()
+    for root in (folder, *folder.parents):
+        if (root / ".git").exists() or (root / "pyproject.toml").is_file():
+            return root
+    return folder
+
+
+def _imports(reader: Reader, source: Mapping[str, Any], path: Path | None) -> tuple[tuple[str, ...], str]:
+    """Import the user's files; return their absolute paths and the root of their project."""
+    names = reader.texts(source, "imports")
     folder = path.parent if path else Path()
+    told = reader.text(source, "project", "")
+    if not names:
+        if told:
+            raise reader.error("project", "is only used with `imports`")
+        return (), ""
+    project = (folder / told).resolve() if told else find_project(folder)
+    if not project.is_dir():
+        raise reader.error("project", f"{told!r} is not a folder")
     files = []
     for name in names:
         try:
             file = (folder / name).resolve()
-            registry.import_file(file)
+            registry.import_files([file], project)
         except (Exception, SystemExit) as error:
             problem = str(error).strip().partition("\n")[0]
             raise reader.error("imports", f"{name!r}: {type(error).__name__}: {problem}") from error
         files.append(str(file))
-    return tuple(files)
+    return tuple(files), str(project)
 
 
 def _seeds(reader: Reader, source: Mapping[str, Any], base: Mapping[str, Any]) -> tuple[int, ...]:

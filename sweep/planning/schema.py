@@ -90,6 +90,7 @@ class SweepSpec:
     seeds: tuple[int, ...] = (42,)
     search_seed: int = 0
     imports: tuple[str, ...] = ()
+    project: str = ""  # the root of the user's project, first on sys.path for what is imported
     search: Search | None = None
     stopping: Stopping | None = None
     keep_checkpoints: str = "best:5"

@@ -1,4 +1,4 @@
-"""Tune on a cluster, as often as it takes until nothing is left that this command could do.
+"""Run rounds on a cluster until every trial is terminal or held elsewhere.
 
 One round hands the cluster all that is left. What a round leaves behind, because processes died in it or others
 held it, is looked up in the store, and tried again as long as that leads on.
@@ -8,15 +8,16 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 import pyarrow as pa
 
 from mixsweep.core.config import TrialConfig
 from mixsweep.core.errors import UserError
-from mixsweep.core.execution.run_config import RunConfig, is_done
-from mixsweep.core.store.store import SweepStore, TrialInfo
+from mixsweep.core.execution.remaining import is_held, remaining
+from mixsweep.core.execution.run_config import RunConfig
+from mixsweep.core.store.store import SweepStore
 
 T = TypeVar("T")
 
@@ -47,7 +48,7 @@ class RetryLoop:
     patience_seconds: float = 0.0
     workers_leave: bool = False
 
-    def go(self, trials: Sequence[TrialConfig]) -> Ending:
+    def run_all(self, trials: Sequence[TrialConfig]) -> Ending:
         """Run rounds of these trials.
 
         Raises:
@@ -81,29 +82,10 @@ class RetryLoop:
 
     def _left(self, trials: Sequence[TrialConfig]) -> list[TrialConfig]:
         """What is not done; a failure is tried anew by a new command, not by a new round."""
-        return left_to_do(trials, self.store, self.run_config)
+        return remaining(trials, self.store, replace(self.run_config, retry_failed=False))
 
     def _free(self, trials: Sequence[TrialConfig]) -> bool:
         return not all(is_held(self.store, config) for config in trials)
-
-
-def left_to_do(trials: Sequence[TrialConfig], store: SweepStore, run_config: RunConfig) -> list[TrialConfig]:
-    """The trials that are not done, in the plan's order."""
-    return [c for c in trials if not is_done(info_of(store, c), c, run_config)]
-
-
-def info_of(store: SweepStore, config: TrialConfig) -> TrialInfo | None:
-    """What the store says of a trial; None too where it cannot be read, which its run then tells."""
-    try:
-        return store.trial(config.trial_id).info()
-    except (UserError, OSError):
-        return None
-
-
-def is_held(store: SweepStore, config: TrialConfig) -> bool:
-    """Whether a live process holds a trial."""
-    info = info_of(store, config)
-    return info is not None and info.state == "running"
 
 
 def epochs_in_store(store: SweepStore, trials: Sequence[TrialConfig]) -> int:

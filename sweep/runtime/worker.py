@@ -1,38 +1,112 @@
-"""What a process that trains does, in every place: units of work by the sweep's rule and the store's requests."""
+"""What a process that trains is told, and does, in every place."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from mixsweep.core import registry
-from mixsweep.core.execution.run_config import RunConfig, Unit
+from mixsweep.core.config import TrialConfig
+from mixsweep.core.errors import UserError
+from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.records import EpochRecord
 from mixsweep.core.store.store import SweepStore, TrialInfo
-from mixsweep.sweep.planning.parse import parse_spec
+from mixsweep.core.version import __version__
 from mixsweep.sweep.planning.plan import Plan, read_plan
+from mixsweep.sweep.planning.schema import Stopping
 from mixsweep.sweep.search.asha import make_decide
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerSpec:
-    """What a command tells its workers: how to train, and the sweep file as that command read it."""
+    """What a command tells its workers, so that none of them reads the sweep file.
+
+    Args:
+        run_config: where and how to train.
+        metric: what the stopping rule compares.
+        mode: `max` or `min`.
+        epochs: the epoch budgets of the plan's trials, by id: those that a stopping rule compares.
+        stopping: the rule; None: there is none.
+        imports: the user's files, which register models and data sets.
+        project: the root of the project that they import from.
+        grows: whether the plan grows while it runs, so that its epochs are read from the store.
+        version: of the mixsweep that the command is.
+    """
 
     run_config: RunConfig
-    source: Mapping[str, Any]
-    epochs: Mapping[str, int]  # of every trial of the plan, by id: those that a stopping rule compares
-    grows: bool = False  # the plan does while it runs, so that its epochs are read from the store
+    metric: str
+    mode: str
+    epochs: Mapping[str, int]
+    stopping: Stopping | None = None
+    imports: tuple[str, ...] = ()
+    project: str = ""
+    grows: bool = False
+    version: str = __version__
 
     def until(self, epoch: int | None) -> "WorkerSpec":
         """The same, but to train no trial further than this epoch."""
-        return replace(self, run_config=replace(self.run_config, until=epoch))
+        return self.with_run_config(until=epoch)
+
+    def with_run_config(self, **values: Any) -> "WorkerSpec":
+        """The same with some values of the run config changed."""
+        return replace(self, run_config=replace(self.run_config, **values))
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain JSON values, without `epochs`, which a task reads from the store's plan."""
+        stopping = None if self.stopping is None else asdict(self.stopping)
+        own = {
+            "run_config": self.run_config.to_mapping(),
+            "stopping": stopping,
+            "imports": list(self.imports),
+        }
+        names = ("metric", "mode", "project", "grows", "version")
+        return {**own, **{name: getattr(self, name) for name in names}}
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any], epochs: Mapping[str, int]) -> "WorkerSpec":
+        """What to_mapping gave, with these epochs.
+
+        Raises:
+            UserError: another version wrote it.
+        """
+        check_version(values["version"])
+        stopping = values["stopping"]
+        return cls(
+            **{
+                **values,
+                "run_config": RunConfig.from_mapping(values["run_config"]),
+                "stopping": None if stopping is None else Stopping(**stopping),
+                "imports": tuple(values["imports"]),
+                "epochs": epochs,
+            }
+        )
 
 
 def make_worker_spec(plan: Plan, run_config: RunConfig) -> WorkerSpec:
-    """The orders of a command that runs this plan."""
-    epochs = {config.trial_id: config.epochs for config in plan.trials}
-    grows = plan.spec.search is not None
-    return WorkerSpec(run_config=run_config, source=plan.spec.source, epochs=epochs, grows=grows)
+    """The worker spec of a command that runs this plan."""
+    spec = plan.spec
+    return WorkerSpec(
+        run_config=run_config,
+        metric=spec.metric,
+        mode=spec.mode,
+        epochs={config.trial_id: config.epochs for config in plan.trials},
+        stopping=spec.stopping,
+        imports=spec.imports,
+        project=spec.project,
+        grows=spec.search is not None,
+    )
+
+
+def check_version(version: str) -> None:
+    """Make sure that this process is the mixsweep that it was started by.
+
+    Raises:
+        UserError: it is another version.
+    """
+    if version != __version__:
+        raise UserError(
+            f"this process has mixsweep {__version__}, and was started by {version or 'an older one'}; "
+            "install the same version on both sides, then run the same command again"
+        )
 
 
 class _GrowingEpochs(Mapping[str, int]):
@@ -59,13 +133,26 @@ class _GrowingEpochs(Mapping[str, int]):
         return len(self._epochs)
 
 
+def prepare_worker(worker_spec: WorkerSpec) -> Callable[[EpochRecord], bool]:
+    """Import the user's files; return the decision that the training asks for after each epoch.
+
+    Raises:
+        UserError: this process has another version than the command.
+    """
+    check_version(worker_spec.version)
+    registry.import_files(worker_spec.imports, worker_spec.project)
+    store = SweepStore(worker_spec.run_config.store)
+    epochs = _GrowingEpochs(store) if worker_spec.grows else worker_spec.epochs
+    return make_decide(worker_spec.stopping, store, worker_spec.metric, worker_spec.mode, epochs)
+
+
 def run_trials(
     worker_spec: WorkerSpec,
-    units: Sequence[Unit],
+    trials: Sequence[TrialConfig],
     on_record: Callable[[EpochRecord], None] = lambda record: None,
     pause: Callable[[], str] | None = None,
 ) -> Iterator[TrialInfo]:
-    """Run what is free of these units; yield each trial's end.
+    """Run what is free of these trials; yield each trial's end.
 
     Args:
         pause: asked after each epoch, as core.execution.runner has it; None: only whether the store asks for a stop.
@@ -74,14 +161,10 @@ def run_trials(
 
     run_config = worker_spec.run_config
     store = SweepStore(run_config.store)
-    for file in worker_spec.source.get("imports", []):
-        registry.import_file(Path(file))
-    spec = parse_spec(worker_spec.source)
-    epochs = _GrowingEpochs(store) if worker_spec.grows else worker_spec.epochs
     return work(
-        units,
+        trials,
         run_config,
-        decide=make_decide(spec.stopping, store, spec.metric, spec.mode, epochs),
+        decide=prepare_worker(worker_spec),
         pause=pause or (lambda: "interrupted" if store.stop_requested(run_config.started_at) else ""),
         report=on_record,
     )

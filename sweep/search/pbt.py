@@ -18,7 +18,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from mixsweep.core.config import TrialConfig
-from mixsweep.core.execution.run_config import RunConfig, is_done
+from mixsweep.core.execution.remaining import is_done
+from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.store import files
 from mixsweep.core.store.checkpoint import copy_checkpoint, has_checkpoint
 from mixsweep.core.store.lease import take_lease

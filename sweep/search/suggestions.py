@@ -8,10 +8,10 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 
-from mixsweep.cluster.places import Place
 from mixsweep.core.config import TrialConfig
 from mixsweep.core.errors import UserError
-from mixsweep.core.execution.run_config import RunConfig, is_done
+from mixsweep.core.execution.remaining import is_done
+from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.store import files
 from mixsweep.core.store.store import SweepStore, TrialInfo
 from mixsweep.sweep.planning.plan import Plan, Planned, read_plan
@@ -20,28 +20,9 @@ from mixsweep.sweep.search.pbt import with_exploited
 from mixsweep.sweep.search.tpe import Result, read_result, refit, suggest
 from mixsweep.sweep.search.trial_source import TrialRequest
 
-# Kinds of places whose driver lives as long as the sweep.
-DRIVEN = ("local", "ray")
-
 
 class SearchError(UserError):
     """An adaptive sweep that cannot go on, in one line."""
-
-
-def check_place(spec: SweepSpec, place: Place, limit: int | None = None) -> None:
-    """Make sure that a place has the driver that a search needs.
-
-    Raises:
-        SearchError: it has none; or a population was to be run in part.
-    """
-    assert spec.search is not None
-    if limit is not None and spec.search.algorithm == "pbt":
-        raise SearchError("--limit: not with pbt, whose population trains together")
-    if place.kind not in DRIVEN:
-        raise SearchError(
-            f"[search]: {spec.search.algorithm} needs a driver that lives as long as the sweep, and place "
-            f"{place.name} ({place.kind}) has none; use a Ray place: --place local"
-        )
 
 
 def with_known(plan: Plan, store: SweepStore) -> Plan:

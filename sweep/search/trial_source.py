@@ -52,7 +52,7 @@ def to_tune_searcher(trial_source: TrialSource) -> Any:
             request = None if self._trial_source.is_over() else self._trial_source.take()
             if request is not None:
                 self._requests[trial_id] = request
-                return {"leg": request.to_json()}
+                return {"request": request.to_json()}
             return None if self._requests and not self._trial_source.is_over() else Searcher.FINISHED
 
         def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:

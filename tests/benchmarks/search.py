@@ -27,7 +27,7 @@ from mixsweep.cluster.places import find_place
 from mixsweep.cluster.ray_cluster.nodes import local_ray
 from mixsweep.core.store.store import SweepStore
 from mixsweep.sweep.backends.ray.search_driver import driving, run_search
-from mixsweep.sweep.backends.ray.tune_driver import run_on_ray
+from mixsweep.sweep.backends.ray.tune_driver import RaySlots, run_on_ray
 from mixsweep.sweep.planning.parse import parse_spec
 from mixsweep.sweep.planning.plan import make_plan, read_plan, save_plan
 from mixsweep.sweep.planning.schema import SweepSpec
@@ -60,14 +60,22 @@ def run(spec: SweepSpec, root: Path, slots: int) -> list[float]:
     """Run a sweep on the cluster of this process; each trial's last valid accuracy, in the plan's order."""
     store = SweepStore(root / spec.name)
     plan = make_plan(spec)
-    run_config = make_run_config(spec, store, find_place("local"), None)
+    run_config = make_run_config(spec, store, find_place("local"))
     worker_spec = make_worker_spec(plan, run_config)
     if spec.search:
         with driving(store) as lease:
-            run_search(plan, worker_spec, slots, None, lambda info: None, print, lease.check)
+            run_search(
+                plan,
+                worker_spec,
+                RaySlots(count=slots, needs={"CPU": 1}),
+                limit=None,
+                on_end=lambda info: None,
+                say=print,
+                fence=lease.check,
+            )
     else:
         save_plan(plan, store)
-        run_on_ray([(config,) for config in plan.trials], worker_spec, slots, lambda info: None)
+        run_on_ray(plan.trials, worker_spec, RaySlots(count=slots, needs={"CPU": 1}), lambda info: None)
     last = {row["trial_id"]: row for row in store.records().sort_by("epoch").to_pylist()}
     return [last[row.trial_id]["valid_accuracy"] for row in read_plan(store)]
 

@@ -145,7 +145,7 @@ def _started(trials: int, cpus: int, folder: Path) -> dict[str, Any]:
     from mixsweep.cluster.places import Place
     from mixsweep.cluster.ray_cluster.nodes import local_ray
     from mixsweep.core.store.store import SweepStore
-    from mixsweep.sweep.backends.ray.tune_driver import run_on_ray
+    from mixsweep.sweep.backends.ray.tune_driver import RaySlots, run_on_ray
     from mixsweep.sweep.planning.plan import make_plan, save_plan
     from mixsweep.sweep.run import make_run_config
     from mixsweep.sweep.runtime.worker import make_worker_spec
@@ -155,10 +155,10 @@ def _started(trials: int, cpus: int, folder: Path) -> dict[str, Any]:
     with local_ray(cpus, 0):
         begin = time.perf_counter()
         worker_spec = make_worker_spec(
-            plan, make_run_config(plan.spec, store, Place(name="local", kind="local"), None)
+            plan, make_run_config(plan.spec, store, Place(name="local", kind="local"))
         )
         save_plan(plan, store)
-        run_on_ray([(config,) for config in plan.trials], worker_spec, cpus, lambda info: None)
+        run_on_ray(plan.trials, worker_spec, RaySlots(count=cpus, needs={"CPU": 1}), lambda info: None)
         store.compact()
         seconds = time.perf_counter() - begin
     return {"seconds": seconds, **_losses(store)}

@@ -50,8 +50,8 @@ store, victim, epoch = SweepStore(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 def report(record):
     if (record.trial_id, record.epoch) == (victim, epoch):
         os.kill(os.getpid(), signal.SIGKILL)
-units = [(config,) for config in trials_of(read_plan(store))]
-for info in work(units, RunConfig(store=store.path), report=report):
+trials = trials_of(read_plan(store))
+for info in work(trials, RunConfig(store=store.path), report=report):
     pass
 """
 
@@ -72,9 +72,9 @@ def train(store: SweepStore, victim: str = "", epoch: int = 0) -> int:
 
 def train_here(store: SweepStore, only: str = "") -> None:
     """Train what is left, or one trial, in this process, which has torch already: what is killed goes elsewhere."""
-    units = [(config,) for config in trials_of(read_plan(store)) if only in ("", config.trial_id)]
-    infos = list(work(units, RunConfig(store=store.path)))
-    assert [info.state for info in infos] == ["completed"] * len(units)
+    trials = [config for config in trials_of(read_plan(store)) if only in ("", config.trial_id)]
+    infos = list(work(trials, RunConfig(store=store.path)))
+    assert [info.state for info in infos] == ["completed"] * len(trials)
 
 
 def mirror(

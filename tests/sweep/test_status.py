@@ -55,10 +55,10 @@ def test_counts_best_progress_and_failures_are_those_of_the_store(tmp_path: Path
     plan, store = planned(tmp_path)
     first, second, poor, _ = plan.trials
     run_config = RunConfig(store=store.path)
-    for _ in work([(first,), (poor,)], run_config):
+    for _ in work([first, poor], run_config):
         pass
     paused = iter(["", "interrupted"])  # asked before the trial, then after its first epoch
-    for _ in work([(second,)], run_config, pause=lambda: next(paused, "interrupted")):
+    for _ in work([second], run_config, pause=lambda: next(paused, "interrupted")):
         pass
     status = standing(store)
     assert status.counts == {"completed": 2, "interrupted": 1, "waiting": 1}
@@ -82,7 +82,7 @@ def test_counts_best_progress_and_failures_are_those_of_the_store(tmp_path: Path
     assert low * 0.99 <= status.seconds_left <= high * 1.01
 
     plan, store = planned(tmp_path, base={**TABLES["base"], "model": "status-broken"}, name="broken")
-    for _ in work([(plan.trials[0],)], RunConfig(store=store.path)):
+    for _ in work([plan.trials[0]], RunConfig(store=store.path)):
         pass
     status = standing(store)
     assert (status.counts, status.failures) == ({"failed": 1, "waiting": 3}, {"bug": 1})
@@ -93,7 +93,7 @@ def test_counts_best_progress_and_failures_are_those_of_the_store(tmp_path: Path
 
 def test_the_best_of_a_loss_is_the_smallest(tmp_path: Path) -> None:
     plan, store = planned(tmp_path, metric="valid_loss")
-    for _ in work([(config,) for config in plan.trials[1:3]], RunConfig(store=store.path)):
+    for _ in work(plan.trials[1:3], RunConfig(store=store.path)):
         pass
     best = standing(store).best
     assert best is not None
@@ -103,7 +103,7 @@ def test_the_best_of_a_loss_is_the_smallest(tmp_path: Path) -> None:
 def test_a_diverged_trial_counts_as_done_and_is_never_the_best(tmp_path: Path) -> None:
     base = {**TABLES["base"], "optimizer": "sgd", "hidden": [64, 64, 64]}
     plan, store = planned(tmp_path, base=base, space={"lr": {"grid_search": [1e30, 0.01]}})
-    for _ in work([(plan.trials[0],)], RunConfig(store=store.path)):
+    for _ in work([plan.trials[0]], RunConfig(store=store.path)):
         pass
     status = standing(store)
     assert status.counts == {"diverged": 1, "waiting": 1}
@@ -112,7 +112,7 @@ def test_a_diverged_trial_counts_as_done_and_is_never_the_best(tmp_path: Path) -
 
 def test_more_epochs_make_a_completed_trial_wait_and_a_narrower_space_leaves_others(tmp_path: Path) -> None:
     plan, store = planned(tmp_path)
-    for _ in work([(plan.trials[0],)], RunConfig(store=store.path)):
+    for _ in work([plan.trials[0]], RunConfig(store=store.path)):
         pass
     planned(tmp_path, base={**TABLES["base"], "epochs": 5})
     status = standing(store)
@@ -174,8 +174,8 @@ from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.sweep.planning.plan import read_plan, trials_of
 from mixsweep.core.store.store import SweepStore
 store = SweepStore(Path(sys.argv[1]))
-units = [(config,) for config in trials_of(read_plan(store))]
-for info in work(units, RunConfig(store=store.path)):
+trials = trials_of(read_plan(store))
+for info in work(trials, RunConfig(store=store.path)):
     store.compact()
 """
 

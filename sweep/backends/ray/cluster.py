@@ -1,33 +1,32 @@
-"""A sweep on a Ray cluster that is there already, with this process as its driver.
+"""Trials on a Ray cluster that is there already, with this process as its driver.
 
 The driver hears from Ray which nodes are gone, and frees their trials at once: nobody waits until a dead
 node's lease is stale.
 """
 
-import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mixsweep.cluster.places import Place, RayPlace
 from mixsweep.cluster.ray_cluster import connection, packaging
 from mixsweep.cluster.ray_cluster.head_monitor import ClusterError, HeadMonitor
 from mixsweep.core.config import TrialConfig
-from mixsweep.core.execution.run_config import Unit
 from mixsweep.core.scratch import scratch_folder
 from mixsweep.core.store.crash_recovery import record_killed_attempt
 from mixsweep.core.store.lease import HEARTBEAT_SECONDS, STALE_SECONDS, holder_of
 from mixsweep.core.store.store import SweepStore, TrialInfo
 from mixsweep.core.toml_reader import bytes_of
+from mixsweep.sweep.backends.base import Backend, RunOptions, SweepRun
 from mixsweep.sweep.backends.ray.rank_groups import run_rank_groups
-from mixsweep.sweep.backends.ray.search_driver import driving, run_search
-from mixsweep.sweep.backends.ray.tune_driver import Work, run_on_ray
+from mixsweep.sweep.backends.ray.search_driver import drive_search
+from mixsweep.sweep.backends.ray.tune_driver import RaySlots, Train, run_until_done
 from mixsweep.sweep.planning.plan import Plan
 from mixsweep.sweep.planning.schema import Resources
-from mixsweep.sweep.runtime.retry import RetryLoop, in_background, unless_unreadable
+from mixsweep.sweep.runtime.retry import in_background, unless_unreadable
 from mixsweep.sweep.runtime.worker import WorkerSpec, run_trials
 
 
@@ -36,116 +35,105 @@ class _Cluster:
     """What a driver knows of the cluster that it has come into, for the trials of one sweep."""
 
     worker_spec: WorkerSpec
-    needs: Mapping[str, float]  # of a trial, or of each of its ranks, by Ray's names
-    slots: int  # trials at once
-    work: Work
+    slots: RaySlots
     watch: "_NodeWatch"
 
 
-def run_attached(
-    todo: list[TrialConfig],
-    worker_spec: WorkerSpec,
-    resources: Resources,
-    place: Place,
-    on_end: Callable[[TrialInfo], None],
-    on_tick: Callable[[], None],
-) -> None:
-    """Run trials on the cluster of a place.
+class RayClusterBackend(Backend):
+    """A place of kind `ray` whose address is a cluster's own."""
 
-    Raises:
-        ClusterError: it cannot be reached, or could never hold a trial, or its head is gone.
-    """
-    store = SweepStore(worker_spec.run_config.store)
-    with _attached(todo, worker_spec, resources, place) as here:
+    takes_custom_resources: ClassVar[bool] = True
+    searches: ClassVar[bool] = True
 
-        def run(trials: list[TrialConfig]) -> list[str]:
-            units: list[Unit] = [(config,) for config in trials]
-            start = partial(run_on_ray, units, here.worker_spec, here.slots, on_end, here.work, here.needs)
-            return in_background(start, here.watch.beside(on_tick))
+    def __init__(self, place: Place):
+        super().__init__(place)
+        assert place.ray is not None
+        self._ray = place.ray
 
-        def halt() -> bool:
-            here.watch.look()
-            return store.stop_requested(worker_spec.run_config.started_at)
+    def check(self, plan: Plan, options: RunOptions) -> None:
+        super().check(plan, options)
+        if self._ray.shared:
+            return
+        unshared = f"place {self.place.name} has no store that all nodes see (shared = false)"
+        if plan.spec.search is not None:
+            raise ClusterError(f"[search]: {unshared}")
+        if plan.spec.resources.ranks > 1:
+            raise ClusterError(f"resources.ranks: {unshared}")
 
-        RetryLoop(
-            store=store,
-            run_config=replace(here.worker_spec.run_config, retry_failed=False),
-            run=run,
-            halt=halt,
-            patience_seconds=STALE_SECONDS + HEARTBEAT_SECONDS,
-        ).go(todo)
+    def run(self, sweep_run: SweepRun) -> int:
+        connection.prepare(self._ray)
+        with self._entered(sweep_run) as here:
+            if sweep_run.searches:
+                on_tick = here.watch.beside(sweep_run.callbacks.on_tick)
+                return drive_search(sweep_run, here.worker_spec, here.slots, on_tick)
 
+            def halt() -> bool:
+                here.watch.look()
+                return sweep_run.stop_requested()
 
-def search_attached(
-    plan: Plan,
-    worker_spec: WorkerSpec,
-    place: Place,
-    limit: int | None,
-    on_end: Callable[[TrialInfo], None],
-    on_tick: Callable[[], None],
-    say: Callable[[str], None],
-) -> int:
-    """Run an adaptive sweep on the cluster of a place; return how many of its trials have not been chosen.
+            run_until_done(
+                sweep_run.trials,
+                here.worker_spec,
+                here.slots,
+                on_end=sweep_run.callbacks.on_end,
+                on_tick=here.watch.beside(sweep_run.callbacks.on_tick),
+                halt=halt,
+                patience_seconds=STALE_SECONDS + HEARTBEAT_SECONDS,
+            )
+        return 0
 
-    Raises:
-        ClusterError: it cannot be reached, or could never hold a trial, or its nodes do not see the store.
-    """
-    assert place.ray is not None
-    if not place.ray.shared:
-        raise ClusterError(f"[search]: place {place.name} has no store that all nodes see (shared = false)")
-    with (
-        driving(SweepStore(worker_spec.run_config.store)) as lease,
-        _attached([], worker_spec, plan.spec.resources, place) as here,
-    ):
-        start = partial(
-            run_search,
-            plan, here.worker_spec, here.slots, limit, on_end, say, lease.check, here.work, here.needs,
-        )  # fmt: skip
-        return in_background(start, here.watch.beside(on_tick))
+    @contextmanager
+    def _entered(self, sweep_run: SweepRun) -> Iterator[_Cluster]:
+        """This process as the cluster's driver, with all that its workers need shipped."""
+        with scratch_folder() as folder:
+            worker_spec, runtime_env = _ship(folder, sweep_run.worker_spec, self._ray.exclude)
+            with connection.attached(self._ray, runtime_env) as head:
+                look = partial(_look_around, sweep_run, worker_spec, self._ray, head)
+                # Beside this thread: Ray does not return from a call while the head is silent.
+                yield in_background(look, head.check)
 
 
-@contextmanager
-def _attached(
-    todo: list[TrialConfig], worker_spec: WorkerSpec, resources: Resources, place: Place
-) -> Iterator[_Cluster]:
-    assert place.ray is not None
-    connection.prepare(place.ray)
-    if resources.ranks > 1 and not place.ray.shared:
-        raise ClusterError(
-            f"resources.ranks: place {place.name} has no store that all nodes see (shared = false)"
-        )
-    with (
-        _shipped(worker_spec, place.ray) as (folder, worker_spec),
-        connection.attached(place.ray, folder) as head,
-    ):
-        # Beside this thread: Ray does not return from a call while the head is silent.
-        yield in_background(partial(_look_around, todo, worker_spec, resources, place.ray, head), head.check)
+def _ship(
+    folder: Path, worker_spec: WorkerSpec, exclude: Sequence[str]
+) -> tuple[WorkerSpec, dict[str, object]]:
+    """Stage what the cluster needs; return the worker spec with the imports as they are found there."""
+    if connection.is_in_a_job():  # which has shipped it: the workers' working folder is a copy of this one
+        return _relative_to(Path.cwd(), worker_spec), {}
+    shipment = packaging.stage(folder, worker_spec.imports, worker_spec.project, exclude)
+    there = replace(worker_spec, imports=shipment.imports, project=".")
+    return there, shipment.runtime_env
+
+
+def _relative_to(here: Path, worker_spec: WorkerSpec) -> WorkerSpec:
+    """The worker spec of a job's driver, for workers whose working folder is a copy of this one."""
+    imports = [Path(p) for p in worker_spec.imports]
+    inside = [str(p.relative_to(here)) if p.is_relative_to(here) else str(p) for p in imports]
+    return replace(worker_spec, imports=tuple(inside), project=".")
 
 
 def _look_around(
-    todo: list[TrialConfig], worker_spec: WorkerSpec, resources: Resources, place: RayPlace, head: HeadMonitor
+    sweep_run: SweepRun, worker_spec: WorkerSpec, place: RayPlace, head: HeadMonitor
 ) -> _Cluster:
-    store = SweepStore(worker_spec.run_config.store)
+    store, resources = sweep_run.store, sweep_run.plan.spec.resources
     has_gpus = any(node.has.get("GPU") for node in connection.nodes())
     gpus = resources.gpus if resources.gpus is not None else float(has_gpus)
-    worker_spec = replace(worker_spec, run_config=replace(worker_spec.run_config, gpus=gpus))
+    worker_spec = worker_spec.with_run_config(gpus=gpus)
     needs = needs_of(resources, gpus, place)
-    slots = connection.capacity(needs, resources.ranks)
+    count = connection.capacity(needs, resources.ranks)
     job = connection.this_job()
-    work: Work = partial(run_on_node, job)
+    train: Train = partial(run_on_node, job)
     free: Callable[[Mapping[str, str]], object] = partial(_free_trials, store)
     if resources.ranks > 1:
-        work = partial(run_rank_groups, nodes=resources.nodes, needs=needs, here=partial(on_this_node, job))
+        train = partial(run_rank_groups, nodes=resources.nodes, needs=needs, here=partial(on_this_node, job))
     if place.shared:
         if (store.path / "plan.parquet").exists():  # a search writes its own later
             _check_store_is_shared(store.path)
     else:
-        proxy = _start_proxy(worker_spec, todo)
-        work = partial(run_remotely_on_node, proxy, job)
+        proxy = _start_proxy(worker_spec, sweep_run.trials)
+        train = partial(run_remotely_on_node, proxy, job)
         free = proxy.drop_nodes.remote
-    return _Cluster(
-        worker_spec=worker_spec, needs=needs, slots=slots, work=work, watch=_NodeWatch(head, free)
-    )
+    slots = RaySlots(count=count, needs=needs, train=train)
+    return _Cluster(worker_spec=worker_spec, slots=slots, watch=_NodeWatch(head, free))
 
 
 def needs_of(resources: Resources, gpus: float, place: RayPlace) -> dict[str, float]:
@@ -156,19 +144,19 @@ def needs_of(resources: Resources, gpus: float, place: RayPlace) -> dict[str, fl
     return {**needs, **place.resources, **resources.custom}
 
 
-def run_on_node(job: str, worker_spec: WorkerSpec, units: list[Unit]) -> Iterator[TrialInfo]:
+def run_on_node(job: str, worker_spec: WorkerSpec, trials: Sequence[TrialConfig]) -> Iterator[TrialInfo]:
     """What a worker process does on whichever node it is."""
-    yield from run_trials(on_this_node(job, worker_spec), units)
+    yield from run_trials(on_this_node(job, worker_spec), trials)
 
 
 def run_remotely_on_node(
-    proxy: Any, job: str, worker_spec: WorkerSpec, units: list[Unit]
+    proxy: Any, job: str, worker_spec: WorkerSpec, trials: Sequence[TrialConfig]
 ) -> Iterator[TrialInfo]:
     """As run_on_node, where the store is seen by its keeper only."""
     from mixsweep.sweep.backends.ray.remote_worker import run_trials_remotely
 
     here = on_this_node(job, worker_spec)
-    yield from run_trials_remotely(proxy, here.run_config.job.rpartition("@")[2], here, units)
+    yield from run_trials_remotely(proxy, here.run_config.job.rpartition("@")[2], here, trials)
 
 
 def on_this_node(job: str, worker_spec: WorkerSpec) -> WorkerSpec:
@@ -235,7 +223,7 @@ def _free_trials(store: SweepStore, dead: Mapping[str, str]) -> None:
             record_killed_attempt(folder, job, "killed", f"its node is gone: {why}", dead_holder=holder)
 
 
-def _start_proxy(worker_spec: WorkerSpec, trials: list[TrialConfig]) -> Any:
+def _start_proxy(worker_spec: WorkerSpec, trials: Sequence[TrialConfig]) -> Any:
     """The store's keeper, on this node; one that dies is started again."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -245,24 +233,6 @@ def _start_proxy(worker_spec: WorkerSpec, trials: list[TrialConfig]) -> Any:
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
     return ray.remote(StoreProxy).options(**options).remote(worker_spec, trials)
-
-
-@contextmanager
-def _shipped(worker_spec: WorkerSpec, place: RayPlace) -> Iterator[tuple[Path | None, WorkerSpec]]:
-    """The working folder for the workers, and orders that name the imports as these find them."""
-    imports = list(worker_spec.source.get("imports", []))
-    if connection.is_in_a_job():
-        here = Path.cwd()
-        inside = [os.path.relpath(p, here) if Path(p).is_relative_to(here) else p for p in imports]
-        yield None, _with_imports(worker_spec, inside)
-        return
-    with scratch_folder() as folder:
-        places = packaging.stage(folder, imports, place.exclude)
-        yield folder, _with_imports(worker_spec, [places[name] for name in imports])
-
-
-def _with_imports(worker_spec: WorkerSpec, imports: list[str]) -> WorkerSpec:
-    return replace(worker_spec, source={**worker_spec.source, "imports": imports}) if imports else worker_spec
 
 
 def _check_store_is_shared(path: Path) -> None:

@@ -5,6 +5,7 @@ The store is on the cluster, so what is asked of a sweep by name is asked there 
 
 import sys
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import tomli_w
 
@@ -12,43 +13,57 @@ from mixsweep.cluster.places import Place
 from mixsweep.cluster.ray_cluster import packaging
 from mixsweep.cluster.ray_cluster.job_client import Job, JobServer
 from mixsweep.core.scratch import scratch_folder
+from mixsweep.sweep.backends.base import Backend, Callbacks, Outcome, RunOptions, SweepRun
+from mixsweep.sweep.planning.plan import Plan
 from mixsweep.sweep.planning.schema import SweepSpec
 
 _FILE = "submitted-sweep.toml"
 
 
-def run_as_job(spec: SweepSpec, place: Place, words: Sequence[str], detach: bool) -> int:
-    """What `sweep run` does at a place that takes jobs: submit or find the job, and follow it; the exit code.
+class RayJobBackend(Backend):
+    """A place of kind `ray` whose address is a job server's: the command itself runs on the cluster, as a job."""
 
-    Args:
-        words: further ones of `sweep run`, for the job.
-    """
-    job = submit_sweep(spec, place, words, say)
-    there = f"--place {place.name}"
-    if detach:
-        say(f"It goes on by itself: sweep status {spec.name} {there}")
-        return 0
-    try:
-        code, message = follow_sweep(place, job, write_out)
-    except KeyboardInterrupt:
-        say(
-            f"\nIts job goes on. The same command follows it again, `sweep stop {spec.name} {there}` ends it."
-        )
-        return 130
-    if message:
-        say(f"{job.job_id}: {message}")
-    return code
+    detaches: ClassVar[bool] = True
+    takes_custom_resources: ClassVar[bool] = True
+    searches: ClassVar[bool] = True
+
+    def run_elsewhere(self, plan: Plan, options: RunOptions, callbacks: Callbacks) -> Outcome:
+        """Submit the sweep's job or find it, and follow it."""
+        words = _words_of(options)
+        job = submit_sweep(plan.spec, self.place, words, callbacks.say)
+        there = f"--place {self.place.name}"
+        if options.detach:
+            callbacks.say(f"The job keeps running; follow it with: sweep status {plan.spec.name} {there}")
+            return Outcome(detached=True)
+        try:
+            code, message = follow_sweep(self.place, job, write_out)
+        except KeyboardInterrupt:
+            callbacks.say(
+                f"\nThe job keeps running. The same command follows it again; `sweep stop {plan.spec.name} {there}` "
+                "ends it."
+            )
+            return Outcome(interrupted=True)
+        if message:
+            callbacks.say(f"{job.job_id}: {message}")
+        return Outcome(job_exit_code=code)
+
+    def run(self, sweep_run: SweepRun) -> int:
+        raise AssertionError("the whole command runs on the cluster")
+
+
+def _words_of(options: RunOptions) -> list[str]:
+    """A command's options as words of `sweep run`, for the job."""
+    words: list[str] = []
+    for name, value in (("limit", options.limit), ("data", options.data_dir)):
+        words += [f"--{name}", str(value)] if value is not None else []
+    words += [word for config in options.only or () for word in ("--trial", config.trial_id)]
+    return [*words, *["--retry-failed"] * options.retry_failed, *["--mirror"] * options.mirror]
 
 
 def write_out(text: str) -> None:
     """Print a piece of a log."""
     sys.stdout.write(text)
     sys.stdout.flush()
-
-
-def say(line: str) -> None:
-    """Print a line of ours."""
-    write_out(line + "\n")
 
 
 def submit_sweep(spec: SweepSpec, place: Place, words: Sequence[str], say: Callable[[str], None]) -> Job:
@@ -66,12 +81,15 @@ def submit_sweep(spec: SweepSpec, place: Place, words: Sequence[str], say: Calla
         say(f"Job {running.job_id} runs this sweep already; following it.")
         return running
     with scratch_folder() as folder:
-        places = packaging.stage(folder, spec.imports, place.ray.exclude)
-        source = {**spec.source, "imports": [places[name] for name in spec.imports]}
-        (folder / _FILE).write_text(tomli_w.dumps(source), encoding="utf-8")
-        (folder / "places.toml").write_text(tomli_w.dumps(_as_seen_there(place)), encoding="utf-8")
+        shipment = packaging.stage(folder, spec.imports, spec.project, place.ray.exclude)
+        source = dict(spec.source)
+        if spec.imports:
+            source |= {"imports": list(shipment.imports), "project": "."}
+        (shipment.working_dir / _FILE).write_text(tomli_w.dumps(source), encoding="utf-8")
+        there = tomli_w.dumps(_as_seen_there(place))
+        (shipment.working_dir / "places.toml").write_text(there, encoding="utf-8")
         run = ["-m", "mixsweep", "run", _FILE, "--place", place.name, "--store", place.ray.store, *words]
-        job = server.submit(spec.name, run, folder)
+        job = server.submit(spec.name, run, shipment.runtime_env)
     say(f"Submitted as job {job.job_id}.")
     return job
 
@@ -95,8 +113,8 @@ def ask(place: Place, words: Sequence[str], write: Callable[[str], None]) -> int
     assert place.ray is not None
     server = JobServer(place.ray)
     with scratch_folder() as folder:
-        packaging.stage(folder, (), place.ray.exclude)
-        return server.ask(["-m", "mixsweep", *words, "--store", place.ray.store], folder, write)
+        runtime_env = packaging.stage(folder).runtime_env
+        return server.ask(["-m", "mixsweep", *words, "--store", place.ray.store], runtime_env, write)
 
 
 def log_of(place: Place, sweep: str, follow: bool, write: Callable[[str], None]) -> bool:

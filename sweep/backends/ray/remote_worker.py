@@ -12,7 +12,7 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +25,6 @@ from mixsweep.core import registry
 from mixsweep.core.config import TrialConfig
 from mixsweep.core.data.cifar10 import writable_cache_folder
 from mixsweep.core.errors import UserError
-from mixsweep.core.execution.run_config import Unit
 from mixsweep.core.records import EpochRecord
 from mixsweep.core.scratch import scratch_folder
 from mixsweep.core.store.retention import Retention
@@ -39,9 +38,9 @@ _PART_BYTES = 8 * 2**20
 
 
 def run_trials_remotely(
-    proxy: Any, node: str, worker_spec: WorkerSpec, units: list[Unit]
+    proxy: Any, node: str, worker_spec: WorkerSpec, trials: Sequence[TrialConfig]
 ) -> Iterator[TrialInfo]:
-    """What is free of these units, one after the other; as core.execution.runner.work, with the keeper's store.
+    """Run what is free of these trials, one after the other, as core.execution.runner.work, in the proxy's store.
 
     Args:
         keeper: a handle of the actor.
@@ -49,9 +48,8 @@ def run_trials_remotely(
     """
     import ray
 
-    for file in worker_spec.source.get("imports", []):
-        registry.import_file(Path(file))
-    pending = [config for unit in units for config in unit]
+    registry.import_files(worker_spec.imports, worker_spec.project)
+    pending = list(trials)
     progress = True
     while pending and progress:
         again: list[TrialConfig] = []
@@ -96,7 +94,7 @@ def _train(
     trained = False
     with _Sender(proxy, node, right, store.trial(config.trial_id)) as sender:
         for info in work(
-            [(config,)],
+            [config],
             run_config,
             decide=lambda record: bool(ray.get(proxy.decide.remote(record))),
             pause=sender.pause,

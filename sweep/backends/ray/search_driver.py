@@ -1,13 +1,16 @@
 """Drive an adaptive sweep on a Ray cluster: one driver at a time has the right to choose its trials."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from mixsweep.core.store.lease import Lease, take_lease
 from mixsweep.core.store.store import SweepStore, TrialInfo
-from mixsweep.sweep.backends.ray.tune_driver import Work, run_source_on_ray
+from mixsweep.sweep.backends.base import SweepRun
+from mixsweep.sweep.backends.ray.tune_driver import RaySlots, run_source_on_ray
 from mixsweep.sweep.planning.plan import Plan, make_plan, save_plan
-from mixsweep.sweep.runtime.worker import WorkerSpec, run_trials
+from mixsweep.sweep.runtime.retry import in_background
+from mixsweep.sweep.runtime.worker import WorkerSpec
 from mixsweep.sweep.search.pbt import Population
 from mixsweep.sweep.search.suggestions import SearchError, Suggestions, to_come, with_known
 
@@ -29,29 +32,51 @@ def driving(store: SweepStore) -> Iterator[Lease]:
         yield lease
 
 
+def drive_search(
+    sweep_run: SweepRun, worker_spec: WorkerSpec, slots: RaySlots, on_tick: Callable[[], None]
+) -> int:
+    """Run an adaptive sweep on the Ray cluster that this process is connected to; return how many trials are unchosen.
+
+    Args:
+        worker_spec: the command's, with what is known of the cluster.
+        on_tick: called about twice a second; what it raises ends the run.
+
+    Raises:
+        SearchError: another live process chooses this sweep's trials, or no process could work.
+    """
+    with driving(sweep_run.store) as lease:
+        search = partial(
+            run_search,
+            sweep_run.plan,
+            worker_spec,
+            slots,
+            limit=sweep_run.limit,
+            on_end=sweep_run.callbacks.on_end,
+            say=sweep_run.callbacks.say,
+            fence=lease.check,
+        )
+        return in_background(search, on_tick)
+
+
 def run_search(
     plan: Plan,
     worker_spec: WorkerSpec,
-    capacity: int,
+    slots: RaySlots,
+    *,
     limit: int | None,
     on_end: Callable[[TrialInfo], None],
     say: Callable[[str], None],
     fence: Callable[[], None],
-    work: Work = run_trials,
-    needs: Mapping[str, float] | None = None,
 ) -> int:
-    """Run an adaptive sweep on the Ray cluster that this process is connected to, to its end or a stop.
+    """Run an adaptive sweep to its end or a stop, as its one driver.
 
     Args:
         plan: of the sweep file; what the store has of it is read here.
-        orders: how; the store must be reachable from every node.
-        capacity: how many trials the cluster holds at once.
+        worker_spec: how; the store must be reachable from every node.
         limit: run no more than so many trials.
         on_end: called in this process for each trial that came to an end or a halt.
         say: told what a user should know.
         fence: called before each write to the plan; raises where the right to it is lost.
-        work: what a worker process does.
-        needs: what a trial needs of its node, by Ray's names; None: the CPUs and GPUs of the orders.
 
     Returns:
         how many trials were not chosen, though the sweep file asks for them and the space has more.
@@ -69,7 +94,7 @@ def run_search(
         else:
             trial_source = Suggestions(plan, store, worker_spec.run_config, limit, fence)
         before = _epochs(store)
-        deaths = run_source_on_ray(trial_source, worker_spec, capacity, on_end, work, needs)
+        deaths = run_source_on_ray(trial_source, worker_spec, slots, on_end)
         if trial_source.exhausted:
             say(f"The space has no further trial: the search ends with {len(trial_source.plan.trials)}.")
             return 0

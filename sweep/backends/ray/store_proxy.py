@@ -9,21 +9,18 @@ import time
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from mixsweep.core import records, registry
+from mixsweep.core import records
 from mixsweep.core.config import TrialConfig
 from mixsweep.core.data.cifar10 import source_files
-from mixsweep.core.execution.run_config import is_done
+from mixsweep.core.execution.remaining import is_done
 from mixsweep.core.failures import LeaseLostError
 from mixsweep.core.records import EpochRecord
 from mixsweep.core.store.crash_recovery import finalize_killed_attempt, record_killed_attempt
 from mixsweep.core.store.lease import STALE_SECONDS, Lease, take_lease
 from mixsweep.core.store.store import Attempt, SweepStore, TrialFolder
 from mixsweep.core.store.transfer import FolderUpdate, apply_update, collect_changes
-from mixsweep.sweep.planning.parse import parse_spec
-from mixsweep.sweep.runtime.worker import WorkerSpec
-from mixsweep.sweep.search.asha import make_decide
+from mixsweep.sweep.runtime.worker import WorkerSpec, prepare_worker
 
 # What happens to a trial that is asked for; `wait`: its worker may still come back to a keeper that was killed.
 GIVEN, HELD, WAIT, DONE = "given", "held", "wait", "done"
@@ -65,10 +62,7 @@ class StoreProxy:
         self._configs = {config.trial_id: config for config in trials}
         self._grants: dict[str, _Grant] = {}
         self._returning_until = time.monotonic() + STALE_SECONDS if _is_restarted() else 0.0
-        for file in worker_spec.source.get("imports", []):
-            registry.import_file(Path(file))
-        spec = parse_spec(worker_spec.source)
-        self._decide = make_decide(spec.stopping, self._store, spec.metric, spec.mode, worker_spec.epochs)
+        self._decide = prepare_worker(worker_spec)
 
     def take(self, trial_id: str, node: str) -> Given:
         """Ask for a trial, as core.execution.runner takes its lease."""

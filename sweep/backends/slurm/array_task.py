@@ -1,29 +1,24 @@
 """What a task of an array job does: its trials, as the store has them now, until they or its time are over."""
 
 import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 from mixsweep.cluster.slurm import client as slurm
 from mixsweep.cluster.slurm import job_environment
 from mixsweep.cluster.slurm.job_environment import JobSignals
 from mixsweep.core.config import TrialConfig
-from mixsweep.core.errors import UserError
-from mixsweep.core.execution.run_config import RunConfig, is_done
+from mixsweep.core.execution.remaining import read_info, remaining
+from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.failures import INTERRUPTIONS, Interruption
 from mixsweep.core.records import EpochRecord
 from mixsweep.core.store.lease import HEARTBEAT_SECONDS, STALE_SECONDS
-from mixsweep.core.store.retention import Retention
-from mixsweep.core.store.store import Attempt, SweepStore, TrialInfo
+from mixsweep.core.store.store import Attempt, SweepStore
 from mixsweep.sweep.backends.slurm.requeues import PlaceFailure, place_failures, record_place_failure
 from mixsweep.sweep.backends.slurm.submissions import (
     Submission,
     read_submission,
-    sweep_file_as_submitted,
     trials_as_submitted,
 )
-from mixsweep.sweep.planning.parse import parse_spec
 from mixsweep.sweep.planning.plan import read_plan, trials_of
 from mixsweep.sweep.runtime.worker import WorkerSpec, run_trials
 
@@ -42,18 +37,18 @@ def run_task(store_path: str, submission_id: str, index: int) -> None:
     """
     store = SweepStore(store_path)
     submission = read_submission(store, submission_id)
-    if submission.ranks > 1 and not job_environment.export_ranks():
+    if submission.run_config.ranks > 1 and not job_environment.export_ranks():
         _follow_rank_0(store, submission, index)
         return
     reason = ""  # why the job has to come back
     ends_at = job_environment.ends_at(submission.minutes)
-    with JobSignals(ends_at, submission.warning_seconds, submission.kill_wait_seconds, last=True) as warnings:
+    with JobSignals(ends_at, submission.warning_seconds, submission.kill_wait_seconds, last=True) as signals:
         try:
-            trials, worker_spec = trials_and_orders(store, submission, submission.tasks[index])
-            pace = Pace(store, worker_spec.run_config, warnings)
+            trials, worker_spec = load_work(store, submission, submission.tasks[index])
+            policy = PausePolicy(store, worker_spec.run_config, signals)
             _check_device(submission)
-            _work_until_free(worker_spec, trials, pace)
-            reason = pace.reason if left_of(trials, store, worker_spec.run_config) else ""
+            _work_until_free(worker_spec, trials, policy)
+            reason = policy.reason if remaining(trials, store, worker_spec.run_config) else ""
         except Interruption as interruption:  # its trial says so in the store
             reason = interruption.reason
         except Exception as error:
@@ -88,16 +83,16 @@ def _note(error: Exception, store: SweepStore, submission: Submission, index: in
     return kind
 
 
-class Pace:
+class PausePolicy:
     """Whether to go on: by the scheduler's warnings, the time left for one more epoch, and the store.
 
     `reason` is '' or that of the requeue.
     """
 
-    def __init__(self, store: SweepStore, run_config: RunConfig, warnings: JobSignals):
+    def __init__(self, store: SweepStore, run_config: RunConfig, signals: JobSignals):
         self._store = store
         self._run_config = run_config
-        self._warnings = warnings
+        self._signals = signals
         self._epoch_seconds = 0.0
         self.reason = ""
 
@@ -109,68 +104,46 @@ class Pace:
         """Asked after each epoch and before each trial."""
         if self._store.stop_requested(self._run_config.started_at):
             return "interrupted"
-        self.reason = self._warnings.reason
+        self.reason = self._signals.reason
         if not self.reason and self._epoch_seconds:
             needed = self._epoch_seconds + job_environment.MARGIN_SECONDS
-            self.reason = "timeout" if self._warnings.seconds_left < needed else ""
+            self.reason = "timeout" if self._signals.seconds_left < needed else ""
         return self.reason
 
 
-def trials_and_orders(
+def load_work(
     store: SweepStore, submission: Submission, trial_ids: Sequence[str]
 ) -> tuple[tuple[TrialConfig, ...], WorkerSpec]:
-    """Trials of a submission, and how a task trains them: by the sweep file and the plan that the store has now.
+    """Trials of a submission, and what the worker that trains them is told, in this job.
 
-    A later command may have narrowed that plan: a trial that it no longer has, or gives fewer epochs, is what it
-    was when it was submitted.
+    It trains as was submitted. The plan that the store has now says for how many epochs: a later command may have
+    extended a trial, or narrowed the plan; one that it no longer has is what it was when it was submitted.
     """
     planned = {config.trial_id: config for config in trials_of(read_plan(store))}
     submitted = trials_as_submitted(store, submission.submission_id)
-    is_planned = planned.keys() >= set(trial_ids)
-    known = planned if is_planned else submitted | planned
+    known = planned if planned.keys() >= set(trial_ids) else submitted | planned
     trials = tuple(_longest(submitted[trial_id], known[trial_id]) for trial_id in trial_ids)
-    source = store.sweep_file() if is_planned else sweep_file_as_submitted(store, submission.submission_id)
     epochs = {config.trial_id: config.epochs for config in (*known.values(), *trials)}
-    return trials, _worker_spec(store, submission, source, epochs)
+    worker_spec = WorkerSpec.from_mapping(submission.worker, epochs).with_run_config(
+        store=store.path,
+        host=job_environment.node_name(),
+        job=job_environment.job_id(),
+        restarts=job_environment.restarts(),
+    )
+    return trials, worker_spec
 
 
 def _longest(*configs: TrialConfig) -> TrialConfig:
     return max(configs, key=lambda config: config.epochs)
 
 
-def _worker_spec(
-    store: SweepStore, submission: Submission, source: Mapping[str, Any], epochs: Mapping[str, int]
-) -> WorkerSpec:
-    spec = parse_spec(source)
-    run_config = RunConfig(
-        store=store.path,
-        place=submission.place,
-        host=job_environment.node_name(),
-        data_dir=Path(submission.data_dir) if submission.data_dir else None,
-        job=job_environment.job_id(),
-        restarts=job_environment.restarts(),
-        command=submission.command,
-        cpus=submission.cpus,
-        gpus=float(submission.gpus),
-        compile=spec.resources.compile,
-        ranks=submission.ranks,
-        batch_norm=spec.resources.batch_norm,
-        retention=Retention(spec.keep_checkpoints, spec.metric, spec.mode),
-        started_at=submission.started_at,
-        command_id=submission.command_id,
-        retry_failed=submission.retry_failed,
-        stopping=spec.stopping is not None,
-    )
-    return WorkerSpec(run_config=run_config, source=source, epochs=epochs)
-
-
 def _follow_rank_0(store: SweepStore, submission: Submission, index: int) -> None:
     """Be one of the other ranks: rank 0 leads, writes and requeues."""
     from mixsweep.core.failures import RankError, end_of
 
-    trials, worker_spec = trials_and_orders(store, submission, submission.tasks[index])
+    trials, worker_spec = load_work(store, submission, submission.tasks[index])
     try:
-        for _ in run_trials(worker_spec, [trials]):
+        for _ in run_trials(worker_spec, trials):
             pass  # nothing is yielded here
     except Exception as error:
         if end_of(error) == "node" and not isinstance(error, RankError):
@@ -183,13 +156,14 @@ def _check_device(submission: Submission) -> None:
     """Make sure that a GPU that was granted is there: on the CPU a trial would take for ever."""
     from mixsweep.core.training.device import choose_device
 
-    if submission.gpus and choose_device(submission.gpus).type == "cpu":
+    gpus = submission.run_config.gpus
+    if gpus and choose_device(gpus).type == "cpu":
         raise RuntimeError(
-            f"CUDA error: {submission.gpus} GPUs were granted on {job_environment.node_name()}, none works"
+            f"CUDA error: {gpus:g} GPUs were granted on {job_environment.node_name()}, none works"
         )
 
 
-def _work_until_free(worker_spec: WorkerSpec, trials: Sequence[TrialConfig], pace: Pace) -> None:
+def _work_until_free(worker_spec: WorkerSpec, trials: Sequence[TrialConfig], policy: PausePolicy) -> None:
     """Work, and wait for trials whose holder may have died, until its lease would be stale, or is told to stop."""
     store = SweepStore(worker_spec.run_config.store)
     patience = STALE_SECONDS + HEARTBEAT_SECONDS
@@ -198,12 +172,12 @@ def _work_until_free(worker_spec: WorkerSpec, trials: Sequence[TrialConfig], pac
     )  # they begin and end their work together, once: rank 0 waits before it
     while True:
         holders = _holders(trials, store, worker_spec.run_config)
-        waits = bool(holders) and patience > 0 and not pace.pause()
+        waits = bool(holders) and patience > 0 and not policy.pause()
         if not (several and waits):
-            for _ in run_trials(worker_spec, [tuple(trials)], pace.record, pace.pause):
+            for _ in run_trials(worker_spec, trials, policy.record, policy.pause):
                 patience = STALE_SECONDS + HEARTBEAT_SECONDS
             holders = _holders(trials, store, worker_spec.run_config)
-            if several or not holders or patience <= 0 or pace.pause():
+            if several or not holders or patience <= 0 or policy.pause():
                 return
         time.sleep(_LEASE_POLL_SECONDS)
         if not any(store.stop_requested(attempt.started_at) for attempt in holders):
@@ -212,20 +186,8 @@ def _work_until_free(worker_spec: WorkerSpec, trials: Sequence[TrialConfig], pac
 
 def _holders(trials: Sequence[TrialConfig], store: SweepStore, run_config: RunConfig) -> list[Attempt]:
     """The attempts of others that have the trials which are left."""
-    infos = (_info(config, store) for config in left_of(trials, store, run_config))
+    infos = (read_info(store, config.trial_id) for config in remaining(trials, store, run_config))
     return [info.attempts[-1] for info in infos if info is not None and info.state == "running"]
-
-
-def left_of(trials: Sequence[TrialConfig], store: SweepStore, run_config: RunConfig) -> list[TrialConfig]:
-    """The trials for which something is left to do; one that cannot be read is left, and holds no other up."""
-    return [c for c in trials if not is_done(_info(c, store), c, run_config)]
-
-
-def _info(config: TrialConfig, store: SweepStore) -> TrialInfo | None:
-    try:
-        return store.trial(config.trial_id).info()
-    except (OSError, UserError):  # its run meets it again, and says so
-        return None
 
 
 def is_still_running() -> bool:

@@ -13,16 +13,18 @@ from functools import partial
 
 import pyarrow as pa
 
-from mixsweep.cluster.places import Place, SlurmPlace
+from mixsweep.cluster.places import Place
 from mixsweep.cluster.slurm import client as slurm
-from mixsweep.cluster.slurm.client import Request, Task
+from mixsweep.cluster.slurm.client import Task
 from mixsweep.core.config import TrialConfig
 from mixsweep.core.errors import UserError
-from mixsweep.core.execution.run_config import RunConfig, is_done
+from mixsweep.core.execution.remaining import read_info, remaining
 from mixsweep.core.store.lease import take_lease
 from mixsweep.core.store.store import SweepStore, TrialInfo
+from mixsweep.sweep.backends.base import SweepRun
 from mixsweep.sweep.backends.slurm.array_task import run_task
 from mixsweep.sweep.backends.slurm.exit_status import JobExits, failing_nodes
+from mixsweep.sweep.backends.slurm.job_request import SlurmBackendError, group, request_for
 from mixsweep.sweep.backends.slurm.job_tracker import LostTrials, PendingWatch
 from mixsweep.sweep.backends.slurm.ray_in_job import run_ray_in_job
 from mixsweep.sweep.backends.slurm.submissions import (
@@ -31,12 +33,11 @@ from mixsweep.sweep.backends.slurm.submissions import (
     folder_of,
     jobs_path,
     next_id,
-    save_as_submitted,
     save_submission,
+    save_trials,
     submissions,
     tasks_in_queue,
 )
-from mixsweep.sweep.planning.schema import Resources, SweepSpec
 
 _FIRST_POLL_SECONDS = 1.0
 _LONGEST_POLL_SECONDS = 30.0
@@ -46,85 +47,25 @@ _TICK_SECONDS = 0.5
 _GIVE_UP_SECONDS = 1800.0  # of a scheduler or a file server that does not answer
 
 
-class SlurmBackendError(UserError):
-    """A sweep that cannot go on at its scheduler, in one line."""
-
-
-def request_for(name: str, place: SlurmPlace, resources: Resources, failing: tuple[str, ...] = ()) -> Request:
-    """What a task asks the scheduler for; `failing` nodes are left out.
-
-    Raises:
-        SlurmBackendError: the scheduler does not give such a thing.
-    """
-    gpus = place.gpus if resources.gpus is None else resources.gpus
-    exclude = (*filter(None, [place.exclude]), *failing)
-    if gpus != int(gpus):
-        raise SlurmBackendError(
-            f"resources.gpus = {gpus:g}: SLURM gives whole GPUs; use 0 or 1, and trials_per_task"
-        )
-    if place.launch == "ray":
-        if place.trials_per_task > 1:
-            raise SlurmBackendError(
-                "trials_per_task is of launch = 'array'; with 'ray' see trials_per_node and nodes"
-            )
-        if resources.ranks > 1:
-            raise SlurmBackendError(
-                "resources.ranks: under launch = 'ray' a trial has one process; use 'array'"
-            )
-        at_once = place.trials_per_node
-        return Request(
-            name=name,
-            cpus=resources.cpus * at_once,
-            gpus=int(gpus) * at_once,
-            processes=place.nodes,  # one a node
-            nodes=place.nodes,
-            exclude=exclude,
-        )
-    return Request(
-        name=name,
-        cpus=resources.cpus,
-        gpus=int(gpus),
-        processes=resources.ranks,
-        nodes=resources.nodes,
-        exclude=exclude,
-    )
-
-
-def group(trials: Sequence[str], per_task: int) -> tuple[tuple[str, ...], ...]:
-    """Trials in turn for each task. The first ones of all tasks come first in the plan's order."""
-    count = -(-len(trials) // per_task)
-    return tuple(tuple(trials[index::count]) for index in range(count))
-
-
-def scripts(name: str, place: SlurmPlace, resources: Resources, trials: int, store: SweepStore) -> list[str]:
-    """The batch scripts that would be submitted for so many trials, without asking the cluster for its limits."""
-    request = request_for(name, place, resources)
-    tasks = 1 if place.launch == "ray" else -(-trials // place.trials_per_task)
-    sizes = [min(place.array_limit, tasks - first) for first in range(0, tasks, place.array_limit)]
-    return [
-        slurm.batch_script(place, request, size, folder_of(store, next_id(store, number)))
-        for number, size in enumerate(sizes)
-    ]
-
-
 class ArrayDriver:
     """One command's sweep at a scheduler: submits what nobody has, and follows it.
 
     Args:
-        spec: of the sweep, as the command read it.
-        trials: what the command asks for, in the order in which it is to run.
-        setting: of the command; `gpus` are those of the sweep file or the place.
+        sweep_run: what the command asks for.
+        place: of kind `slurm`.
     """
 
-    def __init__(self, spec: SweepSpec, place: Place, trials: Sequence[TrialConfig], run_config: RunConfig):
-        if place.slurm is None:
-            raise SlurmBackendError(f"--place {place.name}: not a place of kind slurm")
-        self._spec = spec
+    def __init__(self, sweep_run: SweepRun, place: Place):
+        assert place.slurm is not None
+        self._spec = sweep_run.plan.spec
         self._place = place
         self._slurm = place.slurm
-        self._trials = trials
-        self._run_config = run_config
-        self._store = SweepStore(run_config.store)
+        self._trials = sweep_run.trials
+        self._worker_spec = sweep_run.worker_spec
+        self._callbacks = sweep_run.callbacks
+        self._stop_requested = sweep_run.stop_requested
+        self._run_config = sweep_run.worker_spec.run_config
+        self._store = sweep_run.store
         self._verdicts = JobExits(self._store)
         self._waits = PendingWatch()
         self._losses = LostTrials(self._store, self._attempts_of)
@@ -138,19 +79,18 @@ class ArrayDriver:
             slurm.SlurmError: the scheduler refused; nothing of this is left in its queue.
         """
         with self._alone():
-            standing = self._read()
+            poll = self._read()
             # A task of ours that is about to end may still hold some: the new ones wait for them.
-            return self._submit([*standing.homeless, *standing.leaving])
+            return self._submit([*poll.homeless, *poll.leaving])
 
-    def follow(
-        self, on_end: Callable[[TrialInfo], None], on_tick: Callable[[], None], say: Callable[[str], None]
-    ) -> None:
+    def follow(self) -> None:
         """Wait until nothing is left, and submit anew what was lost.
 
         Raises:
             SlurmBackendError: all that is left ended again and again without a word in the store, or a task can never
                 start; or the scheduler, or the store's file server, has not answered for half an hour.
         """
+        say, on_tick = self._callbacks.say, self._callbacks.on_tick
         told = set(self._done)
         interval = _FIRST_POLL_SECONDS
         before: object = None
@@ -159,20 +99,20 @@ class ArrayDriver:
         while True:
             began = time.monotonic()
             try:
-                standing = self._read()
+                poll = self._read()
                 for trial_id in [c.trial_id for c in self._trials if c.trial_id in self._done - told]:
                     if info := self._info(trial_id):
                         told.add(trial_id)
-                        on_end(info)
-                self._refuse_what_never_starts(standing.queue, say)
+                        self._callbacks.on_end(info)
+                self._refuse_what_never_starts(poll.queue, say)
                 # A file server may show an end late: what looks lost is looked at twice.
-                homeless = [config.trial_id for config in standing.homeless]
+                homeless = [config.trial_id for config in poll.homeless]
                 lost = [trial_id for trial_id in homeless if trial_id in suspects]
                 is_new = len(lost) < len(homeless)
                 suspects = set(homeless)
-                stopped = self._store.stop_requested(self._run_config.started_at)
+                stopped = self._stop_requested()
                 if lost and not stopped:
-                    suspects -= self._submit_anew(lost, standing, say)
+                    suspects -= self._submit_anew(lost, poll, say)
                 silent_since = None
             except (slurm.SlurmError, OSError) as error:  # so does a file server now and then
                 if silent_since is None:
@@ -184,20 +124,18 @@ class ArrayDriver:
                     ) from error
                 _wait(_LONGEST_POLL_SECONDS, on_tick)
                 continue
-            if not standing.left or stopped:
+            if not poll.left or stopped:
                 return
-            now = (len(standing.left), sorted((job, task.state) for job, task in standing.queue.items()))
+            now = (len(poll.left), sorted((job, task.state) for job, task in poll.queue.items()))
             interval = _FIRST_POLL_SECONDS if now != before or is_new else interval * 1.5
             before = now
             cost = time.monotonic() - began
             _wait(min(max(interval, _COST_FACTOR * cost), _LONGEST_POLL_SECONDS), on_tick)
 
-    def _submit_anew(
-        self, lost: Sequence[str], standing: "_Standing", say: Callable[[str], None]
-    ) -> set[str]:
+    def _submit_anew(self, lost: Sequence[str], poll: "_Poll", say: Callable[[str], None]) -> set[str]:
         """Submit those of the lost trials for which it is time; return which."""
-        due = self._losses.due(lost, standing.queue, time.monotonic())
-        left = [config.trial_id for config in standing.left]
+        due = self._losses.due(lost, poll.queue, time.monotonic())
+        left = [config.trial_id for config in poll.left]
         # Another one's end may still lead on; what never gets anywhere must not hold that up.
         if set(left) <= set(lost) and self._losses.hopeless(left):
             raise SlurmBackendError(self._losses.describe(left))
@@ -210,7 +148,7 @@ class ArrayDriver:
             self._submit(trials)
         return {config.trial_id for config in trials}
 
-    def _read(self) -> "_Standing":
+    def _read(self) -> "_Poll":
         """Ask the queue once, and read each trial that is not done once."""
         maybe = {config.trial_id for config in self._left()}
         asked = [s for s in submissions(self._store) if s.trial_ids & maybe]
@@ -232,7 +170,7 @@ class ArrayDriver:
                 homeless.append(config)
             elif info.attempts[-1].job:
                 leaving.append(config)
-        return _Standing(left, queue, homeless, leaving)
+        return _Poll(left, queue, homeless, leaving)
 
     def _with_ids(self, asked: Sequence[Submission]) -> list[Submission]:
         """Find the jobs of a command that was killed before it had written their ids down."""
@@ -270,20 +208,16 @@ class ArrayDriver:
             [config.trial_id for config in trials], len(trials) if in_one_job else place.trials_per_task
         )
         at_once = place.trials_per_node if in_one_job else 1
+        worker = self._worker_spec.with_run_config(
+            cpus=request.cpus // at_once, gpus=float(request.gpus // at_once)
+        )
         made: list[Submission] = []
         for first in range(0, len(tasks), allowed.array_tasks):
             submission = Submission(
                 submission_id=next_id(self._store),
                 place=self._place.name,
                 tasks=tasks[first : first + allowed.array_tasks],
-                command=self._run_config.command,
-                command_id=self._run_config.command_id,
-                started_at=self._run_config.started_at,
-                retry_failed=self._run_config.retry_failed,
-                data_dir=str(self._run_config.data_dir or ""),
-                cpus=request.cpus // at_once,
-                gpus=request.gpus // at_once,
-                ranks=self._spec.resources.ranks,
+                worker=worker.to_mapping(),
                 exclude=request.exclude,
                 minutes=place.time,
                 warning_seconds=place.warning_seconds,
@@ -292,7 +226,7 @@ class ArrayDriver:
             # Both before any of its tasks can start.
             ids = submission.trial_ids
             of_these = [config for config in trials if config.trial_id in ids]
-            save_as_submitted(self._store, submission.submission_id, of_these, self._spec.to_toml())
+            save_trials(self._store, submission.submission_id, of_these)
             save_submission(self._store, submission)
             folder = folder_of(self._store, submission.submission_id)
             made_of = str(self._store.path.absolute()), submission.submission_id
@@ -323,29 +257,25 @@ class ArrayDriver:
             say(line)
 
     def _left(self, infos: Mapping[str, TrialInfo | None] | None = None) -> list[TrialConfig]:
-        for config in self._trials:
-            if config.trial_id in self._done or (infos is None and self._has_looked):
-                continue
-            info = self._info(config.trial_id) if infos is None else infos[config.trial_id]
-            if is_done(info, config, self._run_config):
-                self._done.add(config.trial_id)
-        self._has_looked = True
-        return [config for config in self._trials if config.trial_id not in self._done]
+        left = [config for config in self._trials if config.trial_id not in self._done]
+        if infos is not None or not self._has_looked:
+            self._has_looked = True
+            still = {c.trial_id for c in remaining(left, self._store, self._run_config, infos)}
+            self._done.update(c.trial_id for c in left if c.trial_id not in still)
+            left = [config for config in left if config.trial_id in still]
+        return left
 
     def _attempts_of(self, trial_id: str) -> int:
         info = self._info(trial_id)
         return len(info.attempts) if info is not None else 0
 
     def _info(self, trial_id: str) -> TrialInfo | None:
-        try:
-            return self._store.trial(trial_id).info()
-        except UserError:  # damaged: its task meets it again, and says so
-            return None
+        return read_info(self._store, trial_id)
 
 
 @dataclass(frozen=True)
-class _Standing:
-    """How a command's trials and jobs stand, as one poll found them.
+class _Poll:
+    """A command's trials and jobs, as one poll found them.
 
     `homeless` trials are left and nobody has them; `leaving` ones are held by a task that will not go on.
     """

@@ -8,12 +8,13 @@ process of it, workers included: each leaves its trial as an array's task does.
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
+from mixsweep.cluster.ray_cluster import connection
 from mixsweep.cluster.ray_cluster.nodes import (
     LEAVE_SECONDS,
     ClusterAddress,
@@ -26,15 +27,13 @@ from mixsweep.cluster.ray_cluster.nodes import (
 from mixsweep.cluster.slurm import job_environment
 from mixsweep.cluster.slurm.job_environment import JobSignals
 from mixsweep.core.config import TrialConfig
-from mixsweep.core.errors import UserError
-from mixsweep.core.execution.run_config import Unit
+from mixsweep.core.execution.remaining import remaining
 from mixsweep.core.failures import Interruption
 from mixsweep.core.store.lease import HEARTBEAT_SECONDS, STALE_SECONDS
 from mixsweep.core.store.store import SweepStore, TrialInfo
-from mixsweep.sweep.backends.ray.tune_driver import run_on_ray
-from mixsweep.sweep.backends.slurm.array_task import Pace, is_still_running, left_of, trials_and_orders
+from mixsweep.sweep.backends.ray.tune_driver import RaySlots, run_until_done
+from mixsweep.sweep.backends.slurm.array_task import PausePolicy, is_still_running, load_work
 from mixsweep.sweep.backends.slurm.submissions import Submission, folder_of, read_submission
-from mixsweep.sweep.runtime.retry import RetryLoop, in_background
 from mixsweep.sweep.runtime.worker import WorkerSpec, run_trials
 
 _JOIN_SECONDS = 180.0  # for all nodes to be there
@@ -58,32 +57,32 @@ def run_ray_in_job(store_path: str, submission_id: str) -> None:
     submission = read_submission(store, submission_id)
     path = folder_of(store, submission_id) / f"{job_environment.restarts()}.ray"
     ends_at = job_environment.ends_at(submission.minutes) - _TEARDOWN_SECONDS
-    warnings = JobSignals(
+    signals = JobSignals(
         ends_at, submission.warning_seconds, min(submission.kill_wait_seconds, _GRACE_SECONDS)
     )
     is_first = os.environ["SLURM_PROCID"] == "0"
     reason = ""
-    with warnings:
+    with signals:
         try:
             if is_first:
-                reason = _lead(submission, store, path, warnings)
+                reason = _lead(submission, store, path, signals)
             else:
-                _follow(path, warnings)
+                _follow(path, signals)
         except Interruption as interruption:
             reason = interruption.reason
     if is_first and reason and _is_work_left(submission, store) and is_still_running():
         job_environment.go_back_into_the_queue(reason)
 
 
-def _lead(submission: Submission, store: SweepStore, path: Path, warnings: JobSignals) -> str:
+def _lead(submission: Submission, store: SweepStore, path: Path, signals: JobSignals) -> str:
     """Be the first node; return '' or why the job shall come back."""
     for old in path.parent.glob("*.ray"):
         old.unlink(missing_ok=True)  # of a run of this job that was killed
     with ray_node(*_devices()) as node, connected(node):
         _write_private(path, json.dumps(asdict(node.meeting)))
         try:
-            _wait_for_nodes(int(os.environ["SLURM_NNODES"]), partial(_check, node, warnings))
-            reason = _drive(submission, store, node, warnings)
+            _wait_for_nodes(int(os.environ["SLURM_NNODES"]), partial(_check, node, signals))
+            reason = _drive(submission, store, node, signals)
         finally:
             path.unlink(missing_ok=True)
         deadline = time.monotonic() + _GONE_SECONDS
@@ -92,16 +91,16 @@ def _lead(submission: Submission, store: SweepStore, path: Path, warnings: JobSi
         return reason
 
 
-def _follow(path: Path, warnings: JobSignals) -> None:
+def _follow(path: Path, signals: JobSignals) -> None:
     """Be one more node, until the first one's word is gone."""
     while (meeting := _read(path)) is None:
-        if warnings.reason:
+        if signals.reason:
             return
         time.sleep(_POLL_SECONDS)
     with ray_node(*_devices(), join=meeting) as node:
         while _read(path) is not None:
             try:
-                _check(node, warnings)
+                _check(node, signals)
             except RayError:
                 time.sleep(_GONE_SECONDS)  # a file server may show late that all is over
                 if _read(path) is not None:
@@ -110,62 +109,58 @@ def _follow(path: Path, warnings: JobSignals) -> None:
 
 
 def run_on_node(
-    submission: Submission, ends_at: float, worker_spec: WorkerSpec, units: list[Unit]
+    submission: Submission, ends_at: float, worker_spec: WorkerSpec, trials: Sequence[TrialConfig]
 ) -> Iterator[TrialInfo]:
     """What a worker process does on whichever node it is."""
-    run_config = replace(worker_spec.run_config, host=job_environment.node_name())
-    warnings = JobSignals(
+    here = worker_spec.with_run_config(host=job_environment.node_name())
+    signals = JobSignals(
         ends_at, submission.warning_seconds, min(submission.kill_wait_seconds, _GRACE_SECONDS)
     )
-    pace = Pace(SweepStore(run_config.store), run_config, warnings)
-    with warnings, suppress(Interruption):  # its trial says so in the store
-        yield from run_trials(replace(worker_spec, run_config=run_config), units, pace.record, pace.pause)
+    policy = PausePolicy(SweepStore(here.run_config.store), here.run_config, signals)
+    with signals, suppress(Interruption):  # its trial says so in the store
+        yield from run_trials(here, trials, policy.record, policy.pause)
 
 
-def _drive(submission: Submission, store: SweepStore, node: RayNode, warnings: JobSignals) -> str:
-    """Tune on the cluster, until nothing is left that this job could do; return '' or why it shall come back."""
-    left, worker_spec = _left_and_orders(submission, store)
+def _drive(submission: Submission, store: SweepStore, node: RayNode, signals: JobSignals) -> str:
+    """Run Tune until nothing is left that this job could do; return '' or why the job has to come back."""
+    left, worker_spec = _load_remaining(submission, store)
     run_config = worker_spec.run_config
-    capacity = _capacity(run_config.cpus, run_config.gpus)
-    work = partial(run_on_node, submission, warnings.ends_at - _TEARDOWN_SECONDS)
+    needs = {"CPU": float(run_config.cpus), "GPU": run_config.gpus}
+    train = partial(run_on_node, submission, signals.ends_at - _TEARDOWN_SECONDS)
+    slots = RaySlots(count=connection.capacity(needs), needs=needs, train=train)
 
     def asked_to_stop() -> bool:
         return store.stop_requested(run_config.started_at)
 
-    def run(trials: list[TrialConfig]) -> list[str]:
-        units: list[Unit] = [(config,) for config in trials]
-        try:
-            return in_background(
-                partial(run_on_ray, units, worker_spec, capacity, _say_end, work),
-                partial(_check, node, warnings),
-            )
-        except Exception as error:
-            if warnings.reason:
-                raise Interruption(warnings.reason) from error
-            raise
-
-    ending = RetryLoop(
-        store=store,
-        run_config=run_config,
-        run=run,
-        halt=lambda: asked_to_stop() or bool(warnings.reason),
-        patience_seconds=STALE_SECONDS + HEARTBEAT_SECONDS,
-        workers_leave=True,
-    ).go(left)
+    try:
+        ending = run_until_done(
+            left,
+            worker_spec,
+            slots,
+            on_end=_say_end,
+            on_tick=partial(_check, node, signals),
+            halt=lambda: asked_to_stop() or bool(signals.reason),
+            patience_seconds=STALE_SECONDS + HEARTBEAT_SECONDS,
+            workers_leave=True,
+        )
+    except Exception as error:
+        if signals.reason:
+            raise Interruption(signals.reason) from error
+        raise
     if ending in ("done", "held") or (ending == "halted" and asked_to_stop()):
         return ""
     timed_out = ending == "paused" and not asked_to_stop()
-    return warnings.reason or ("timeout" if timed_out else "")
+    return signals.reason or ("timeout" if timed_out else "")
 
 
-def _left_and_orders(submission: Submission, store: SweepStore) -> tuple[list[TrialConfig], WorkerSpec]:
+def _load_remaining(submission: Submission, store: SweepStore) -> tuple[list[TrialConfig], WorkerSpec]:
     (task,) = submission.tasks
-    trials, worker_spec = trials_and_orders(store, submission, task)
-    return left_of(trials, store, worker_spec.run_config), worker_spec
+    trials, worker_spec = load_work(store, submission, task)
+    return remaining(trials, store, worker_spec.run_config), worker_spec
 
 
 def _is_work_left(submission: Submission, store: SweepStore) -> bool:
-    left, _ = _left_and_orders(submission, store)
+    left, _ = _load_remaining(submission, store)
     return bool(left) and not store.stop_requested(submission.started_at)
 
 
@@ -173,17 +168,6 @@ def _devices() -> tuple[int, int]:
     """The CPUs and GPUs that this process has of its node."""
     cpus = int(os.environ.get("SLURM_CPUS_ON_NODE") or len(os.sched_getaffinity(0)))
     return cpus, len([one for one in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if one])
-
-
-def _capacity(cpus: int, gpus: float) -> int:
-    """How many trials the cluster holds at once; none is spread over nodes."""
-    nodes = living_nodes()
-    fits = [n.get("CPU", 0.0) // cpus for n in nodes]
-    if gpus:
-        fits = [min(one, n.get("GPU", 0.0) // gpus) for one, n in zip(fits, nodes)]
-    if sum(fits) < 1:
-        raise UserError(f"a trial asks for {cpus} CPUs and {gpus:g} GPUs; no node of this job has them")
-    return int(sum(fits))
 
 
 def _wait_for_nodes(count: int, check: Callable[[], None]) -> None:
@@ -195,13 +179,13 @@ def _wait_for_nodes(count: int, check: Callable[[], None]) -> None:
         time.sleep(_POLL_SECONDS)
 
 
-def _check(node: RayNode, warnings: JobSignals) -> None:
+def _check(node: RayNode, signals: JobSignals) -> None:
     """Make sure that the node's Ray lives; where it ends with the job, that is no error."""
     try:
         node.check()
     except RayError as error:
-        if warnings.reason:
-            raise Interruption(warnings.reason) from error
+        if signals.reason:
+            raise Interruption(signals.reason) from error
         raise
 
 

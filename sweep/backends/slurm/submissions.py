@@ -1,17 +1,16 @@
 """What was handed to a batch scheduler: a numbered folder an array job in the sweep's `jobs/`.
 
-Its submission.json says which trials each task has and how they are trained; submitit's files and the jobs'
-output lie beside it. What a trial is, a task reads from the store's plan when it starts, so that a task that
-waited or was requeued never runs a stale config. The trials as they were submitted, and their sweep file, are
-kept for those that a later command's plan no longer has.
+Its submission.json says which trials each task has and what their worker is told; submitit's files and the jobs'
+output lie beside it. A task trains as it was submitted, but reads its trials from the store's plan when it starts,
+so that one which waited or was requeued trains as many epochs as a later command asks for. The trials as they were
+submitted are kept for those that a later command's plan no longer has.
 """
 
 import json
 import os
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,12 @@ from mixsweep.cluster.slurm import client as slurm
 from mixsweep.cluster.slurm.client import Task
 from mixsweep.core.config import TrialConfig
 from mixsweep.core.errors import UserError
+from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.store import files
 from mixsweep.core.store.store import SweepStore
 
 _NAME = "submission.json"
 _TRIALS = "trials.json"
-_SWEEP_FILE = "sweep.toml"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,14 +35,9 @@ class Submission:
     place: str
     tasks: tuple[tuple[str, ...], ...]  # the ids of each task's trials
     job_id: str = ""  # empty until the scheduler has taken it
-    command: str = ""
-    command_id: str = ""
-    started_at: str = ""  # when the command was given, ISO
-    retry_failed: bool = False
-    data_dir: str = ""
-    cpus: int = 1
-    gpus: int = 0
-    ranks: int = 1
+    worker: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # WorkerSpec.to_mapping; an older version has none
     exclude: tuple[str, ...] = ()  # nodes
     minutes: int = 60
     warning_seconds: int = 120
@@ -52,6 +46,24 @@ class Submission:
     def task_id(self, index: int) -> str:
         """The scheduler's id of a task: `12_3`, or `12` where it is the only one."""
         return f"{self.job_id}_{index}" if len(self.tasks) > 1 else self.job_id
+
+    @property
+    def run_config(self) -> RunConfig:
+        """How its trials are trained.
+
+        Raises:
+            UserError: an older version submitted it.
+        """
+        if not self.worker:
+            raise UserError(
+                f"jobs/{self.submission_id}: submitted by an older version; the same `sweep run` submits it anew"
+            )
+        return RunConfig.from_mapping(self.worker["run_config"])
+
+    @property
+    def started_at(self) -> str:
+        """When its command was given, ISO."""
+        return self.run_config.started_at if self.worker else ""
 
     @property
     def trial_ids(self) -> set[str]:
@@ -82,15 +94,12 @@ def save_submission(store: SweepStore, submission: Submission) -> None:
     files.write_bytes(folder / _NAME, text.encode())
 
 
-def save_as_submitted(
-    store: SweepStore, submission_id: str, trials: Sequence[TrialConfig], sweep_file: str
-) -> None:
-    """Keep a submission's trials, and their sweep file as its command read it."""
+def save_trials(store: SweepStore, submission_id: str, trials: Sequence[TrialConfig]) -> None:
+    """Keep a submission's trials as its command has them."""
     folder = folder_of(store, submission_id)
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps([config.to_mapping() for config in trials], ensure_ascii=False)
     files.write_bytes(folder / _TRIALS, text.encode())
-    files.write_bytes(folder / _SWEEP_FILE, sweep_file.encode())
 
 
 def trials_as_submitted(store: SweepStore, submission_id: str) -> dict[str, TrialConfig]:
@@ -98,11 +107,6 @@ def trials_as_submitted(store: SweepStore, submission_id: str) -> dict[str, Tria
     text = (folder_of(store, submission_id) / _TRIALS).read_text(encoding="utf-8")
     configs = map(TrialConfig.from_store, json.loads(text))
     return {config.trial_id: config for config in configs}
-
-
-def sweep_file_as_submitted(store: SweepStore, submission_id: str) -> dict[str, Any]:
-    """The sweep file of a submission's command, resolved."""
-    return tomllib.loads((folder_of(store, submission_id) / _SWEEP_FILE).read_text(encoding="utf-8"))
 
 
 def read_submission(store: SweepStore, submission_id: str) -> Submission:

@@ -1,6 +1,7 @@
 """cluster.ray_cluster.packaging: what is shipped to a cluster, and what is refused."""
 
 import subprocess
+import sys
 from pathlib import Path, PurePath
 
 import pytest
@@ -44,22 +45,37 @@ def test_excluded_patterns_and_folders_stay(checkout: Path) -> None:
     assert found == [PurePath("core/a.py"), PurePath("mine.py"), PurePath("sweep/b.py")]
 
 
-def test_imports_travel_from_wherever_they_lie(checkout: Path, tmp_path: Path) -> None:
+def test_a_project_travels_with_its_imports_from_wherever_they_lie(checkout: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere.py").write_text("there")
     imports = [str(checkout / "mine.py"), str(tmp_path / "elsewhere.py")]
-    places = stage(tmp_path / "staged", imports, root=checkout)
-    assert places == {imports[0]: "mine.py", imports[1]: "imports/1/elsewhere.py"}
-    assert (tmp_path / "staged" / places[imports[1]]).read_text() == "there"
+    shipment = stage(tmp_path / "staged", imports, str(checkout))
+    assert shipment.imports == ("mine.py", "imports/1/elsewhere.py")
+    assert (shipment.working_dir / "imports/1/elsewhere.py").read_text() == "there"
+    found = {str(p.relative_to(shipment.working_dir)) for p in shipment.working_dir.rglob("*") if p.is_file()}
+    assert found == {*LEAN, "imports/1/elsewhere.py"}
 
 
-def test_a_checkout_over_rays_limit_is_refused_with_its_largest_files_and_copied_nowhere(
+def test_a_sweep_without_imports_ships_mixsweep_alone_as_it_is_installed(tmp_path: Path) -> None:
+    shipment = stage(tmp_path / "staged")
+    assert list(shipment.working_dir.iterdir()) == []
+    code = "import mixsweep, mixsweep.sweep.run; print(mixsweep.__file__, mixsweep.sweep.run.__file__)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"PYTHONPATH": str(shipment.package.parent), "PATH": ""},
+        capture_output=True, text=True, check=True, cwd=shipment.working_dir,
+    )  # fmt: skip
+    assert all(Path(path).is_relative_to(shipment.package) for path in done.stdout.split())
+    assert not list(shipment.package.rglob("__pycache__"))
+
+
+def test_a_project_over_rays_limit_is_refused_with_its_largest_files_and_copied_nowhere(
     checkout: Path, tmp_path: Path
 ) -> None:
     with open(checkout / "notes" / "weights.bin", "wb") as file:
         file.truncate(LARGE)
+    imports = [str(checkout / "mine.py")]
     with pytest.raises(
         PackagingError, match=r"600\.0 MiB would be shipped.*notes/weights\.bin \(600\.0 MiB\)"
     ):
-        stage(tmp_path / "staged", (), root=checkout)
-    assert not (tmp_path / "staged").exists()
-    stage(tmp_path / "staged", (), ["notes/*.bin"], root=checkout)
+        stage(tmp_path / "staged", imports, str(checkout))
+    stage(tmp_path / "staged-without", imports, str(checkout), ["notes/*.bin"])

@@ -112,7 +112,7 @@ def work_together(configs: list[TrialConfig], stores: list[Path], values: dict[s
         retention=Retention("all"), rank_timeout_seconds=TIMEOUT_SECONDS, checkpoint_share=0.5, stopping=True,
     )  # fmt: skip
     registry._models.update(FAILING_MODELS)
-    return list(work([tuple(configs)], run_config, **values))
+    return list(work(configs, run_config, **values))
 
 
 class NarrowOnRank1(nn.Sequential):
@@ -371,7 +371,7 @@ def test_rank_0_alone_writes_yields_and_decides(tiny: Tiny, together: Together, 
     assert [end.attempts[0].ranks for end in ends] == [2, 2, 2]
     assert ends[0].provenance["batch_norm"] == "synchronised"
     alone = RunConfig(store=tmp_path / "alone", stopping=True)
-    list(work([tuple(configs[:2])], alone, decide=stop_at_2))
+    list(work(configs[:2], alone, decide=stop_at_2))
     for config in configs[:2]:
         assert largest_deviation(table(alone.store, config), table(stores[0], config)) < 1e-6
 
@@ -385,7 +385,7 @@ def test_a_trial_goes_on_with_another_number_of_ranks(tiny: Tiny, together: Toge
         info = info_of(store, long)
         assert [attempt.ranks for attempt in info.attempts] == [first, then]
         assert info.attempts[-1].from_epoch == 2
-    list(work([(long,)], RunConfig(store=tmp_path / "alone")))
+    list(work([long], RunConfig(store=tmp_path / "alone")))
     for store in ("2 then 1", "1 then 2"):
         found, expected = table(tmp_path / store, long), table(tmp_path / "alone", long)
         assert largest_deviation(found, expected) < 1e-5
@@ -471,10 +471,8 @@ def test_a_place_that_starts_another_number_of_processes_is_told(
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="ranks = 4, but WORLD_SIZE = 2"):
-        list(work([(tiny(),)], RunConfig(store=tmp_path, ranks=4)))
-    assert [end.state for end in work([(tiny(),)], RunConfig(store=tmp_path))] == [
-        "completed"
-    ]  # not its ranks
+        list(work([tiny()], RunConfig(store=tmp_path, ranks=4)))
+    assert [end.state for end in work([tiny()], RunConfig(store=tmp_path))] == ["completed"]  # not its ranks
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ def new_command(store: Path, **values: Any) -> RunConfig:
 
 
 def run(configs: list[TrialConfig], run_config: RunConfig, **hooks: Any) -> list[TrialInfo]:
-    return list(work([tuple(configs)], run_config, **hooks))
+    return list(work(configs, run_config, **hooks))
 
 
 def folder_of(store: Path, config: TrialConfig) -> TrialFolder:
@@ -257,7 +257,7 @@ def test_a_revision_is_the_packages_own_and_not_that_of_a_checkout_it_is_install
 def work_through(store: Path, configs: list[TrialConfig], start: Any = None) -> None:
     if start is not None:
         start.wait(60)
-    for _ in work([tuple(configs)], RunConfig(store=store, retention=Retention("all"), checkpoint_share=0.5)):
+    for _ in work(configs, RunConfig(store=store, retention=Retention("all"), checkpoint_share=0.5)):
         pass
 
 

@@ -23,7 +23,7 @@ Tiny = Callable[..., TrialConfig]
 
 
 def run(store: Path, configs: list[TrialConfig], retention: Retention, **hooks: Any) -> list[TrialInfo]:
-    return list(work([tuple(configs)], RunConfig(store=store, retention=retention, stopping=True), **hooks))
+    return list(work(configs, RunConfig(store=store, retention=retention, stopping=True), **hooks))
 
 
 def kept(store: Path, configs: list[TrialConfig]) -> list[bool]:

@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 
 from mixsweep.cluster import places
+from mixsweep.cluster.places import Place
 from mixsweep.cluster.ray_cluster.nodes import RayError, ray_node
 from mixsweep.core.store.store import SweepStore
-from mixsweep.sweep.backends.slurm.driver import SlurmBackendError, request_for, scripts
+from mixsweep.sweep.backends.slurm.job_request import SlurmBackendError, request_for
 from mixsweep.sweep.backends.slurm.submissions import submissions
-from mixsweep.sweep.planning.schema import Resources
+from mixsweep.sweep.planning.schema import Resources, SweepSpec
 from tests.support.commands import (
     ROOT,
     finish,
@@ -337,7 +338,9 @@ def test_a_ray_that_does_not_start_is_told_in_one_line_with_its_last_words() -> 
 
 def test_a_node_is_asked_for_what_its_trials_need_at_once(tmp_path: Path) -> None:
     slurm = places.SlurmPlace(launch="ray", nodes=2, trials_per_node=4)
-    (script,) = scripts("s", slurm, Resources(cpus=3, gpus=1), 100, SweepStore(tmp_path))
+    spec = SweepSpec(name="s", parts=(), resources=Resources(cpus=3, gpus=1))
+    backend = find_backend(Place(name="one", kind="slurm", slurm=slurm))
+    (script,) = backend.scripts(spec, 100, SweepStore(tmp_path))
     lines = script.splitlines()
     for line in ("--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=12", "--gpus-per-node=4"):
         assert f"#SBATCH {line}" in lines

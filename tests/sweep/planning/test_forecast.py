@@ -98,7 +98,7 @@ def test_rates_are_measured_from_the_records_of_every_sweep_of_a_store(tmp_path:
         plan = make_plan(parse_spec({"name": name, "base": TINY, "space": {"lr": {"choice": [0.01]}}}))
         store = SweepStore(tmp_path / name)
         save_plan(plan, store)
-        list(work([(plan.trials[0],)], RunConfig(store=store.path)))
+        list(work([plan.trials[0]], RunConfig(store=store.path)))
         macs = epoch_macs(plan.trials[0])
         seconds = [row["train_seconds"] + row["valid_seconds"] for row in store.records().to_pylist()]
         assert macs is not None

@@ -87,7 +87,7 @@ def test_every_part_of_a_preset_runs_in_miniature(plan: Plan, tmp_path: Path) ->
         # A ResNet18 cannot be narrowed, so one of its points stands for all.
         chosen = points[-1:] if points[0].model == "resnet18" else points[:: len(points) - 1]
         trials += [miniature(config, set(part.space)) for config in chosen]
-    ended = list(work([tuple(trials)], RunConfig(store=store.path)))
+    ended = list(work(trials, RunConfig(store=store.path)))
     assert [info.state for info in ended] == ["completed"] * len(trials)
     rows = store.records().to_pylist()
     assert [row["trial_id"] for row in rows] == sorted(config.trial_id for config in trials)

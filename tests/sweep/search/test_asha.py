@@ -227,15 +227,15 @@ def test_deleting_the_rungs_loses_decisions_and_no_result(
     run_config = RunConfig(store=tmp_path, stopping=True)
     store = SweepStore(tmp_path)
     ours = make_decide(rule, store, "valid_loss", "min", Everyone(4))
-    ends = list(work([tuple(configs)], run_config, ours))
+    ends = list(work(configs, run_config, ours))
     assert [end.state for end in ends] == ["completed", "stopped", "stopped"]
     before = store.records()
     for path in (tmp_path / "rungs").glob("*/*/*"):
         path.unlink()
-    assert list(work([tuple(configs)], run_config, ours)) == []  # what has ended has ended
+    assert list(work(configs, run_config, ours)) == []  # what has ended has ended
     assert store.records().equals(before)
     better = tiny(lr=3e-3, epochs=4)
-    (end,) = work([(better,)], run_config, ours)  # and who comes next is the first at its rungs
+    (end,) = work([better], run_config, ours)  # and who comes next is the first at its rungs
     assert end.state == "completed"
     assert {entry.trial_id for entry in read_rung(rung_path(store, "valid_loss", "min", 1))} == {
         better.trial_id
@@ -255,7 +255,7 @@ def test_a_sweep_killed_at_a_rung_and_resumed_decides_as_one_that_was_not(
         for config in configs:  # one after the other, so that the order of arrivals is the same
             for _ in range(8 * pauses + 1):
                 asked = iter(["", "interrupted", "interrupted"] if pauses else [""] * 9)
-                list(work([(config,)], run_config, ours, asked.__next__))
+                list(work([config], run_config, ours, asked.__next__))
         rungs = [rung_path(store, "valid_loss", "min", epoch) for epoch in (1, 2, 4)]
         entries = [sorted(read_rung(rung), key=str) for rung in rungs]
         ends = [getattr(store.trial(config.trial_id).info(), "state", "") for config in configs]

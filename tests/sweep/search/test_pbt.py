@@ -19,6 +19,7 @@ from mixsweep.core.config import TrialConfig
 from mixsweep.core.errors import ConfigError
 from mixsweep.core.store import checkpoint, files
 from mixsweep.core.store.store import SweepStore, TrialInfo
+from mixsweep.sweep.backends.base import RunOptions
 from mixsweep.sweep.backends.ray.search_driver import driving
 from mixsweep.sweep.planning.parse import parse_spec
 from mixsweep.sweep.planning.plan import Plan, make_plan, read_plan, save_plan
@@ -143,7 +144,7 @@ def test_a_population_is_run_whole_and_by_a_driver(tmp_path: Path) -> None:
     with pytest.raises(SearchError, match=r"pbt needs a driver .* place debug"):
         run_plan(plan, place="debug", store_root=tmp_path)
     with pytest.raises(SearchError, match="--limit: not with pbt"):
-        run_plan(plan, place="local", store_root=tmp_path, limit=2)
+        run_plan(plan, place="local", store_root=tmp_path, options=RunOptions(limit=2))
 
 
 def test_a_parent_is_a_trial_and_an_epoch() -> None:
@@ -161,14 +162,14 @@ def inline(
 ) -> Plan:
     """Train a population with one trial at a time in this process, for so many legs; the plan afterwards."""
     store = SweepStore(root / spec.name)
-    run_config = make_run_config(spec, store, find_place("local"), None)
+    run_config = make_run_config(spec, store, find_place("local"))
     worker_spec = make_worker_spec(make_plan(spec), run_config)
     with driving(store) as lease:
         save_plan(with_known(make_plan(spec), store), store)
         trial_source = Population(make_plan(spec), store, run_config, lease.check)
         while legs and not trial_source.is_over() and (request := trial_source.take()) is not None:
             before_leg(request)
-            list(run_trials(worker_spec.until(request.until), [(request.config,)]))
+            list(run_trials(worker_spec.until(request.until), [request.config]))
             trial_source.ended(request)
             legs -= 1
     return with_known(make_plan(spec), store)

@@ -16,6 +16,7 @@ from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.execution.runner import work
 from mixsweep.core.store.store import SweepStore, TrialInfo
 from mixsweep.sweep.backends.ray.search_driver import driving, run_search
+from mixsweep.sweep.backends.ray.tune_driver import RaySlots
 from mixsweep.sweep.planning.parse import parse_spec
 from mixsweep.sweep.planning.plan import Plan, make_plan, read_plan, save_plan
 from mixsweep.sweep.planning.schema import SpecError, SweepSpec
@@ -197,14 +198,14 @@ def test_one_driver_at_a_time_chooses(tmp_path: Path) -> None:
 def inline(spec: SweepSpec, root: Path, limit: int | None = None) -> Plan:
     """Search with one trial at a time, as on a cluster of one slot but in this process; the plan afterwards."""
     store = SweepStore(root / spec.name)
-    run_config = make_run_config(spec, store, find_place("local"), None)
+    run_config = make_run_config(spec, store, find_place("local"))
     plan = with_known(make_plan(spec), store)
     worker_spec = make_worker_spec(plan, run_config)
     with driving(store) as lease:
         save_plan(plan, store)
         trial_source = Suggestions(plan, store, run_config, limit, lease.check)
         while not trial_source.is_over() and (request := trial_source.take()) is not None:
-            list(run_trials(worker_spec.until(request.until), [(request.config,)]))
+            list(run_trials(worker_spec.until(request.until), [request.config]))
             trial_source.ended(request)
     return with_known(plan, store)
 
@@ -247,7 +248,7 @@ def test_trials_that_the_store_has_from_another_plan_are_known_and_not_run_again
     spec = spec_with(space={"lr": {"choice": [0.1, 0.01, 0.001]}}, search={"trials": 2})
     store = SweepStore(tmp_path / "found")
     known = TrialConfig.from_mapping({**FILE["base"], "lr": 0.01})
-    assert len(list(work([(known,)], RunConfig(store=store.path)))) == 1
+    assert len(list(work([known], RunConfig(store=store.path)))) == 1
     before = store.trial(known.trial_id).info()
     assert {config.lr for config in inline(spec, tmp_path).trials} == {0.1, 0.001}
     assert store.trial(known.trial_id).info() == before
@@ -268,13 +269,19 @@ def test_on_a_cluster_the_plan_grows_to_its_size_and_trains_as_anywhere_else(tmp
     spec = spec_with()
 
     def search(spec: SweepSpec) -> None:
-        run_config = make_run_config(spec, store, find_place("local"), None)
+        run_config = make_run_config(spec, store, find_place("local"))
         plan = make_plan(spec)
         with driving(store) as lease:
-            assert (
-                run_search(plan, make_worker_spec(plan, run_config), 2, None, ends.append, print, lease.check)
-                == 0
+            unchosen = run_search(
+                plan,
+                make_worker_spec(plan, run_config),
+                RaySlots(count=2, needs={"CPU": 1}),
+                limit=None,
+                on_end=ends.append,
+                say=print,
+                fence=lease.check,
             )
+            assert unchosen == 0
 
     with local_ray(2, 0):
         search(spec)
@@ -288,8 +295,8 @@ def test_on_a_cluster_the_plan_grows_to_its_size_and_trains_as_anywhere_else(tmp
     assert len(set(planned_ids(store))) == len(ends) == 9
     assert states(store) == ["completed"] * 9
     elsewhere = SweepStore(tmp_path / "elsewhere")
-    units = [(row.config,) for row in read_plan(store)]
-    assert len(list(work(units, RunConfig(store=elsewhere.path)))) == 9
+    trials = [row.config for row in read_plan(store)]
+    assert len(list(work(trials, RunConfig(store=elsewhere.path)))) == 9
     assert trajectories(elsewhere).equals(trajectories(store))
 
 

@@ -23,12 +23,12 @@ def test_what_is_done_or_asked_to_stop_starts_no_team(tmp_path: Path) -> None:
     plan = make_plan(parse_spec(SOURCE))
     (config,) = plan.trials
     store = SweepStore(tmp_path)
-    (done,) = work([(config,)], RunConfig(store=tmp_path))
+    (done,) = work([config], RunConfig(store=tmp_path))
     assert done.state == "completed"
     worker_spec = make_worker_spec(
         plan, RunConfig(store=tmp_path, ranks=2, started_at="2026-01-01T00:00:00+00:00")
     )
     # No Ray is reached for: starting a team here would fail.
-    assert list(run_rank_groups(worker_spec, [(config,)])) == []
+    assert list(run_rank_groups(worker_spec, [config])) == []
     store.request_stop()
-    assert list(run_rank_groups(worker_spec, [(config.with_values(lr=0.5),)])) == []
+    assert list(run_rank_groups(worker_spec, [config.with_values(lr=0.5)])) == []

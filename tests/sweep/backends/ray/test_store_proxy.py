@@ -19,7 +19,6 @@ from mixsweep.sweep.backends.ray import store_proxy as keepers
 from mixsweep.sweep.backends.ray.store_proxy import DONE, GIVEN, HELD, StoreProxy
 from mixsweep.sweep.runtime.worker import WorkerSpec
 
-SOURCE = {"name": "s", "base": {"dataset": "digits"}}
 NODE = "0123456789abcdef"
 
 
@@ -31,9 +30,13 @@ def config(tiny: Callable[..., TrialConfig]) -> TrialConfig:
 @pytest.fixture
 def proxy(tmp_path: Path, config: TrialConfig) -> StoreProxy:
     run_config = RunConfig(store=tmp_path / "s", retention=Retention("none"))
-    return StoreProxy(
-        WorkerSpec(run_config=run_config, source=SOURCE, epochs={config.trial_id: config.epochs}), [config]
+    worker_spec = WorkerSpec(
+        run_config=run_config,
+        metric="valid_accuracy",
+        mode="max",
+        epochs={config.trial_id: config.epochs},
     )
+    return StoreProxy(worker_spec, [config])
 
 
 def trained(store: SweepStore, config: TrialConfig, epochs: int) -> SweepStore:
@@ -41,7 +44,7 @@ def trained(store: SweepStore, config: TrialConfig, epochs: int) -> SweepStore:
     seen: list[int] = []
     run_config = RunConfig(store=store.path, retention=Retention("all"), checkpoint_share=1.0)
     pause = lambda: "interrupted" if len(seen) >= epochs else ""  # noqa: E731
-    list(work([(config,)], run_config, pause=pause, report=lambda record: seen.append(record.epoch)))
+    list(work([config], run_config, pause=pause, report=lambda record: seen.append(record.epoch)))
     return store
 
 

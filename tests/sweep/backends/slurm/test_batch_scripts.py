@@ -13,8 +13,8 @@ from mixsweep.cluster import places
 from mixsweep.cluster.places import Place
 from mixsweep.cluster.slurm.client import batch_script, seconds_of
 from mixsweep.core.store.store import SweepStore
-from mixsweep.sweep.backends.slurm.driver import SlurmBackendError, group, request_for, scripts
-from mixsweep.sweep.planning.schema import Resources
+from mixsweep.sweep.backends.slurm.job_request import SlurmBackendError, group, request_for
+from mixsweep.sweep.planning.schema import Resources, SweepSpec
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -55,10 +55,9 @@ def place_of(name: str, folder: Path) -> Place:
 
 
 def script_of(name: str, folder: Path) -> str:
-    place = place_of(name, folder)
-    assert place.slurm is not None
     _, resources, trials = PLACES[name]
-    (script,) = scripts("my sweep", place.slurm, resources, trials, STORE)
+    spec = SweepSpec(name="my sweep", parts=(), resources=resources)
+    (script,) = find_backend(place_of(name, folder)).scripts(spec, trials, STORE)
     return script.replace(shlex.quote(sys.executable), "/venv/bin/python")
 
 
@@ -71,9 +70,7 @@ def test_the_script_is_the_recorded_one(name: str, tmp_path: Path, monkeypatch: 
 def test_an_array_over_the_limit_is_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "places.toml").write_text("[c]\nkind = 'slurm'\narray_limit = 4\ntrials_per_task = 2\n")
-    slurm = places.find_place("c").slurm
-    assert slurm is not None
-    made = scripts("s", slurm, Resources(), 13, STORE)
+    made = find_backend(places.find_place("c")).scripts(SweepSpec(name="s", parts=()), 13, STORE)
     arrays = [line for script in made for line in script.splitlines() if "--array" in line]
     assert arrays == ["#SBATCH --array=0-3%4", "#SBATCH --array=0-2%3"]  # seven tasks of at most two trials
 

@@ -16,11 +16,14 @@ from mixsweep.cluster.slurm.client import Limits, Request, SlurmError, Task
 from mixsweep.core.config import TrialConfig
 from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.store.store import Attempt, SweepStore, TrialInfo
-from mixsweep.sweep.backends.slurm.array_task import run_task, trials_and_orders
-from mixsweep.sweep.backends.slurm.driver import ArrayDriver, SlurmBackendError, cancel_waiting, queue_counts
+from mixsweep.sweep.backends.base import Callbacks, SweepRun
+from mixsweep.sweep.backends.slurm.array_task import load_work, run_task
+from mixsweep.sweep.backends.slurm.driver import ArrayDriver, cancel_waiting, queue_counts
+from mixsweep.sweep.backends.slurm.job_request import SlurmBackendError
 from mixsweep.sweep.backends.slurm.submissions import read_submission, save_submission
 from mixsweep.sweep.planning.parse import load_spec
 from mixsweep.sweep.planning.plan import Plan, make_plan, save_plan
+from mixsweep.sweep.runtime.worker import make_worker_spec
 
 SWEEP = """
 name = "followed"
@@ -124,13 +127,13 @@ class Following:
     plan: Plan
     clock: Clock
     scheduler: Scheduler
-    batch: ArrayDriver
-    said: list[str] = field(default_factory=list)
-    ended: list[str] = field(default_factory=list)
+    driver: ArrayDriver
+    said: list[str]
+    ended: list[str]
 
     def follow(self) -> None:
-        self.batch.submit_unassigned()
-        self.batch.follow(lambda info: self.ended.append(info.trial_id), lambda: None, self.said.append)
+        self.driver.submit_unassigned()
+        self.driver.follow()
 
     def later_command(self, *settings: str) -> None:
         """Leave the plan in the store that a later command has, with this put over the sweep file."""
@@ -195,8 +198,16 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Follo
             started_at="2026-01-01T00:00:00+00:00",
         )
         place = Place(name="campus", kind="slurm", slurm=SlurmPlace(**options))
-        batch = ArrayDriver(plan.spec, place, plan.trials, run_config)
-        return Following(store, plan, clock, scheduler, batch)
+        said: list[str] = []
+        ended: list[str] = []
+        sweep_run = SweepRun(
+            plan=plan,
+            trials=plan.trials,
+            worker_spec=make_worker_spec(plan, run_config),
+            callbacks=Callbacks(say=said.append, on_end=lambda info: ended.append(info.trial_id)),
+        )
+        driver = ArrayDriver(sweep_run, place)
+        return Following(store, plan, clock, scheduler, driver, said, ended)
 
     return make
 
@@ -355,7 +366,7 @@ def test_a_damaged_trial_does_not_hold_up_the_others_of_its_task(
     make: Callable[..., Following], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     it = make(trials=3, trials_per_task=3)
-    it.batch.submit_unassigned()
+    it.driver.submit_unassigned()
     damaged = it.store.trial(it.config(1).trial_id).path
     damaged.mkdir(parents=True)
     (damaged / "trial.json").write_text("{")
@@ -373,7 +384,7 @@ def test_a_later_command_with_fewer_and_shorter_trials_takes_nothing_from_tasks_
     make: Callable[..., Following], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     it = make(trials=3)
-    it.batch.submit_unassigned()
+    it.driver.submit_unassigned()
     it.later_command("space.hidden.grid_search=[[8]]", "base.epochs=2", 'question="Another?"')
     monkeypatch.setenv("SLURM_JOB_ID", "100")
     for index in range(3):
@@ -381,11 +392,7 @@ def test_a_later_command_with_fewer_and_shorter_trials_takes_nothing_from_tasks_
     infos = [it.store.trial(it.config(number).trial_id).info() for number in range(3)]
     assert [info and (info.state, info.epoch) for info in infos] == [("completed", 4)] * 3
     submission = read_submission(it.store, "0001")
-    questions = [
-        trials_and_orders(it.store, submission, task)[1].source["question"] for task in submission.tasks
-    ]
-    assert questions == ["Another?", "Is it followed?", "Is it followed?"]
-    _, worker_spec = trials_and_orders(it.store, submission, submission.tasks[2])
+    _, worker_spec = load_work(it.store, submission, submission.tasks[2])
     assert set(worker_spec.epochs) == {
         config.trial_id for config in it.plan.trials
     }  # those that a rule compares
@@ -395,7 +402,7 @@ def test_a_later_command_with_more_epochs_is_heard_by_tasks_that_wait(
     make: Callable[..., Following], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     it = make(trials=2)
-    it.batch.submit_unassigned()
+    it.driver.submit_unassigned()
     it.later_command("base.epochs=6", 'question="Longer?"')
     monkeypatch.setenv("SLURM_JOB_ID", "100")
     run_task(str(it.store.path), "0001", 1)
@@ -414,9 +421,8 @@ def test_what_a_follower_submits_anew_is_of_its_own_command(make: Callable[..., 
     it.scheduler.behaviour = behave
     it.follow()
     submission = read_submission(it.store, "0002")
-    trials, worker_spec = trials_and_orders(it.store, submission, submission.tasks[1])
+    trials, _ = load_work(it.store, submission, submission.tasks[1])
     assert trials == (it.config(1),)
-    assert worker_spec.source["question"] == "Is it followed?"
 
 
 WAITING = Task("PENDING", "Priority")
@@ -434,7 +440,7 @@ def test_a_stop_and_a_status_see_tasks_whose_trials_have_ended_before(
         else:
             it.attempt(number, earlier, "failed", end="node")
     it.scheduler.behaviour = lambda number, job, age: (WAITING, RUNNING)[number]
-    assert [len(made.tasks) for made in it.batch.submit_unassigned()] == [2]
+    assert [len(made.tasks) for made in it.driver.submit_unassigned()] == [2]
     assert queue_counts(it.store) == {"pending": 1, "running": 1}
     assert cancel_waiting(it.store) == 1
     assert it.scheduler.cancelled == ["100"]
@@ -445,11 +451,11 @@ def test_a_strangers_job_under_the_same_number_is_neither_ours_nor_cancelled(
 ) -> None:
     it = make(trials=1)
     it.scheduler.behaviour = lambda number, job, age: replace(WAITING, script="/home/someone/else/run.sh")
-    it.batch.submit_unassigned()
+    it.driver.submit_unassigned()
     assert queue_counts(it.store) == {}
     assert cancel_waiting(it.store) == 0
     assert it.scheduler.cancelled == []
-    assert len(it.batch.submit_unassigned()) == 1  # what the stranger waits for is not our trial
+    assert len(it.driver.submit_unassigned()) == 1  # what the stranger waits for is not our trial
 
 
 def test_numbers_that_began_anew_leave_no_trial_to_a_job_of_another_submission(
@@ -457,12 +463,12 @@ def test_numbers_that_began_anew_leave_no_trial_to_a_job_of_another_submission(
 ) -> None:
     it = make(trials=2)
     it.scheduler.behaviour = lambda number, job, age: it.completes(number, job, age, 30)
-    (first,) = it.batch.submit_unassigned()
+    (first,) = it.driver.submit_unassigned()
     save_submission(it.store, replace(first, job_id="101", tasks=first.tasks[:1]))
     save_submission(it.store, replace(first, submission_id="0002", job_id="101", tasks=first.tasks[1:]))
     del it.scheduler.jobs["100"]
     it.scheduler.jobs["101"] = Job("101", 0.0, it.store.path / "jobs" / "0002", Request(name="x", cpus=1))
-    (made,) = it.batch.submit_unassigned()
+    (made,) = it.driver.submit_unassigned()
     assert made.tasks == ((it.config(0).trial_id,),)
 
 
@@ -471,7 +477,7 @@ def test_a_store_that_is_reached_by_a_link_has_the_same_jobs(
 ) -> None:
     it = make(trials=1)
     it.scheduler.behaviour = lambda number, job, age: WAITING
-    it.batch.submit_unassigned()
+    it.driver.submit_unassigned()
     (tmp_path / "link").symlink_to(it.store.path.parent)
     assert queue_counts(SweepStore(tmp_path / "link" / "followed")) == {"pending": 1}
 
@@ -499,9 +505,9 @@ def test_tasks_that_are_held_are_told_of_once_and_go_on_when_released(
         return held if number and age < 3000 else it.completes(number, job, age, 3100)
 
     it.scheduler.behaviour = behave
-    made = it.batch.submit_unassigned()
+    made = it.driver.submit_unassigned()
     assert queue_counts(it.store) == {"running": 1, f"held ({held.reason})": 2}
-    it.batch.follow(lambda info: None, lambda: None, it.said.append)
+    it.driver.follow(lambda info: None, lambda: None, it.said.append)
     assert len(made) == len(it.scheduler.jobs) == 1
     (line,) = it.said
     assert line.startswith("job 100: 2 of its tasks held (")
@@ -512,7 +518,7 @@ def test_tasks_that_are_held_are_told_of_once_and_go_on_when_released(
 def test_a_stop_cancels_what_is_held(make: Callable[..., Following]) -> None:
     it = make(trials=1)
     it.scheduler.behaviour = lambda number, job, age: Task("SPECIAL_EXIT", "job requeued in held state")
-    it.batch.submit_unassigned()
+    it.driver.submit_unassigned()
     assert cancel_waiting(it.store) == 1
     assert it.scheduler.cancelled == ["100"]
 

@@ -1,0 +1,60 @@
+"""Places of kind `slurm`: trials as tasks of array jobs, or on a Ray cluster inside one job."""
+
+from typing import ClassVar
+
+from mixsweep.cluster.places import Place
+from mixsweep.cluster.slurm import client as slurm
+from mixsweep.core.store.store import SweepStore
+from mixsweep.sweep.backends.base import Backend, RunOptions, SweepRun
+from mixsweep.sweep.backends.slurm.driver import ArrayDriver
+from mixsweep.sweep.backends.slurm.job_request import request_for
+from mixsweep.sweep.backends.slurm.submissions import folder_of, next_id
+from mixsweep.sweep.planning.plan import Plan
+from mixsweep.sweep.planning.schema import SweepSpec
+
+
+class SlurmArrayBackend(Backend):
+    """Trials as tasks of array jobs. No driver has to live: the tasks decide, stop and requeue by the store."""
+
+    detaches: ClassVar[bool] = True
+    ends_with_command: ClassVar[bool] = False
+
+    def __init__(self, place: Place):
+        super().__init__(place)
+        assert place.slurm is not None
+        self._slurm = place.slurm
+
+    def check(self, plan: Plan, options: RunOptions) -> None:
+        super().check(plan, options)
+        request_for(plan.spec.name, self._slurm, plan.spec.resources)
+
+    def run(self, sweep_run: SweepRun) -> int:
+        driver = ArrayDriver(sweep_run, self.place)
+        for submission in driver.submit_unassigned():
+            sweep_run.callbacks.say(f"Submitted {len(submission.tasks)} tasks as job {submission.job_id}.")
+        if not sweep_run.detach:
+            driver.follow()
+        return 0
+
+    def scripts(self, spec: SweepSpec, trials: int, store: SweepStore) -> list[str]:
+        """The batch scripts that would be submitted, without asking the cluster for its limits."""
+        if not trials:
+            return []
+        place = self._slurm
+        request = request_for(spec.name, place, spec.resources)
+        tasks = self._count_tasks(trials)
+        sizes = [min(place.array_limit, tasks - first) for first in range(0, tasks, place.array_limit)]
+        return [
+            slurm.batch_script(place, request, size, folder_of(store, next_id(store, number)))
+            for number, size in enumerate(sizes)
+        ]
+
+    def _count_tasks(self, trials: int) -> int:
+        return -(-trials // self._slurm.trials_per_task)
+
+
+class RayInSlurmJobBackend(SlurmArrayBackend):
+    """All trials on a Ray cluster over the nodes of one job."""
+
+    def _count_tasks(self, trials: int) -> int:
+        return 1
