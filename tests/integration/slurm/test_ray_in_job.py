@@ -17,6 +17,7 @@ from mixsweep.cluster import places
 from mixsweep.cluster.places import Place
 from mixsweep.cluster.ray_cluster.nodes import RayError, ray_node
 from mixsweep.core.store.store import SweepStore
+from mixsweep.sweep.backends.base import find_backend
 from mixsweep.sweep.backends.slurm.job_request import SlurmBackendError, request_for
 from mixsweep.sweep.backends.slurm.submissions import submissions
 from mixsweep.sweep.planning.schema import Resources, SweepSpec

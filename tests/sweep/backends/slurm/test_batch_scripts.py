@@ -13,6 +13,7 @@ from mixsweep.cluster import places
 from mixsweep.cluster.places import Place
 from mixsweep.cluster.slurm.client import batch_script, seconds_of
 from mixsweep.core.store.store import SweepStore
+from mixsweep.sweep.backends.base import find_backend
 from mixsweep.sweep.backends.slurm.job_request import SlurmBackendError, group, request_for
 from mixsweep.sweep.planning.schema import Resources, SweepSpec
 
