@@ -58,6 +58,7 @@ def test_a_project_travels_with_its_imports_from_wherever_they_lie(checkout: Pat
 def test_a_sweep_without_imports_ships_mixsweep_alone_as_it_is_installed(tmp_path: Path) -> None:
     shipment = stage(tmp_path / "staged")
     assert list(shipment.working_dir.iterdir()) == []
+    assert not list(shipment.package.rglob("__pycache__"))
     code = "import mixsweep, mixsweep.sweep.run; print(mixsweep.__file__, mixsweep.sweep.run.__file__)"
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -65,7 +66,6 @@ def test_a_sweep_without_imports_ships_mixsweep_alone_as_it_is_installed(tmp_pat
         capture_output=True, text=True, check=True, cwd=shipment.working_dir,
     )  # fmt: skip
     assert all(Path(path).is_relative_to(shipment.package) for path in done.stdout.split())
-    assert not list(shipment.package.rglob("__pycache__"))
 
 
 def test_a_project_over_rays_limit_is_refused_with_its_largest_files_and_copied_nowhere(

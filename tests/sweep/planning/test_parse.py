@@ -151,7 +151,7 @@ WRONG = [
     ("seeds", ["a"], "seeds: seed = 'a' is not an integer"),
     ("base.seed", "a", "base.seed: seed = 'a' is not an integer"),
     ("base.seed", 2**31 - 1, "seeds: seed = 2147483648 is too large"),
-    ("imports", "mine.py", "imports: 'mine.py' is not a list of paths"),
+    ("imports", "mine.py", "imports: 'mine.py' is not a list of strings"),
     ("imports", ["gone.py"], "imports: 'gone.py': FileNotFoundError"),
     ("imports", ["nul\0l.py"], "imports: 'nul\\x00l.py': ValueError"),
     ("base.lr", "fast", "base.lr: lr = 'fast' is not a number"),

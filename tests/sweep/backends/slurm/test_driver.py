@@ -507,7 +507,7 @@ def test_tasks_that_are_held_are_told_of_once_and_go_on_when_released(
     it.scheduler.behaviour = behave
     made = it.driver.submit_unassigned()
     assert queue_counts(it.store) == {"running": 1, f"held ({held.reason})": 2}
-    it.driver.follow(lambda info: None, lambda: None, it.said.append)
+    it.driver.follow()
     assert len(made) == len(it.scheduler.jobs) == 1
     (line,) = it.said
     assert line.startswith("job 100: 2 of its tasks held (")
