@@ -33,7 +33,7 @@ class RetryLoop:
 
     Args:
         store: of the sweep.
-        setting: of this command.
+        run_config: of this command.
         run: one round on the cluster; returns a line for each worker process that died for good.
         halt: asked before each round; True ends it there.
         patience_seconds: how long to wait for trials that others hold; one that died on a host that is gone

@@ -16,11 +16,11 @@ from mixsweep.cluster.ray_cluster import connection, packaging
 from mixsweep.cluster.ray_cluster.head_monitor import ClusterError, HeadMonitor
 from mixsweep.core.config import TrialConfig
 from mixsweep.core.scratch import scratch_folder
-from mixsweep.core.store.crash_recovery import record_killed_attempt
-from mixsweep.core.store.lease import HEARTBEAT_SECONDS, STALE_SECONDS, holder_of
+from mixsweep.core.store.lease import HEARTBEAT_SECONDS, STALE_SECONDS
 from mixsweep.core.store.store import SweepStore, TrialInfo
 from mixsweep.core.toml_reader import bytes_of
 from mixsweep.sweep.backends.base import Backend, RunOptions, SweepRun
+from mixsweep.sweep.backends.ray.lost_nodes import job_on, node_of, record_lost_nodes
 from mixsweep.sweep.backends.ray.rank_groups import run_rank_groups
 from mixsweep.sweep.backends.ray.search_driver import drive_search
 from mixsweep.sweep.backends.ray.tune_driver import RaySlots, Train, run_until_done
@@ -156,19 +156,15 @@ def run_remotely_on_node(
     from mixsweep.sweep.backends.ray.remote_worker import run_trials_remotely
 
     here = on_this_node(job, worker_spec)
-    yield from run_trials_remotely(proxy, here.run_config.job.rpartition("@")[2], here, trials)
+    yield from run_trials_remotely(proxy, node_of(here.run_config.job), here, trials)
 
 
 def on_this_node(job: str, worker_spec: WorkerSpec) -> WorkerSpec:
     """The orders with where this process is: its attempts say on which node they ran."""
     node_id, host = connection.this_node()
     return replace(
-        worker_spec, run_config=replace(worker_spec.run_config, host=host, job=_job_on(job, node_id))
+        worker_spec, run_config=replace(worker_spec.run_config, host=host, job=job_on(job, node_id))
     )
-
-
-def _job_on(job: str, node_id: str) -> str:
-    return f"{job}@{node_id[:16]}"
 
 
 class _NodeWatch:
@@ -211,16 +207,7 @@ class _NodeWatch:
 
 
 def _free_trials(store: SweepStore, dead: Mapping[str, str]) -> None:
-    """Write down the deaths of attempts on nodes that are gone, by the beginnings of their ids."""
-    for folder in store.trials():
-        holder = holder_of(folder.path)
-        info = folder.info()
-        if info is None or info.state not in ("running", "lost"):
-            continue
-        job = info.attempts[-1].job
-        why = dead.get(job.rpartition("@")[2])
-        if why is not None:
-            record_killed_attempt(folder, job, "killed", f"its node is gone: {why}", dead_holder=holder)
+    record_lost_nodes(store.trials(), dead, breaks_leases=True)
 
 
 def _start_proxy(worker_spec: WorkerSpec, trials: Sequence[TrialConfig]) -> Any:

@@ -16,10 +16,11 @@ from mixsweep.core.data.cifar10 import source_files
 from mixsweep.core.execution.remaining import is_done
 from mixsweep.core.failures import LeaseLostError
 from mixsweep.core.records import EpochRecord
-from mixsweep.core.store.crash_recovery import finalize_killed_attempt, record_killed_attempt
+from mixsweep.core.store.crash_recovery import finalize_killed_attempt
 from mixsweep.core.store.lease import STALE_SECONDS, Lease, take_lease
 from mixsweep.core.store.store import Attempt, SweepStore, TrialFolder
 from mixsweep.core.store.transfer import FolderUpdate, apply_update, collect_changes
+from mixsweep.sweep.backends.ray.lost_nodes import record_lost_nodes
 from mixsweep.sweep.runtime.worker import WorkerSpec, prepare_worker
 
 # What happens to a trial that is asked for; `wait`: its worker may still come back to a keeper that was killed.
@@ -121,15 +122,9 @@ class StoreProxy:
         for trial_id, grant in list(self._grants.items()):
             if grant.node in dead:
                 self._let_go(trial_id)
-        for trial_id in self._configs:  # a keeper before this one may have given it
-            folder = self._store.trial(trial_id)
-            info = folder.info()
-            if info is None or not info.attempts or info.attempts[-1].end:
-                continue
-            job = info.attempts[-1].job
-            why = dead.get(job.rpartition("@")[2])
-            if why is not None:
-                record_killed_attempt(folder, job, "killed", f"its node is gone: {why}")
+        # A proxy before this one may have given a trial out; the proxy itself held its lease.
+        folders = map(self._store.trial, self._configs)
+        record_lost_nodes(folders, dead, breaks_leases=False)
 
     def decide(self, record: EpochRecord) -> bool:
         """The stopping rule's word."""
