@@ -17,14 +17,14 @@ from types import FrameType
 from mixsweep.cluster.places import Place, find_place
 from mixsweep.core import records
 from mixsweep.core.config import TrialConfig
-from mixsweep.core.data.cifar10 import source_files
 from mixsweep.core.errors import UserError
 from mixsweep.core.execution.run_config import RunConfig, Unit
-from mixsweep.core.records import EpochRecord
+from mixsweep.core.records import Record
 from mixsweep.core.store.checkpoint import has_checkpoint
 from mixsweep.core.store.forecasts import StoredForecast, save_forecast
 from mixsweep.core.store.retention import Retention
 from mixsweep.core.store.store import SweepStore, TrialInfo
+from mixsweep.core.trainables.kinds import find_trainable
 from mixsweep.sweep.backends.ray.search_driver import driving
 from mixsweep.sweep.backends.slurm.driver import ArrayDriver
 from mixsweep.sweep.planning.forecast import RemainingWork, forecast, measured_rates
@@ -41,7 +41,7 @@ from mixsweep.sweep.runtime.retry import (
 from mixsweep.sweep.runtime.worker import WorkerSpec, make_worker_spec, run_trials
 from mixsweep.sweep.search.suggestions import check_place, coming, examples, to_come, with_known
 
-OnRecord = Callable[[EpochRecord], None]
+OnRecord = Callable[[Record], None]
 OnEnd = Callable[[TrialInfo], None]
 
 
@@ -246,13 +246,15 @@ def _goes_on_from(store: SweepStore, config: TrialConfig) -> int:
 
 
 def check_data(trials: Sequence[TrialConfig], run_config: RunConfig) -> None:
-    """Make sure that the images' files are there, before anything is allocated.
+    """Make sure that the trials' data is there, before anything is allocated.
 
     Raises:
         DataError: what is missing, where, and what to do.
     """
-    if any(config.dataset == "cifar10" for config in trials):
-        source_files(run_config.data_dir)
+    for kind in {config.kind for config in trials}:
+        find_trainable(kind).check_data(
+            [config for config in trials if config.kind == kind], run_config.data_dir
+        )
 
 
 @contextmanager

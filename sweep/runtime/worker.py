@@ -7,7 +7,7 @@ from typing import Any
 
 from mixsweep.core import registry
 from mixsweep.core.execution.run_config import RunConfig, Unit
-from mixsweep.core.records import EpochRecord
+from mixsweep.core.records import Record
 from mixsweep.core.store.store import SweepStore, TrialInfo
 from mixsweep.sweep.planning.parse import parse_spec
 from mixsweep.sweep.planning.plan import Plan, read_plan
@@ -62,7 +62,7 @@ class _GrowingEpochs(Mapping[str, int]):
 def run_trials(
     worker_spec: WorkerSpec,
     units: Sequence[Unit],
-    on_record: Callable[[EpochRecord], None] = lambda record: None,
+    on_record: Callable[[Record], None] = lambda record: None,
     pause: Callable[[], str] | None = None,
 ) -> Iterator[TrialInfo]:
     """Run what is free of these units; yield each trial's end.

@@ -16,7 +16,7 @@ from mixsweep.core.config import TrialConfig
 from mixsweep.core.data.cifar10 import source_files
 from mixsweep.core.execution.run_config import is_done
 from mixsweep.core.failures import LeaseLostError
-from mixsweep.core.records import EpochRecord
+from mixsweep.core.records import Record
 from mixsweep.core.store.crash_recovery import finalize_killed_attempt, record_killed_attempt
 from mixsweep.core.store.lease import STALE_SECONDS, Lease, take_lease
 from mixsweep.core.store.store import Attempt, SweepStore, TrialFolder
@@ -137,7 +137,7 @@ class StoreProxy:
             if why is not None:
                 record_killed_attempt(folder, job, "killed", f"its node is gone: {why}")
 
-    def decide(self, record: EpochRecord) -> bool:
+    def decide(self, record: Record) -> bool:
         """The stopping rule's word."""
         return self._decide(record)
 

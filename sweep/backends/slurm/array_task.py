@@ -12,7 +12,7 @@ from mixsweep.core.config import TrialConfig
 from mixsweep.core.errors import UserError
 from mixsweep.core.execution.run_config import RunConfig, is_done
 from mixsweep.core.failures import INTERRUPTIONS, Interruption
-from mixsweep.core.records import EpochRecord
+from mixsweep.core.records import Record
 from mixsweep.core.store.lease import HEARTBEAT_SECONDS, STALE_SECONDS
 from mixsweep.core.store.retention import Retention
 from mixsweep.core.store.store import Attempt, SweepStore, TrialInfo
@@ -101,9 +101,9 @@ class Pace:
         self._epoch_seconds = 0.0
         self.reason = ""
 
-    def record(self, record: EpochRecord) -> None:
+    def record(self, record: Record) -> None:
         # An epoch may be followed by the test, on twice as many images as validation, and by a checkpoint.
-        self._epoch_seconds = 1.25 * (record.train_seconds + 3 * record.valid_seconds)
+        self._epoch_seconds = 1.25 * (record["train_seconds"] + 3 * record["valid_seconds"])
 
     def pause(self) -> str:
         """Asked after each epoch and before each trial."""

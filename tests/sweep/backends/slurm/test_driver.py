@@ -13,9 +13,9 @@ import pytest
 from mixsweep.cluster.places import Place, SlurmPlace
 from mixsweep.cluster.slurm import client as slurm
 from mixsweep.cluster.slurm.client import Limits, Request, SlurmError, Task
-from mixsweep.core.config import TrialConfig
 from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.store.store import Attempt, SweepStore, TrialInfo
+from mixsweep.core.trainables.image_config import ImageConfig
 from mixsweep.sweep.backends.slurm.array_task import run_task, trials_and_orders
 from mixsweep.sweep.backends.slurm.driver import ArrayDriver, SlurmBackendError, cancel_waiting, queue_counts
 from mixsweep.sweep.backends.slurm.submissions import read_submission, save_submission
@@ -136,7 +136,7 @@ class Following:
         """Leave the plan in the store that a later command has, with this put over the sweep file."""
         save_plan(make_plan(load_spec(str(self.plan.spec.path), settings)), self.store)
 
-    def config(self, number: int) -> TrialConfig:
+    def config(self, number: int) -> ImageConfig:
         return self.plan.trials[number]
 
     def attempt(
