@@ -1,31 +1,23 @@
 """The store's records as tidy tables: a row an epoch, or a row a trial."""
 
-import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from mixsweep.core.config import TrialConfig, canonical_json, field_names
 from mixsweep.core.errors import UserError
-from mixsweep.core.records import SCHEMA, default_mode
+from mixsweep.core.records import ENERGY
 from mixsweep.core.store.store import Attempt, SweepStore, TrialInfo
+from mixsweep.core.trainables.interface import Trainable
+from mixsweep.core.trainables.kinds import BUILT_IN, find_trainable
 
 Sweep = SweepStore | Path | str
 
-# `lr` is a trial's field already: its peak; a record's is that of the epoch's last step.
-METRICS = tuple(
-    "epoch_lr" if name == "lr" else name for name in SCHEMA.names if name not in ("trial_id", "epoch")
-)
-LOSSES_AND_ACCURACIES = tuple(
-    f"{split}_{kind}" for split in ("train", "valid", "test") for kind in ("loss", "accuracy")
-)
 _KEYS = ("sweep", "part", "trial_id", "point", "replica")
 
 
@@ -40,6 +32,12 @@ class Part:
     mode: str  # of the metric: max or min
     axes: tuple[str, ...]  # varied fields, without the seed
     claims: tuple[Mapping[str, Any], ...] = ()
+    kind: str = BUILT_IN  # of its trials
+
+    @property
+    def trainable(self) -> Trainable:
+        """The kind of its trials."""
+        return find_trainable(self.kind)
 
 
 def open_sweep(sweep: Sweep) -> SweepStore:
@@ -61,7 +59,7 @@ def parts(sweep: Sweep) -> tuple[Part, ...]:
     store = open_sweep(sweep)
     plan = _plan(store)
     file = store.sweep_file()
-    metric = str(file.get("metric", "valid_accuracy"))
+    objective = store.trainable.objective(file)
     several = "parts" in file
     found = []
     for number, table in enumerate(file.get("parts", [file]), start=1):
@@ -72,9 +70,10 @@ def parts(sweep: Sweep) -> tuple[Part, ...]:
                 sweep=str(file["name"]),
                 name=name,
                 question=str(table.get("question", "")),
-                metric=metric,
-                mode=str(file.get("mode", default_mode(metric))),
-                axes=_varied(rows, tuple(table.get("space", {}))),
+                metric=objective.metric,
+                mode=objective.mode,
+                axes=_varied(rows, store.trainable.field_names, tuple(table.get("space", {}))),
+                kind=store.trainable.kind,
                 claims=tuple(table.get("claims", ())),
             )
         )
@@ -85,15 +84,20 @@ def load(*sweeps: Sweep) -> pd.DataFrame:
     """Every epoch record of one or more sweeps, with its trial's config.
 
     Columns: sweep, part, trial_id, point, replica, state; the varied fields, then the other fields of a
-    trial; epoch and the metrics with the units of `core.records.SCHEMA` (a record's `lr` is `epoch_lr`).
+    trial; epoch and the metrics, their units as its kind says them (a record's `lr` is `epoch_lr`).
     A trial that belongs to several parts is there once a part, each time up to that part's epochs.
 
     Raises:
         UserError: a sweep is unknown or empty.
     """
     frames = []
+    names: dict[str, None] = {}  # of fields, and of records' columns
+    columns: dict[str, None] = {}
     for store in map(open_sweep, sweeps):
-        records = store.records().to_pandas().rename(columns={"lr": "epoch_lr"})
+        own = record_columns(store.trainable)
+        names |= dict.fromkeys(store.trainable.field_names)
+        columns |= dict.fromkeys(own.values())
+        records = store.records().to_pandas().rename(columns=own)
         trials, infos = _plan(store), trial_infos(store)
         reached = records.groupby("trial_id")["epoch"].max().to_dict()
         trials["state"] = [
@@ -104,9 +108,15 @@ def load(*sweeps: Sweep) -> pd.DataFrame:
         merged = merged[merged["epoch"] <= merged["epochs"]]
         frames.append(merged.sort_values([*_KEYS[1:3], "epoch"]))
     frame = pd.concat(frames, ignore_index=True)
-    varied = _varied(frame, ())
-    others = tuple(name for name in field_names() if name not in varied)
-    return frame[[*_KEYS, "state", *varied, *others, "epoch", *METRICS]]
+    varied = _varied(frame, tuple(names), ())
+    others = tuple(name for name in names if name not in varied)
+    return frame[[*_KEYS, "state", *varied, *others, "epoch", *columns]]
+
+
+def record_columns(trainable: Trainable) -> dict[str, str]:
+    """The columns that a frame has of records, by their names in the store: `epoch_lr` for `lr`, which is a field."""
+    names = (name for name in trainable.schema.names if name not in ("trial_id", "epoch"))
+    return {name: f"epoch_{name}" if name in trainable.field_names else name for name in names}
 
 
 def load_trials(*sweeps: Sweep) -> pd.DataFrame:
@@ -136,7 +146,7 @@ def load_trials(*sweeps: Sweep) -> pd.DataFrame:
         for planned in _plan(store).to_dict("records"):
             info, epochs = infos.get(planned["trial_id"]), records.get(planned["trial_id"])
             part = by_name.get(planned["part"])
-            rows.append(planned | _trial_figures(planned, info, epochs, part))
+            rows.append(planned | _trial_figures(store.trainable, planned, info, epochs, part))
         frames.append(pd.DataFrame(rows))
     return pd.concat(frames, ignore_index=True)
 
@@ -179,6 +189,11 @@ def plain(value: Any) -> Any:
     )
 
 
+def _as_json(value: Any) -> Any:
+    found = plain(value)
+    return list(found) if isinstance(found, tuple) else found
+
+
 def _plan(store: SweepStore) -> pd.DataFrame:
     """The plan with `sweep` and `part`, a trial once a part; lists as tuples, which can be compared."""
     plan = store.plan().to_pandas()
@@ -186,10 +201,13 @@ def _plan(store: SweepStore) -> pd.DataFrame:
     if not file.get("parts") or "part" not in plan:
         plan["part"] = str(file["name"])
     plan["sweep"] = str(file["name"])
-    plan["hidden"] = plan["hidden"].map(plain)
-    for name in set(field_names()) - set(plan):  # a plan from before there was such a field
-        plan[name] = TrialConfig().to_mapping()[name]
-    order = [*_KEYS, *field_names()]
+    trainable = store.trainable
+    for field in trainable.fields:
+        if field.name not in plan:  # a plan from before there was such a field
+            plan[field.name] = trainable.defaults[field.name]
+        elif field.is_list:
+            plan[field.name] = plan[field.name].map(plain)
+    order = [*_KEYS, *trainable.field_names]
     return plan[order].drop_duplicates(["part", "trial_id"], ignore_index=True)
 
 
@@ -202,14 +220,12 @@ def _state(info: TrialInfo | None, reached: int, epochs: int) -> str:
     return "waiting" if info.state == "completed" and reached < epochs else info.state
 
 
-def _varied(rows: pd.DataFrame, declared: tuple[str, ...]) -> tuple[str, ...]:
+def _varied(rows: pd.DataFrame, names: tuple[str, ...], declared: tuple[str, ...]) -> tuple[str, ...]:
     """The fields with more than one value, those of the sweep file's space first and in its order.
 
     A field that follows from declared ones is none of its own: `activation` where only `model` varies.
     """
-    several = [
-        name for name in field_names() if name != "seed" and rows[name].map(plain).nunique(dropna=False) > 1
-    ]
+    several = [name for name in names if name != "seed" and rows[name].map(plain).nunique(dropna=False) > 1]
     axes = [name for name in declared if name in several]
     for name in several:
         if name in axes:
@@ -226,7 +242,11 @@ def _varied(rows: pd.DataFrame, declared: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _trial_figures(
-    planned: Mapping[Any, Any], info: TrialInfo | None, epochs: pd.DataFrame | None, part: Part | None
+    trainable: Trainable,
+    planned: Mapping[Any, Any],
+    info: TrialInfo | None,
+    epochs: pd.DataFrame | None,
+    part: Part | None,
 ) -> dict[str, Any]:
     reached = 0 if epochs is None or epochs.empty else int(epochs["epoch"].max())
     state = _state(info, reached, planned["epochs"])
@@ -234,18 +254,18 @@ def _trial_figures(
         "state": state,
         "epochs_trained": 0,
         "trained_on_to": reached if reached > planned["epochs"] else math.nan,
-        **{f"final_{name}": math.nan for name in LOSSES_AND_ACCURACIES},
+        **{f"final_{name}": math.nan for name in trainable.result_metrics},
         "last": math.nan,
         "best": math.nan,
         "best_epoch": math.nan,
-        "train_seconds": math.nan,
-        "valid_seconds": math.nan,
-        "train_images": math.nan,
-        "parameters": _parameters(planned),
+        **dict.fromkeys((*trainable.second_metrics, *trainable.record_products), math.nan),
+        "parameters": trainable.parameters({name: _as_json(planned[name]) for name in trainable.field_names}),
         "device": info.attempts[-1].device if info and info.attempts else "",
         "attempts": len(info.attempts) if info else 0,
         "device_seconds": _device_seconds(info, epochs),
-        "energy_joules": math.nan if epochs is None else epochs["device_energy_joules"].sum(min_count=1),
+        "energy_joules": math.nan
+        if epochs is None or ENERGY not in epochs
+        else epochs[ENERGY].sum(min_count=1),
         "message": info.attempts[-1].message if info and info.attempts else "",
     }
     if epochs is None or epochs.empty:
@@ -254,7 +274,7 @@ def _trial_figures(
     last = epochs.iloc[-1]
     figures["epochs_trained"] = int(last["epoch"])
     if state == "completed":
-        figures |= {f"final_{name}": float(last[name]) for name in LOSSES_AND_ACCURACIES}
+        figures |= {f"final_{name}": float(last[name]) for name in trainable.result_metrics}
     if part is not None and part.metric in epochs:
         scores = epochs[part.metric].replace([np.inf, -np.inf], np.nan)
         figures["last"] = float(last[part.metric])
@@ -263,9 +283,10 @@ def _trial_figures(
             figures["best"] = float(scores.iloc[position])
             figures["best_epoch"] = int(epochs["epoch"].iloc[position])
     warm = epochs[epochs["epoch"] > 1] if len(epochs) > 1 else epochs
-    for name in ("train_seconds", "valid_seconds"):
+    for name in trainable.second_metrics:
         figures[name] = float(warm[name].median())
-    figures["train_images"] = round(float((warm["images_per_second"] * warm["train_seconds"]).median()))
+    for name, (one, other) in trainable.record_products.items():
+        figures[name] = round(float((warm[one] * warm[other]).median()))
     return figures
 
 
@@ -294,34 +315,3 @@ def _device_seconds(info: TrialInfo | None, epochs: pd.DataFrame | None) -> floa
         attempt_seconds(a, None if epochs is None else epochs[epochs["attempt"] == a.number])
         for a in (info.attempts if info else ())
     )
-
-
-_MODEL_FIELDS = tuple(
-    spec.name
-    for spec in fields(TrialConfig)
-    if spec.name in ("model", "dataset") or "model" in spec.metadata["applies"]
-)
-
-
-def _parameters(planned: Mapping[Any, Any]) -> float:
-    """Trainable parameters of a planned trial's model; NaN where its model or data set is not known here."""
-    values = {name: plain(planned[name]) for name in _MODEL_FIELDS}
-    return _count_parameters(
-        canonical_json(
-            values | {"hidden": list(values["hidden"]), "activation": plain(planned["activation"])}
-        )
-    )
-
-
-@cache
-def _count_parameters(identity: str) -> float:
-    import torch  # seconds of import that only this figure needs
-
-    from mixsweep.core.models.build import build_model, count_parameters
-
-    try:
-        config = TrialConfig.from_mapping(json.loads(identity))
-        with torch.device("meta"):  # shapes without numbers: a ResNet is counted in milliseconds
-            return float(count_parameters(build_model(config, classes=10)))
-    except Exception:  # a registered builder's own error, or its file was not imported here
-        return math.nan

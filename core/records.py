@@ -1,108 +1,92 @@
-"""Epoch records: one row of metrics.parquet an epoch, and the files' atomic reading and writing."""
+"""Records: a row of metrics.parquet each. What is common to all kinds of trials, and the schema of a kind's metrics."""
 
-import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import Any
 
 import pyarrow as pa
 
-
-def _column(name: str, kind: pa.DataType, unit: str, doc: str) -> pa.Field:
-    return pa.field(name, kind, metadata={"unit": unit, "doc": doc})
-
-
-SCHEMA = pa.schema(
-    [
-        _column("trial_id", pa.string(), "", "first 12 hex digits of the identity's SHA-256"),
-        _column("epoch", pa.int32(), "epochs", "epochs trained so far; the first record is epoch 1"),
-        _column("step", pa.int64(), "steps", "optimizer steps taken so far"),
-        _column(
-            "train_loss",
-            pa.float64(),
-            "nats",
-            "mean over the epoch's train samples, in train mode; label smoothing included",
-        ),
-        _column("train_accuracy", pa.float64(), "fraction", "over the epoch's train samples, in train mode"),
-        _column("valid_loss", pa.float64(), "nats", "mean over the valid samples"),
-        _column("valid_accuracy", pa.float64(), "fraction", "over the valid samples"),
-        _column(
-            "test_loss", pa.float64(), "nats", "mean over the test samples; last row of a finished trial"
-        ),
-        _column("test_accuracy", pa.float64(), "fraction", "over the test samples; last row, as above"),
-        _column("lr", pa.float64(), "", "learning rate of the epoch's last step"),
-        _column("train_seconds", pa.float64(), "s", "time of the epoch's training steps"),
-        _column("valid_seconds", pa.float64(), "s", "time to infer the valid images once"),
-        _column("images_per_second", pa.float64(), "images/s", "train images over train_seconds"),
-        _column(
-            "peak_memory_bytes", pa.int64(), "B", "device memory allocated; on CPU the process's own peak"
-        ),
-        _column(
-            "device_utilisation",
-            pa.float64(),
-            "fraction",
-            "of the epoch's time that the GPU was at work; NVML",
-        ),
-        _column(
-            "device_memory_bytes", pa.int64(), "B", "of the GPU in use at the epoch's end, by anyone; NVML"
-        ),
-        _column(
-            "device_energy_joules", pa.float64(), "J", "that the GPU took in the epoch, for anyone; NVML"
-        ),
-        _column("attempt", pa.int32(), "", "attempt that trained the epoch; the first is 1"),
-        _column("recorded_at", pa.timestamp("ms", tz="UTC"), "", "when the record was made"),
-    ]
+# Columns of every record; a kind's metrics stand between them.
+_BEFORE = (
+    ("trial_id", pa.string(), "", "first 12 hex digits of the identity's SHA-256"),
+    ("epoch", pa.int32(), "epochs", "epochs trained so far; the first record is epoch 1"),
+    ("step", pa.int64(), "steps", "optimizer steps taken so far"),
 )
+_AFTER = (
+    ("attempt", pa.int32(), "", "attempt that trained the epoch; the first is 1"),
+    ("recorded_at", pa.timestamp("ms", tz="UTC"), "", "when the record was made"),
+)
+_COMMON = tuple(name for name, *_ in (*_BEFORE, *_AFTER))
+
+# What a device tells of a record's time, of the kinds of trials that record it.
+UTILISATION, ENERGY = "device_utilisation", "device_energy_joules"
 
 
 @dataclass(frozen=True, kw_only=True)
-class EpochRecord:
-    """One epoch of one trial. Accuracies are fractions; means are over samples, not over batches."""
+class Metric:
+    """A column of a kind's records.
+
+    Args:
+        unit: of the values, as `s` or `fraction`; '' where there is none.
+        type: float or int.
+        better: `max` or `min`, '' where neither is better.
+        is_objective: whether a sweep can be judged by it.
+        is_test: whether only the last record of a finished trial has it.
+        is_reproducible: whether it is bit for bit the same wherever a CPU fp32 trial runs; the other metrics
+            tell of the place and the time.
+    """
+
+    name: str
+    doc: str
+    unit: str = ""
+    type: type = float
+    better: str = ""
+    is_objective: bool = False
+    is_test: bool = False
+    is_reproducible: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One record of one trial: an epoch, or what else its kind records by.
+
+    `metrics` holds those that the record has: one that is None is left out.
+    """
 
     trial_id: str
     epoch: int
     step: int
-    train_loss: float
-    train_accuracy: float
-    valid_loss: float
-    valid_accuracy: float
-    lr: float
-    train_seconds: float
-    valid_seconds: float
-    images_per_second: float
-    peak_memory_bytes: int
     attempt: int
     recorded_at: datetime
-    test_loss: float | None = None
-    test_accuracy: float | None = None
-    device_utilisation: float | None = None
-    device_memory_bytes: int | None = None
-    device_energy_joules: float | None = None
+    metrics: Mapping[str, Any]
 
-    @property
-    def is_finite(self) -> bool:
-        """False for a trial that has diverged."""
-        return math.isfinite(self.train_loss) and math.isfinite(self.valid_loss)
+    def __post_init__(self) -> None:
+        known = {name: value for name, value in self.metrics.items() if value is not None}
+        object.__setattr__(self, "metrics", known)
 
+    def __getitem__(self, column: str) -> Any:
+        """A column of the record's row; None where it has no such metric."""
+        return getattr(self, column) if column in _COMMON else self.metrics.get(column)
 
-# Equal bit for bit wherever a CPU fp32 trial runs; the other columns tell of the place and the time.
-TRAJECTORY_COLUMNS = (
-    "trial_id",
-    "epoch",
-    "step",
-    "train_loss",
-    "train_accuracy",
-    "valid_loss",
-    "valid_accuracy",
-    "test_loss",
-    "test_accuracy",
-    "lr",
-)
+    def with_metrics(self, values: Mapping[str, Any]) -> "Record":
+        """A copy with some metrics changed; None removes one."""
+        return replace(self, metrics={**self.metrics, **values})
 
 
-def default_mode(metric: str) -> str:
-    """`min` for a loss, `max` for an accuracy."""
-    return "min" if metric.endswith("loss") else "max"
+def record_schema(metrics: Iterable[Metric]) -> pa.Schema:
+    """The columns of records with these metrics, with units and meanings as the fields' metadata."""
+    kinds = {float: pa.float64(), int: pa.int64()}
+    own = [(metric.name, kinds[metric.type], metric.unit, metric.doc) for metric in metrics]
+    columns = (*_BEFORE, *own, *_AFTER)
+    return pa.schema(
+        [pa.field(name, kind, metadata={"unit": unit, "doc": doc}) for name, kind, unit, doc in columns]
+    )
+
+
+def trajectory_columns(metrics: Iterable[Metric]) -> tuple[str, ...]:
+    """The columns that are equal bit for bit wherever a CPU fp32 trial runs."""
+    return ("trial_id", "epoch", "step", *(metric.name for metric in metrics if metric.is_reproducible))
 
 
 def now() -> datetime:
@@ -111,35 +95,36 @@ def now() -> datetime:
     return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
 
 
-def to_table(records: Iterable[EpochRecord]) -> pa.Table:
-    """Records as a table with SCHEMA, in the given order."""
+def to_table(records: Iterable[Record], schema: pa.Schema) -> pa.Table:
+    """Records as a table with this schema, in the given order."""
     rows = list(records)
-    columns = {name: [getattr(row, name) for row in rows] for name in SCHEMA.names}
-    return pa.table(columns, schema=SCHEMA)
+    return pa.table({name: [row[name] for row in rows] for name in schema.names}, schema=schema)
 
 
-def from_table(table: pa.Table) -> list[EpochRecord]:
-    """The rows of a table with SCHEMA as records."""
-    names = [spec.name for spec in fields(EpochRecord) if spec.name in table.column_names]
-    return [EpochRecord(**row) for row in table.select(names).to_pylist()]
+def from_table(table: pa.Table) -> list[Record]:
+    """The rows of a table of records."""
+    found = []
+    for row in table.to_pylist():
+        common = {name: row.pop(name) for name in _COMMON}
+        found.append(Record(**common, metrics=row))
+    return found
 
 
-def with_all_columns(table: pa.Table) -> pa.Table:
+def with_all_columns(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """Records of an older version with the columns that it did not have, null."""
-    missing = [spec for spec in SCHEMA if spec.name not in table.column_names]
+    missing = [spec for spec in schema if spec.name not in table.column_names]
     for spec in missing:
         table = table.append_column(spec, pa.nulls(table.num_rows, spec.type))
-    return table.select(SCHEMA.names) if missing else table
+    return table.select(schema.names) if missing else table
 
 
-def schema_of(columns: Sequence[str] | None = None) -> pa.Schema:
-    """SCHEMA, or these columns of it."""
-    return SCHEMA if columns is None else pa.schema([SCHEMA.field(name) for name in columns])
+def selected(schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Schema:
+    """A schema, or these columns of it."""
+    return schema if columns is None else pa.schema([schema.field(name) for name in columns])
 
 
-def concat(tables: Sequence[pa.Table], columns: Sequence[str] | None = None) -> pa.Table:
-    """Tables with SCHEMA (or these columns of it), one after the other; an older one's missing columns are null."""
-    schema = schema_of(columns)
+def concat(tables: Sequence[pa.Table], schema: pa.Schema) -> pa.Table:
+    """Tables of records, one after the other; an older one's missing columns are null."""
     if tables and all(table.schema.equals(schema) for table in tables):
         return pa.concat_tables(tables)
     return pa.concat_tables([schema.empty_table(), *tables], promote_options="default")

@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     )
     from mixsweep.analysis.report.report import write_report
     from mixsweep.analysis.report.tables import ablation_table, cost_table
-    from mixsweep.core.config import TrialConfig
     from mixsweep.core.data.datasets import Images, download_cifar10
     from mixsweep.core.errors import UserError
     from mixsweep.core.registry import register_dataset, register_model
+    from mixsweep.core.trainables.image_config import TrialConfig
     from mixsweep.sweep.planning.parse import load_spec, parse_spec, preset_names
     from mixsweep.sweep.planning.plan import Plan, Planned, make_plan
     from mixsweep.sweep.planning.schema import SweepSpec
@@ -92,10 +92,10 @@ _MODULES = {
     ),
     "mixsweep.analysis.report.report": ("write_report",),
     "mixsweep.analysis.report.tables": ("ablation_table", "cost_table"),
-    "mixsweep.core.config": ("TrialConfig",),
     "mixsweep.core.data.datasets": ("Images", "download_cifar10"),
     "mixsweep.core.errors": ("UserError",),
     "mixsweep.core.registry": ("register_dataset", "register_model"),
+    "mixsweep.core.trainables.image_config": ("TrialConfig",),
     "mixsweep.sweep.planning.parse": ("load_spec", "parse_spec", "preset_names"),
     "mixsweep.sweep.planning.plan": ("Plan", "Planned", "make_plan"),
     "mixsweep.sweep.planning.schema": ("SweepSpec",),

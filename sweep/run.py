@@ -16,7 +16,6 @@ from types import FrameType
 from mixsweep.cluster.places import Place, find_place
 from mixsweep.core import records
 from mixsweep.core.config import TrialConfig
-from mixsweep.core.data.cifar10 import source_files
 from mixsweep.core.execution.remaining import is_held, read_info, remaining
 from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.provenance import SUBMITTER_VERSION
@@ -24,6 +23,7 @@ from mixsweep.core.store.checkpoint import has_checkpoint
 from mixsweep.core.store.forecasts import StoredForecast, save_forecast
 from mixsweep.core.store.retention import Retention
 from mixsweep.core.store.store import SweepStore, TrialInfo
+from mixsweep.core.trainables.kinds import find_trainable
 from mixsweep.sweep.backends.base import Callbacks, Outcome, RunError, RunOptions, SweepRun, find_backend
 from mixsweep.sweep.planning.forecast import RemainingWork, forecast, measured_rates
 from mixsweep.sweep.planning.plan import Plan, save_plan
@@ -164,13 +164,15 @@ def find_data(data_dir: Path | None, place: Place) -> Path | None:
 
 
 def check_data(trials: Sequence[TrialConfig], run_config: RunConfig) -> None:
-    """Make sure that the images' files are there, before anything is allocated.
+    """Make sure that the trials' data is there, before anything is allocated.
 
     Raises:
         DataError: what is missing, where, and what to do.
     """
-    if any(config.dataset == "cifar10" for config in trials):
-        source_files(run_config.data_dir)
+    for kind in {config.kind for config in trials}:
+        find_trainable(kind).check_data(
+            [config for config in trials if config.kind == kind], run_config.data_dir
+        )
 
 
 def _save_forecast(

@@ -4,7 +4,7 @@ import heapq
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,11 +14,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mixsweep.core.config import TrialConfig, field_names
-from mixsweep.core.records import default_mode, now
+from mixsweep.core.config import TrialConfig
+from mixsweep.core.records import ENERGY, UTILISATION, now
 from mixsweep.core.store import arrow
 from mixsweep.core.store.store import SweepStore, since
 from mixsweep.core.store.trial_index import TrialIndex, TrialSummary
+from mixsweep.core.trainables.interface import Trainable
 from mixsweep.sweep.planning.forecast import Pace, RemainingWork, extras_of, forecast, rates_of
 from mixsweep.sweep.planning.plan import brief, labels_of_columns
 from mixsweep.sweep.planning.search_schema import Search
@@ -146,11 +147,13 @@ class StatusReader:
     def read(self) -> SweepStatus:
         """The standing now."""
         source = self._store.sweep_file()
-        metric = source.get("metric", "valid_accuracy")
-        mode = source.get("mode", default_mode(metric))
-        plan = _Trials(self._store.plan())
+        trainable = self._store.trainable
+        objective = trainable.objective(source)
+        metric, mode = objective.metric, objective.mode
+        plan = _Trials(self._store.plan(), trainable)
         standings = self._standings.read()
-        table = self._store.records(("trial_id", "epoch", metric, *_ALSO))
+        columns = ("trial_id", "epoch", metric, *trainable.second_metrics, "recorded_at")
+        table = self._store.records((*columns, *(name for name in _TOLD if name in trainable.schema.names)))
         newest = _newest(table, plan.epochs, metric)
         energy = _energy(table)
         trials = tuple(
@@ -179,8 +182,8 @@ class StatusReader:
             seconds_left_range=(left[0] / max(1, running), left[2] / max(1, running)) if left else None,
             epochs_an_hour=_rate(table) if running else None,
             device_seconds=sum(trial.device_seconds for trial in trials),
-            energy_joules=_known(pc.sum(table["device_energy_joules"])),
-            device_utilisation=_known(pc.mean(table["device_utilisation"])),
+            energy_joules=_known(pc.sum, table, ENERGY),
+            device_utilisation=_known(pc.mean, table, UTILISATION),
             devices=dict(Counter(s.device for s in used if s.state == "running" and s.device)),
             curves=_curves(table, trials, metric, mode),
             rungs=_rungs(self._store.path / "rungs" / f"{metric}-{mode}"),
@@ -189,7 +192,7 @@ class StatusReader:
         )
 
 
-_ALSO = ("train_seconds", "valid_seconds", "recorded_at", "device_energy_joules", "device_utilisation")
+_TOLD = (ENERGY, UTILISATION)  # by devices
 _OPEN = ("waiting", "running", "lost", "interrupted")
 _RATE_SECONDS = 600.0
 _SAMPLE = 2000  # records that a rate is told from
@@ -200,10 +203,10 @@ _MOST_VALUES = 50  # of a field: a search draws each value once, and a row a tri
 class _Trials:
     """The plan's columns that a standing needs, each trial once: the first seed of every point first."""
 
-    def __init__(self, table: pa.Table):
-        self._table = table
+    def __init__(self, table: pa.Table, trainable: Trainable):
+        self._table, self.trainable = table, trainable
         ids, replicas = table["trial_id"].to_pylist(), table["replica"].to_pylist()
-        epochs = table["epochs"].to_pylist()
+        epochs = table[trainable.budget].to_pylist()
         parts = table["part"].to_pylist() if "part" in table.column_names else [""] * len(ids)
         self.epochs: dict[str, int] = {}
         self._row: dict[str, int] = {}
@@ -212,21 +215,21 @@ class _Trials:
                 self.epochs[ids[n]] = epochs[n]
                 self._row[ids[n]] = n
         self._varied = {}
-        for name in field_names():
+        for name in trainable.field_names:
             if name in table.column_names and (name == "seed" or _varies(table[name])):
                 self._varied[name] = table[name].to_pylist()
         self.labels = labels_of_columns(parts, ids, self._varied)
 
     def config(self, trial_id: str) -> TrialConfig:
         (row,) = self._table.slice(self._row[trial_id], 1).to_pylist()
-        return TrialConfig.from_store({name: row[name] for name in field_names() if name in row})
+        return self.trainable.config_from_row(row)
 
     def costs(self, trials: Iterable[TrialStatus]) -> dict[str, dict[str, Cost]]:
         """By varied field and its value, what the trials that have begun took."""
         begun = [trial for trial in trials if trial.state != "waiting" or trial.device_seconds]
         found: dict[str, dict[str, Cost]] = {}
         for axis, column in self._varied.items():
-            if axis in ("seed", "parent", "epochs"):
+            if axis in ("seed", "parent", self.trainable.budget):
                 continue
             groups: dict[str, list[TrialStatus]] = {}
             for trial in begun:
@@ -237,7 +240,8 @@ class _Trials:
 
     def alike(self, trial_ids: Iterable[str]) -> dict[str, list[str]]:
         """Trials by one of them with an epoch of the same work: configs are slow to build ten thousand times."""
-        names = [name for name in _SHAPE if name in self._table.column_names and _varies(self._table[name])]
+        known = [name for name in self.trainable.work_fields if name in self._table.column_names]
+        names = [name for name in known if _varies(self._table[name])]
         arrow = [self._table[name].to_pylist() for name in names]
         groups: dict[str, list[str]] = {}
         first: dict[str, str] = {}
@@ -245,13 +249,6 @@ class _Trials:
             key = str([column[self._row[trial_id]] for column in arrow])
             groups.setdefault(first.setdefault(key, trial_id), []).append(trial_id)
         return groups
-
-
-# What an epoch's work depends on (sweep.planning.forecast).
-_SHAPE = (
-    "model", "dataset", "precision", "hidden", "patch_size", "embed_dim", "blocks", "token_ratio",
-    "channel_ratio", "train_limit",
-)  # fmt: skip
 
 
 def _varies(column: pa.ChunkedArray) -> bool:
@@ -278,10 +275,10 @@ def _newest(table: pa.Table, epochs: Mapping[str, int], metric: str) -> dict[str
 
 def _energy(table: pa.Table) -> dict[str, float]:
     """By trial, joules of its epochs; nothing where no device tells."""
-    if table["device_energy_joules"].null_count == table.num_rows:
+    if ENERGY not in table.column_names or table[ENERGY].null_count == table.num_rows:
         return {}
-    sums = table.group_by("trial_id").aggregate([("device_energy_joules", "sum")])
-    values = zip(sums["trial_id"].to_pylist(), sums["device_energy_joules_sum"].to_pylist())
+    sums = table.group_by("trial_id").aggregate([(ENERGY, "sum")])
+    values = zip(sums["trial_id"].to_pylist(), sums[f"{ENERGY}_sum"].to_pylist())
     return {trial_id: joules for trial_id, joules in values if joules is not None}
 
 
@@ -294,8 +291,10 @@ def _cost(trials: Sequence[TrialStatus]) -> Cost:
     )
 
 
-def _known(figure: pa.Scalar) -> float | None:
-    return None if figure.as_py() is None else float(figure.as_py())
+def _known(figure: Callable[[pa.ChunkedArray], pa.Scalar], table: pa.Table, column: str) -> float | None:
+    """A figure of a column; None where no device tells it."""
+    found = figure(table[column]).as_py() if column in table.column_names else None
+    return None if found is None else float(found)
 
 
 def _time_left(
@@ -315,8 +314,8 @@ def _time_left(
         for first, alike in groups.items()
     ]
     walls = {i: s.device_seconds / s.ranks for i, s in standings.items() if s.state == "completed"}
-    extras = extras_of(table, configs, walls)
-    paces = [Pace(rates_of(sample, configs, share), extras) for share in (0.9, 0.5, 0.1)]
+    extras = extras_of(table, plan.trainable, configs, walls)
+    paces = [Pace(rates_of(sample, plan.trainable, configs, share), extras) for share in (0.9, 0.5, 0.1)]
     spread = [forecast(work, pace).seconds for pace in paces]
     low, middle, high = spread
     return None if not (low and middle and high) else (low, middle, high)

@@ -11,8 +11,8 @@ import pytest
 import tomli_w
 from hypothesis import settings
 
-from mixsweep.core.config import TrialConfig
 from mixsweep.core.data.datasets import Images, load_images
+from mixsweep.core.trainables.image_config import ImageConfig
 from mixsweep.core.training import device as devices
 from tests.support.slurm_cluster import SlurmCluster
 
@@ -44,10 +44,10 @@ def digits() -> Images:
 
 
 @pytest.fixture(scope="session")
-def tiny() -> Callable[..., TrialConfig]:
+def tiny() -> Callable[..., ImageConfig]:
     """Configs of trials that train in a few hundredths of a second."""
 
-    def make(**values: Any) -> TrialConfig:
+    def make(**values: Any) -> ImageConfig:
         small = {
             "dataset": "digits",
             "hidden": [16],
@@ -55,7 +55,7 @@ def tiny() -> Callable[..., TrialConfig]:
             "train_limit": 256,
             "valid_limit": 100,
         }
-        return TrialConfig.from_mapping(small | {"epochs": 3} | values)
+        return ImageConfig.from_mapping(small | {"epochs": 3} | values)
 
     return make
 

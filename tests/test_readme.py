@@ -10,7 +10,7 @@ import pytest
 import typer
 
 from mixsweep import make_plan, parse_spec
-from mixsweep.core.config import TrialConfig
+from mixsweep.core.trainables.image_config import ImageConfig
 from mixsweep.sweep.cli.app import app
 from tests.support.commands import ROOT
 
@@ -62,7 +62,7 @@ def test_the_sweep_file_plans_fifteen_trials() -> None:
 def test_the_page_on_sweep_files_lists_every_field_with_its_default() -> None:
     text = (ROOT / "docs" / "sweep-files.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| `(\w+)`.*\| (\S[^|]*?) \|$", text, flags=re.MULTILINE))
-    default = TrialConfig().to_mapping() | {"activation": None}
+    default = ImageConfig().to_mapping() | {"activation": None}
     for name, value in default.items():
         assert rows[name] == ("–" if value in (None, "") else str(value)), name
 

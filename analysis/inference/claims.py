@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from mixsweep.analysis.frames import METRICS, Part, of_part, plain, values_of
+from mixsweep.analysis.frames import Part, of_part, plain, values_of
 from mixsweep.analysis.inference import statistics
 from mixsweep.analysis.inference.comparisons import (
     FINISHED,
@@ -110,8 +110,8 @@ def answer(part: Part, frame: pd.DataFrame, trials: pd.DataFrame) -> str:
 def _test(part: Part, claim: Mapping[str, Any], frame: pd.DataFrame, trials: pd.DataFrame) -> Verdict:
     axis, text = str(claim["compare"]), str(claim.get("text", ""))
     metric = str(claim.get("metric", part.metric))
-    mode = part.mode if metric == part.metric else _natural_mode(metric)
-    if axis not in trials or (metric not in METRICS and metric not in trials):
+    mode = part.mode if metric == part.metric else part.trainable.better(metric)
+    if axis not in trials or (metric not in frame and metric not in trials):
         return Verdict(text, "cannot say", statistics.CANNOT_SAY, f"No trial has {axis} and {metric}.")
     known = values_of(trials, axis)
     better = _values(claim["better"], known)
@@ -209,10 +209,6 @@ def _values(given: Any, known: Sequence[Any]) -> list[Any]:
     return list(value)
 
 
-def _natural_mode(metric: str) -> str:
-    return "max" if "accuracy" in metric or "per_second" in metric else "min"
-
-
 def _progress(trials: pd.DataFrame) -> str:
     finished = int(trials["state"].isin(FINISHED).sum())
     return "" if finished == len(trials) else f" So far {finished} of {len(trials)} trials finished."
@@ -237,10 +233,13 @@ def _ends(part: Part, trials: pd.DataFrame) -> str:
 
 def _test_figure(part: Part, trials: pd.DataFrame, point: int, name: str) -> str:
     rows = trials[trials["point"] == point]
-    tested = statistics.t_interval(rows["final_test_accuracy"].dropna().tolist())
-    if not tested.n or part.metric == "test_accuracy":
-        return ""
-    return f" Test accuracy of {name} at the last epoch: {interval_text('test_accuracy', tested)}."
+    sentences = []
+    for test in part.trainable.reported_tests:
+        tested = statistics.t_interval(rows[f"final_{test}"].dropna().tolist())
+        if tested.n and part.metric != test:
+            words = metric_words(test).capitalize()
+            sentences.append(f" {words} of {name} at the last epoch: {interval_text(test, tested)}.")
+    return "".join(sentences)
 
 
 def _interval_note(interval: Interval) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mixsweep.analysis.frames import LOSSES_AND_ACCURACIES, Part, plain, values_of
+from mixsweep.analysis.frames import Part, plain, values_of
 from mixsweep.analysis.inference import statistics
 from mixsweep.analysis.inference.statistics import Interval, PairedDifference
 from mixsweep.analysis.inference.wording import listing, point_label
@@ -216,7 +216,7 @@ def _diverged(cells: Sequence[Mapping[int, Outcome]]) -> tuple[int, int]:
 def _outcomes(metric: str, frame: pd.DataFrame, trials: pd.DataFrame) -> dict[str, Outcome]:
     """Every trial's outcome on a metric of records, or on a figure of whole trials such as `parameters`."""
     by_trial: dict[str, dict[int, float]] = {}
-    whole_trial = metric not in LOSSES_AND_ACCURACIES and metric in trials
+    whole_trial = metric in trials
     if not whole_trial:
         for trial_id, epoch, value in zip(frame["trial_id"], frame["epoch"], frame[metric]):
             by_trial.setdefault(trial_id, {})[int(epoch)] = float(value)

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
@@ -17,12 +17,17 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
-from torch import Tensor
 
 from mixsweep.analysis.frames import plain, values_of
 from mixsweep.analysis.inference.wording import axis_words, figure_text, metric_words, value_label
-from mixsweep.analysis.report.weights import first_kernels, mosaic, token_units
+from mixsweep.analysis.report.mosaic import mosaic
 from mixsweep.core.store.files import write_bytes
+from mixsweep.core.trainables.image_weights import kernel_pictures, token_pictures
+from mixsweep.core.trainables.interface import Trainable, WeightPictures
+from mixsweep.core.trainables.kinds import find_trainable
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
 DASHES: tuple[Any, ...] = (
@@ -52,7 +57,6 @@ _STYLE: dict[Any, Any] = {
     "svg.fonttype": "path",
     "svg.hashsalt": "mixsweep",
 }
-_PANELS = (("train_loss", "valid_loss"), ("train_accuracy", "valid_accuracy"))
 # A loss axis is cut where some value's losses lie beyond so many times those of the middle value.
 _ROBUST_RATIO = 4.0
 
@@ -70,35 +74,42 @@ class _Line:
 
 
 def draw_curves(
-    frame: pd.DataFrame, axis: str | None, values: Sequence[Any] | None = None, title: str = ""
+    frame: pd.DataFrame,
+    axis: str | None,
+    values: Sequence[Any] | None = None,
+    title: str = "",
+    trainable: Trainable | None = None,
 ) -> Figure:
-    """Train and valid loss and accuracy against epochs: a line a value, a band from least to greatest trial.
+    """The metrics of learning against epochs: a line a value, a band from least to greatest trial.
 
     Args:
         frame: epoch records of one part, as `analysis.frames` gives them.
         axis: the field whose values are told apart; None: one line over all trials.
         values: which values to draw; left out: all, the first eight at most.
         title: above the panels.
+        trainable: the kind of the trials; left out: the built-in image trainer.
 
     The mean at an epoch is over the trials that got there. A line that ends in a large cross diverged.
     """
     values = values_of(frame, axis)[:MOST_LINES] if axis and values is None else list(values or [None])
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(7.6, 5.4), layout="constrained")
-        panels = figure.subplots(2, 2, sharex=True, sharey="row")
-        for row, metrics in zip(panels, _PANELS):
+        kinds = (trainable or find_trainable()).panels
+        columns = max(len(kind.metrics) for kind in kinds)
+        figure = Figure(figsize=(7.6, 2.7 * len(kinds)), layout="constrained")
+        panels = figure.subplots(len(kinds), columns, sharex=True, sharey="row", squeeze=False)
+        for row, kind in zip(panels, kinds):
+            metrics = tuple(kind.metrics.values())
             drawn = [[_line(frame, axis, value, metric) for value in values] for metric in metrics]
             for panel, metric, lines in zip(row, metrics, drawn):
                 for index, line in enumerate(lines):
                     _draw_line(panel, line, index)
                 panel.set_title(metric_words(metric))
-            if "loss" in metrics[0]:
-                _cut_losses(row, drawn)
-                row[0].set_ylabel("loss (nats)")
-            else:
-                row[0].set_ylabel("accuracy (%)")
+            row[0].set_ylabel(kind.axis_label)
+            if kind.is_fraction:
                 row[0].yaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
-        for panel in panels[1]:
+            else:
+                _cut_losses(row, drawn)
+        for panel in panels[-1]:
             panel.set_xlabel("epoch")
             panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         if axis:
@@ -111,8 +122,13 @@ def draw_curves(
     return figure
 
 
-def draw_best(frame: pd.DataFrame, trial_id: str, title: str = "") -> Figure:
-    """One trial's train and valid loss and accuracy against epochs; its test accuracy in the title.
+def draw_best(
+    frame: pd.DataFrame, trial_id: str, title: str = "", trainable: Trainable | None = None
+) -> Figure:
+    """One trial's metrics of learning against epochs; its test figures in the title.
+
+    Args:
+        trainable: as for draw_curves.
 
     Raises:
         ValueError: the trial has no record in the frame.
@@ -122,21 +138,23 @@ def draw_best(frame: pd.DataFrame, trial_id: str, title: str = "") -> Figure:
         raise ValueError(f"trial {trial_id} has no records")
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(7.6, 3.1), layout="constrained")
-        panels = figure.subplots(1, 2, sharex=True)
-        for panel, kind in zip(panels, ("loss", "accuracy")):
-            for index, split in enumerate(("train", "valid")):
-                values = epochs[f"{split}_{kind}"].to_numpy()
-                line = _Line(split, epochs["epoch"].to_numpy(), values, values, values, False)
+        trainable = trainable or find_trainable()
+        panels = figure.subplots(1, len(trainable.panels), sharex=True, squeeze=False)[0]
+        for panel, kind in zip(panels, trainable.panels):
+            for index, (label, metric) in enumerate(kind.metrics.items()):
+                values = epochs[metric].to_numpy()
+                line = _Line(label, epochs["epoch"].to_numpy(), values, values, values, False)
                 _draw_line(panel, line, index)
             panel.set_xlabel("epoch")
             panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-            panel.set_ylabel("loss (nats)" if kind == "loss" else "accuracy (%)")
-        panels[1].yaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
+            panel.set_ylabel(kind.axis_label)
+            if kind.is_fraction:
+                panel.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside right upper", handlelength=3.6)
-        test = epochs["test_accuracy"].iloc[-1]
-        tested = f"test accuracy {figure_text('test_accuracy', test)}"
-        if pd.isna(test):
+        tests = {name: epochs[name].iloc[-1] for name in trainable.reported_tests}
+        tested = ", ".join(f"{metric_words(name)} {figure_text(name, test)}" for name, test in tests.items())
+        if all(map(pd.isna, tests.values())):
             tested = f"not tested at epoch {epochs['epoch'].iloc[-1]}"
         figure.suptitle(_safe(f"{title or trial_id}: {tested}"), fontsize=11)
     return figure
@@ -186,32 +204,35 @@ def draw_heat(trials: pd.DataFrame, axes: tuple[str, str], metric: str) -> Figur
     return figure
 
 
-def draw_kernels(state_dict: Mapping[str, Tensor]) -> Figure:
+def draw_kernels(state_dict: Mapping[str, "Tensor"]) -> Figure:
     """The first convolution's kernels: standardised, colours averaged to grey, side by side.
 
     Raises:
         ValueError: the model has no convolution over colours.
     """
-    kernels = first_kernels(state_dict)
+    kernels = kernel_pictures(state_dict)
     if kernels is None:
         raise ValueError("no convolution over three colours in this model")
-    label = "standardised weight, mean over colours"
-    title = f"{len(kernels)} kernels of the first convolution"
-    return _draw_mosaic(kernels, "gray", "#c3d9ee", label, title)
+    return draw_weights(kernels)
 
 
-def draw_token_units(state_dict: Mapping[str, Tensor]) -> Figure:
+def draw_token_units(state_dict: Mapping[str, "Tensor"]) -> Figure:
     """The units of the first token-mixing layer, each a picture over the patches, colours centred at 0.
 
     Raises:
         ValueError: the model mixes no tokens, or its patches form no square.
     """
-    units = token_units(state_dict)
+    units = token_pictures(state_dict)
     if units is None:
         raise ValueError("no token-mixing layer in this model")
-    side = units.shape[1]
-    title = f"{len(units)} units of the first token-mixing layer over {side}×{side} patches"
-    return _draw_mosaic(units, "RdBu_r", "#333333", "weight", title)
+    return draw_weights(units)
+
+
+def draw_weights(found: WeightPictures) -> Figure:
+    """Pictures of learned weights, side by side."""
+    # The gap's colour is none of the map's middle or ends, so that a picture's edge is seen.
+    colours, gap = ("RdBu_r", "#333333") if found.signed else ("gray", "#c3d9ee")
+    return _draw_mosaic(found.pictures, colours, gap, found.scale, found.title)
 
 
 def save_figure(figure: Figure, stem: Path | str) -> list[Path]:
@@ -293,7 +314,6 @@ def _cut_losses(row: Sequence[Axes], drawn: Sequence[Sequence[_Line]]) -> None:
 
 
 def _draw_mosaic(pictures: np.ndarray, colour_map: str, gap: str, label: str, title: str) -> Figure:
-    # The gap's colour is none of the map's middle or ends, so that a picture's edge is seen.
     canvas = mosaic(pictures)
     limit = float(np.abs(pictures).max()) or 1.0
     with matplotlib.rc_context(_STYLE | {"axes.grid": False}):

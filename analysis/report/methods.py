@@ -1,7 +1,7 @@
 """What a reader needs to trust a report: how it was computed, what did not finish, and where it was run."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from mixsweep.analysis.frames import attempt_seconds, unplanned
 from mixsweep.analysis.inference import statistics
@@ -10,12 +10,10 @@ from mixsweep.analysis.report.tables import Table
 from mixsweep.core.formatting import duration
 from mixsweep.core.store.forecasts import saved_forecasts
 from mixsweep.core.store.store import SweepStore, TrialInfo
+from mixsweep.core.trainables.interface import Trainable
+from mixsweep.core.trainables.kinds import find_trainable
 
-METHODS = (
-    "Accuracies are fractions of samples, losses means over samples in nats. Train figures are those of the "
-    "training pass itself, with augmentation, dropout and label smoothing; valid losses are without "
-    "smoothing. Valid figures follow each epoch; test figures are "
-    "taken once, at a trial's last epoch.",
+_METHODS = (
     "The final figure is that of the last epoch. The best epoch is chosen on the sweep's own metric, so its "
     "figure flatters; no conclusion here rests on it. A trial that goes on for another part's sake is seen "
     "here up to its own part's last epoch, where it then has no test figure.",
@@ -29,8 +27,6 @@ METHODS = (
     "supported: neither. Not distinguishable does not mean equal: a few seeds show only large differences.",
     "With three seeds the exact sign-flip test cannot go below p = 0.25 (0.0625 with five), so verdicts "
     "rest on the t-test, which takes the differences between seeds to be normally distributed.",
-    "A best value is chosen on the same valid images as its figure, which flatters it a little; its test "
-    "accuracy does not share that.",
     "Probability of being best: how often a value has the best mean when seeds are drawn again with "
     "replacement (paired bootstrap); a hint for few seeds, not a test.",
     "A trial that diverged is a result: it ranks last. Where all trials of one side diverged, that decides "
@@ -41,8 +37,12 @@ METHODS = (
 )
 
 _COMMAND_ENDS = (140, 60)  # signs of a long command that are shown, from either end
-# A registered model may have BatchNorm; of the built-in ones ResNet18 alone has.
-_WITHOUT_BATCH_NORM = ("mlp", "mixer")
+
+
+def methods(trainables: Iterable[Trainable]) -> list[str]:
+    """How the figures of a report were computed; each kind of trial has notes of its own."""
+    own = dict.fromkeys(note for trainable in trainables for note in trainable.method_notes)
+    return [*own, *_METHODS]
 
 
 def notes(stores: Sequence[SweepStore], infos: dict[str, TrialInfo]) -> list[str]:
@@ -61,7 +61,7 @@ def _micro_batches(infos: dict[str, TrialInfo]) -> list[str]:
     trials: dict[int, list[str]] = {}
     for info in infos.values():
         most = max((a.accumulate for a in info.attempts), default=1)
-        if most > info.config.accumulate and info.config.model not in _WITHOUT_BATCH_NORM:
+        if find_trainable(info.config.kind).micro_batches_matter(info.config, most):
             trials.setdefault(most, []).append(info.trial_id)
     return [
         f"Trained with {count} micro-batches after running out of memory: BatchNorm saw smaller batches "

@@ -30,8 +30,6 @@ from mixsweep.analysis.frames import (
 from mixsweep.analysis.inference import claims
 from mixsweep.analysis.inference.wording import axis_words, figure_text, listing, metric_words, value_label
 from mixsweep.analysis.report import figures, methods, tables
-from mixsweep.analysis.report.weights import TOKEN_UNITS, first_kernels
-from mixsweep.core.config import field_names
 from mixsweep.core.errors import UserError
 from mixsweep.core.formatting import duration, energy_text
 from mixsweep.core.store.checkpoint import load_checkpoint
@@ -127,7 +125,7 @@ def write_report(sweeps: Sequence[Sweep], out: Path | None = None) -> Path:
         forecasts=methods.forecasts(stores),
         failures=methods.failures(infos),
         provenance=methods.provenance(infos),
-        methods=methods.METHODS,
+        methods=methods.methods(store.trainable for store in stores),
     )
     write_bytes(out / "index.html", page.encode())
     _remove_stale(out, ablations)
@@ -147,11 +145,12 @@ def _ablation(
     costs = tables.cost_table(part, trials)
     each = tables.trial_table(part, trials)
     results_text = tables.ablation_text(part, results)
-    costs_text = tables.cost_text(part, costs, _valid_images(trials))
+    costs_text = tables.cost_text(part, costs, trials)
     each_text = tables.trial_text(part, each)
     results_caption = (
-        f"{metric_words(part.metric).capitalize()} at the last epoch and at each trial's best, and test "
-        "accuracy at the last epoch: mean ± 95 % t-interval over the seeds that have it."
+        f"{metric_words(part.metric).capitalize()} at the last epoch and at each trial's best, and "
+        f"{listing(map(metric_words, part.trainable.reported_tests))} at the last epoch: mean ± 95 % t-interval "
+        "over the seeds that have it."
     )
     costs_caption = (
         "Parameters, and times as medians over epochs without the first, and over seeds. Device time is wall "
@@ -202,7 +201,7 @@ def _curves(part: Part, slug: str, frame: pd.DataFrame, trials: pd.DataFrame, ou
     for axis in part.axes or (None,):
         values = _drawn_values(part, trials, axis) if axis else None
         others = [axis_words(other) for other in part.axes if other != axis]
-        caption = "Train and valid loss and accuracy against epochs"
+        caption = f"{part.trainable.curve_words.capitalize()} against epochs"
         caption += f", a line for each {axis_words(axis)}" if axis else ""
         caption += f", averaged over {listing(others)}" if others else ""
         caption += ": mean over the trials that reached the epoch; the band spans the least and the greatest."
@@ -211,7 +210,9 @@ def _curves(part: Part, slug: str, frame: pd.DataFrame, trials: pd.DataFrame, ou
         if axis and values and len(values) < len(values_of(trials, axis)):
             caption += f" Drawn: the best {len(values)} of {len(values_of(trials, axis))} values."
         name = f"{slug}-curves-{axis}" if axis else f"{slug}-curves"
-        drawn.append(_picture(figures.draw_curves(frame, axis, values), name, caption, out))
+        drawn.append(
+            _picture(figures.draw_curves(frame, axis, values, trainable=part.trainable), name, caption, out)
+        )
     if len(part.axes) == 2 and f"final_{part.metric}" in trials:
         rows, columns = part.axes
         caption = f"Final {metric_words(part.metric)} over both fields: mean over the completed trials."
@@ -241,23 +242,24 @@ def _best(
     ordered = finals.sort_values([f"final_{part.metric}", "trial_id"], ascending=[part.mode == "min", True])
     row = ordered.iloc[0]
     trial_id = str(row["trial_id"])
-    caption = "Best trial: train and valid loss and accuracy against epochs."
-    curves = figures.draw_best(frame, trial_id, f"trial {trial_id}")
+    caption = f"Best trial: {part.trainable.curve_words} against epochs."
+    curves = figures.draw_best(frame, trial_id, f"trial {trial_id}", part.trainable)
     drawn = [_picture(curves, f"{slug}-best", caption, out)]
+    names = part.trainable.field_names
     weights, note = _weights(store, trial_id, slug, out)
     if weights and not math.isnan(row["trained_on_to"]):
         note = f"Its weights are those after epoch {int(row['trained_on_to'])}, trained on for another part."
+    shown = (part.metric, *part.trainable.reported_tests)
+    reached = [f"{metric_words(name)} {figure_text(name, row[f'final_{name}'])}" for name in shown]
     # From the resolved file, and into another store: in its own one the trial is done.
     command = f"sweep run {shlex.quote(str(store.path / 'sweep.toml'))} --trial {trial_id} --store again"
     return _Best(
         trial_id=trial_id,
-        sentence=f"Final {metric_words(part.metric)} "
-        f"{figure_text(part.metric, row[f'final_{part.metric}'])}, test accuracy "
-        f"{figure_text('test_accuracy', row['final_test_accuracy'])}"
+        sentence=f"Final {', '.join(reached)}"
         f"{tables.trained_on_text(row['trained_on_to'])}, after {row['epochs_trained']} epochs. "
         "Chosen among all trials of the part, so a seed's luck is in it.",
         command=command,
-        config=[(name, value_label(name, plain(row[name])), name in part.axes) for name in field_names()],
+        config=[(name, value_label(name, plain(row[name])), name in part.axes) for name in names],
         figures=drawn + weights,
         note=note,
     )
@@ -267,20 +269,11 @@ def _weights(store: SweepStore, trial_id: str, slug: str, out: Path) -> tuple[li
     checkpoint = load_checkpoint(store.trial(trial_id).path)
     if checkpoint is None:
         return [], "Its checkpoint is not kept, so its weights cannot be drawn."
-    model = checkpoint["model"]
-    if TOKEN_UNITS in model:
-        caption = (
-            "Best trial: the first linear layer of the token-mixing MLP of the first block, each unit a "
-            "picture over the image's patches; colours are centred at 0."
-        )
-        return [_picture(figures.draw_token_units(model), f"{slug}-token-units", caption, out)], ""
-    if first_kernels(model) is not None:
-        caption = (
-            "Best trial: the kernels of the first convolution, weights standardised together, colour "
-            "channels averaged to grey."
-        )
-        return [_picture(figures.draw_kernels(model), f"{slug}-kernels", caption, out)], ""
-    return [], ""
+    found = store.trainable.weight_pictures(checkpoint)
+    if found is None:
+        return [], ""
+    caption = f"Best trial: {found.caption}"
+    return [_picture(figures.draw_weights(found), f"{slug}-{found.name}", caption, out)], ""
 
 
 def _picture(figure: Figure, name: str, caption: str, out: Path) -> _Picture:
@@ -320,19 +313,6 @@ def _remove_stale(out: Path, ablations: Sequence[_Ablation]) -> None:
         if isinstance(name, str) and _FILE_NAME.fullmatch(name) and name not in written:
             (out / name).unlink(missing_ok=True)
     write_bytes(out / "files.json", (json.dumps(sorted(written), indent=1) + "\n").encode())
-
-
-_VALID_IMAGES = {"cifar10": 5000}
-
-
-def _valid_images(trials: pd.DataFrame) -> int | None:
-    """How many valid images the trials infer, where it is known and one number for all."""
-    counts = {
-        plain(limit) or _VALID_IMAGES.get(dataset)
-        for dataset, limit in zip(trials["dataset"], trials["valid_limit"])
-    }
-    count = counts.pop() if len(counts) == 1 else None
-    return int(count) if count else None
 
 
 def _new_slug(part: Part, taken: set[str]) -> str:

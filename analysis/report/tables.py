@@ -39,13 +39,14 @@ def ablation_table(part: Part, frame: pd.DataFrame, trials: pd.DataFrame) -> pd.
 
     Columns: the part's axes; `seeds`; mean, low and high (95 % t-interval over seeds) of `final` (the part's
     metric at the last epoch; a diverged trial counts as the part's worst figure), of `best` (at each trial's
-    best epoch) and of `test_accuracy` (at the last epoch); `probability_best`, where all trials have
-    finished; `trained_on_to`, the furthest epoch of trials whose test figures belong to a longer part's run;
-    how many trials are completed, stopped, diverged, failed and unfinished.
+    best epoch) and of each test metric that its kind of trial reports (at the last epoch); `probability_best`,
+    where all trials have finished; `trained_on_to`, the furthest epoch of trials whose test figures belong to a
+    longer part's run; how many trials are completed, stopped, diverged, failed and unfinished.
     """
     trials = of_part(part, trials)
     scores = point_scores(part, of_part(part, frame), trials)
     probabilities = _probabilities(part, trials)
+    tests = part.trainable.reported_tests
     rows = []
     for point in ordered_points(part, trials):
         mine = trials[trials["point"] == point]
@@ -55,8 +56,10 @@ def ablation_table(part: Part, frame: pd.DataFrame, trials: pd.DataFrame) -> pd.
         row |= _columns("final", scores[point])
         ended_well = mine[mine["state"] == "completed"]
         row |= _columns("best", t_interval(ended_well["best"].dropna().tolist()))
-        row |= _columns("test_accuracy", t_interval(ended_well["final_test_accuracy"].dropna().tolist()))
-        row["trained_on_to"] = ended_well.loc[ended_well["final_test_accuracy"].isna(), "trained_on_to"].max()
+        for test in tests:
+            row |= _columns(test, t_interval(ended_well[f"final_{test}"].dropna().tolist()))
+        untested = ended_well[[f"final_{test}" for test in tests]].isna().all(axis=1)
+        row["trained_on_to"] = ended_well.loc[untested, "trained_on_to"].max()
         row["probability_best"] = probabilities.get(point, np.nan)
         row |= {
             state: int((states == state).sum()) for state in ("completed", "stopped", "diverged", "failed")
@@ -70,7 +73,8 @@ def ablation_text(part: Part, table: pd.DataFrame) -> Table:
     """An ablation table as a reader sees it."""
     metric = part.metric
     header = [*map(axis_words, part.axes), "seeds", f"final {metric_words(metric)}", "at its best epoch"]
-    header += ["test accuracy", "probability of being best", "trials"]
+    tests = part.trainable.reported_tests
+    header += [*map(metric_words, tests), "probability of being best", "trials"]
     rows = []
     for row in table.to_dict("records"):
         probability = row["probability_best"]
@@ -81,64 +85,68 @@ def ablation_text(part: Part, table: pd.DataFrame) -> Table:
                 str(row["seeds"]),
                 interval_text(metric, _interval(row, "final")),
                 interval_text(metric, _interval(row, "best")),
-                interval_text("test_accuracy", _interval(row, "test_accuracy"))
-                + trained_on_text(row["trained_on_to"]),
+                *(
+                    interval_text(test, _interval(row, test)) + trained_on_text(row["trained_on_to"])
+                    for test in tests
+                ),
                 "–" if np.isnan(probability) else f"{probability:.2f}",
                 ", ".join(f"{row[state]} {state}" for state in states if row[state]),
             )
         )
-    numeric = (*(False for _ in part.axes), True, True, True, True, True, False)
+    numeric = (*(False for _ in part.axes), True, True, True, *(True for _ in tests), True, False)
     return Table(tuple(header), tuple(rows), numeric)
 
 
 def cost_table(part: Part, trials: pd.DataFrame) -> pd.DataFrame:
     """What each point costs: a row a point and device, timings never mixed over devices.
 
-    Columns: the part's axes; `device`; `parameters`; `train_images`; `train_seconds` to train one epoch and
-    `valid_seconds` to infer the valid images once, medians over epochs without the first, then over seeds;
+    Columns: the part's axes; `device`; `parameters`; what its kind of trial tells of a record's work and seconds
+    (of the image trainer, `train_images`, `train_seconds` to train one epoch and `valid_seconds` to infer the valid
+    images once), medians over epochs without the first, then over seeds;
     `device_seconds`, the wall time of all attempts together, times the devices of each; `energy_joules`, of
     all epochs, NaN where no device told it.
     """
     trials = of_part(part, trials)
+    seconds = part.trainable.second_metrics
+    told = ("parameters", *part.trainable.record_products, *seconds)
     rows = []
     for point in ordered_points(part, trials):
         mine = trials[trials["point"] == point]
         for device in sorted(set(mine["device"])):
             here = mine[mine["device"] == device]
-            if here["train_seconds"].isna().all():
+            if here[list(seconds)].isna().all(axis=None):
                 continue
             row: dict[str, Any] = {axis: plain(mine.iloc[0][axis]) for axis in part.axes}
             row |= {"device": device, "trials": len(here)}
-            for column in ("parameters", "train_images", "train_seconds", "valid_seconds"):
+            for column in told:
                 row[column] = float(here[column].median())
             row["device_seconds"] = float(here["device_seconds"].sum())
             row["energy_joules"] = float(here["energy_joules"].sum(min_count=1))
             rows.append(row)
-    columns = [*part.axes, "device", "trials", "parameters", "train_images", "train_seconds", "valid_seconds"]
-    return pd.DataFrame(rows, columns=[*columns, "device_seconds", "energy_joules"])
+    columns = [*part.axes, "device", "trials", *told, "device_seconds", "energy_joules"]
+    return pd.DataFrame(rows, columns=columns)
 
 
-def cost_text(part: Part, table: pd.DataFrame, valid_images: int | None = None) -> Table:
-    """A cost table as a reader sees it; counts of images in the header where they are one for all."""
-    counts = {int(n) for n in table["train_images"].dropna()}
-    train = f"train one epoch of {counts.pop():,} images" if len(counts) == 1 else "train one epoch"
-    valid = f"infer {valid_images:,} valid images" if valid_images else "infer the valid images"
+def cost_text(part: Part, table: pd.DataFrame, trials: pd.DataFrame) -> Table:
+    """A cost table as a reader sees it; the header says what the seconds are spent on."""
+    seconds = part.trainable.second_metrics
+    each = [{str(name): plain(value) for name, value in row.items()} for row in trials.to_dict("records")]
+    spent_on = [part.trainable.cost_words(metric, each) for metric in seconds]
     energy = bool(table["energy_joules"].notna().any())
-    header = (*map(axis_words, part.axes), "parameters", train, valid, "all trials, device time")
+    header = (*map(axis_words, part.axes), "parameters", *spent_on, "all trials, device time")
     header += ("all trials, energy",) * energy + ("device",)
     rows = [
         (
             *(value_label(axis, plain(row[axis])) for axis in part.axes),
             figure_text("parameters", row["parameters"]),
-            figure_text("train_seconds", row["train_seconds"]),
-            figure_text("valid_seconds", row["valid_seconds"]),
+            *(figure_text(metric, row[metric]) for metric in seconds),
             duration(row["device_seconds"]),
             *((energy_text(row["energy_joules"]),) * energy),
             row["device"] or "not recorded",
         )
         for row in table.to_dict("records")
     ]
-    numeric = (*(False for _ in part.axes), True, True, True, True, *((True,) * energy), False)
+    numeric = (*(False for _ in part.axes), True, *(True for _ in seconds), True, *((True,) * energy), False)
     return Table(header, tuple(rows), numeric)
 
 
@@ -146,11 +154,12 @@ def trial_table(part: Part, trials: pd.DataFrame) -> pd.DataFrame:
     """A row a trial, the best by the part's final metric first, then those without one.
 
     Columns: `trial_id`; the part's axes; `seed`; `state`; `epochs_trained`; `last`; the final metric and
-    `final_test_accuracy`; `attempts`; `device_seconds`; `energy_joules`, all as in `load_trials`.
+    those of its kind's reported tests; `attempts`; `device_seconds`; `energy_joules`, all as in `load_trials`.
     """
     trials = of_part(part, trials)
     final = f"final_{part.metric}"
-    shown = ["state", "epochs_trained", *dict.fromkeys(("last", final, "final_test_accuracy"))]
+    finals = (final, *(f"final_{test}" for test in part.trainable.reported_tests))
+    shown = ["state", "epochs_trained", "last", *dict.fromkeys(finals)]
     columns = ["trial_id", *part.axes, "seed", *shown, "attempts", "device_seconds", "energy_joules"]
     ordered = trials.reindex(columns=columns).sort_values(
         [final, "trial_id"], ascending=[part.mode == "min", True], na_position="last"
@@ -161,8 +170,9 @@ def trial_table(part: Part, trials: pd.DataFrame) -> pd.DataFrame:
 def trial_text(part: Part, table: pd.DataFrame) -> Table:
     """A table of trials as a reader sees it."""
     energy = bool(table["energy_joules"].notna().any())
+    tests = part.trainable.reported_tests
     header = ("trial", *map(axis_words, part.axes), "seed", "state", "epochs")
-    header += (f"final {metric_words(part.metric)}", "test accuracy", "attempts", "device time")
+    header += (f"final {metric_words(part.metric)}", *map(metric_words, tests), "attempts", "device time")
     header += ("energy",) * energy
     rows = [
         (
@@ -172,14 +182,24 @@ def trial_text(part: Part, table: pd.DataFrame) -> Table:
             row["state"],
             str(row["epochs_trained"]),
             figure_text(part.metric, row[f"final_{part.metric}"]),
-            figure_text("test_accuracy", row["final_test_accuracy"]),
+            *(figure_text(test, row[f"final_{test}"]) for test in tests),
             str(row["attempts"]),
             duration(row["device_seconds"]),
             *((energy_text(row["energy_joules"]),) * energy),
         )
         for row in table.to_dict("records")
     ]
-    numeric = (False, *(False for _ in part.axes), True, False, True, True, True, True, True)
+    numeric = (
+        False,
+        *(False for _ in part.axes),
+        True,
+        False,
+        True,
+        True,
+        *(True for _ in tests),
+        True,
+        True,
+    )
     return Table(header, tuple(rows), numeric + (True,) * energy)
 
 

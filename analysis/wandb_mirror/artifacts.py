@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from mixsweep.analysis.wandb_mirror.payload import ArtifactContent, RunContent, run_id_of
-from mixsweep.core.records import default_mode
 from mixsweep.core.store.checkpoint import checkpoint_bytes
 from mixsweep.core.store.store import SweepStore, TrialInfo
+from mixsweep.core.trainables.interface import Objective
 
 MODEL, REPORT = "model", "report"
 
@@ -31,10 +31,9 @@ def artifact_runs(store: SweepStore) -> Iterator[RunContent]:
 
 def best_model(store: SweepStore) -> ArtifactContent | None:
     """The checkpoint of the best completed trial, byte for byte; None where there is none, or it is not kept."""
-    source = store.sweep_file()
-    metric = str(source.get("metric", "valid_accuracy"))
-    mode = str(source.get("mode", default_mode(metric)))
-    best = _best(store, metric, mode)
+    objective = store.objective()
+    metric = objective.metric
+    best = _best(store, objective)
     if best is None:
         return None
     info, last = best
@@ -47,8 +46,7 @@ def best_model(store: SweepStore) -> ArtifactContent | None:
         "trial_id": info.trial_id,
         "run": run_id_of(store.name, info.trial_id),
         "epoch": epoch,
-        metric: last[metric],
-        "test_accuracy": last["test_accuracy"],
+        **{name: last[name] for name in (metric, *store.trainable.reported_tests)},
         "config": info.config.to_mapping(),
     }
     return ArtifactContent(
@@ -71,14 +69,15 @@ def written_report(store: SweepStore) -> ArtifactContent | None:
     return ArtifactContent(name=run_id_of(store.name, REPORT), kind=REPORT, files=files, metadata=metadata)
 
 
-def _best(store: SweepStore, metric: str, mode: str) -> tuple[TrialInfo, dict[str, Any]] | None:
+def _best(store: SweepStore, objective: Objective) -> tuple[TrialInfo, dict[str, Any]] | None:
     """The completed trial of the plan with the best metric at its last epoch, and that epoch's record."""
     planned = set(store.plan()["trial_id"].to_pylist())
-    columns = ["trial_id", "epoch", metric, "test_accuracy"]
+    metric = objective.metric
+    columns = ["trial_id", "epoch", metric, *store.trainable.reported_tests]
     lasts: dict[str, dict[str, Any]] = {}
     for record in store.records(list(dict.fromkeys(columns))).sort_by("epoch").to_pylist():
         lasts[record["trial_id"]] = record
-    sign = -1 if mode == "max" else 1
+    sign = -1 if objective.mode == "max" else 1
     ranked = sorted(
         (sign * last[metric], trial_id)
         for trial_id, last in lasts.items()

@@ -13,7 +13,6 @@ from mixsweep.analysis.wandb_mirror.artifacts import artifact_runs
 from mixsweep.analysis.wandb_mirror.payload import RunContent, run_content
 from mixsweep.analysis.wandb_mirror.sinks import Sink, TransientError
 from mixsweep.core.errors import UserError
-from mixsweep.core.records import default_mode
 from mixsweep.core.store.store import SweepStore, TrialFolder
 
 # By trial, what a person calls it.
@@ -73,9 +72,7 @@ class Mirror:
             target.close()
 
     def _jobs(self, store: SweepStore, target: Sink) -> Iterator[tuple[TrialFolder, Sink, Any]]:
-        source = store.sweep_file()
-        metric = str(source.get("metric", "valid_accuracy"))
-        mode = str(source.get("mode", default_mode(metric)))
+        objective = store.objective()
         places = {row["trial_id"]: row for row in store.plan().to_pylist()[::-1]}
         labels = self._labels(store)
 
@@ -86,7 +83,13 @@ class Mirror:
                 return None
             place = {name: row[name] for name in ("part", "point", "replica") if name in row}
             return run_content(
-                store, info, labels.get(folder.trial_id, ""), place, metric, mode, target.only_settled
+                store,
+                info,
+                labels.get(folder.trial_id, ""),
+                place,
+                objective.metric,
+                objective.mode,
+                target.only_settled,
             )
 
         for folder in store.trials():

@@ -4,19 +4,16 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mixsweep.core.config import canonical_json
-from mixsweep.core.records import SCHEMA, default_mode
 from mixsweep.core.store.checkpoint import checkpoint_epoch
 from mixsweep.core.store.store import SweepStore, TrialInfo
+from mixsweep.core.trainables.interface import Trainable
+from mixsweep.core.trainables.kinds import find_trainable
 
-# Columns of a record that are no columns of a run's rows: the id is in its config, the time is the row's timestamp,
-# and test figures are in its summary, since the last row of a trial that is trained on has none any more.
-ELSEWHERE = ("trial_id", "recorded_at", "test_loss", "test_accuracy")
-_BEST_OF = ("valid_accuracy", "valid_loss")
 _LONGEST_TAG = 64  # what W&B takes
 
 
@@ -93,7 +90,9 @@ def run_content(
     if only_settled and not info.ended:
         safe = checkpoint_epoch(folder.path)
         records = [record for record in records if record["epoch"] <= safe]
-    rows = tuple(_row(record) for record in sorted(records, key=lambda record: record["epoch"]))
+    trainable = find_trainable(info.config.kind)
+    columns = row_columns(trainable)
+    rows = tuple(_row(record, columns) for record in sorted(records, key=lambda record: record["epoch"]))
     config = {name: _flat(value) for name, value in info.config.to_mapping().items()}
     config |= {"trial_id": info.trial_id, "sweep": store.name, **place_in_plan}
     last = info.attempts[-1] if info.attempts else None
@@ -102,21 +101,21 @@ def run_content(
         summary |= {"place": last.place, "host": last.host, "device": last.device, "revision": last.revision}
         summary["failure"] = info.failure
     if rows:
-        tests = {
-            name: max(records, key=lambda r: r["epoch"])[name] for name in ("test_loss", "test_accuracy")
-        }
+        newest = max(records, key=lambda r: r["epoch"])
+        tests = {name: newest[name] for name in trainable.test_metrics}
         summary |= rows[-1] | {name: value for name, value in tests.items() if value is not None}
-    modes = {name: default_mode(name) for name in _BEST_OF} | {metric: mode}
+    modes = {name: trainable.better(name) for name in trainable.headline_metrics} | {metric: mode}
     for name, wanted in modes.items():
         values = [(row[name], row["epoch"]) for row in rows if math.isfinite(row.get(name, math.nan))]
         if values:
             best, epoch = max(values, key=lambda pair: (pair[0] if wanted == "max" else -pair[0], -pair[1]))
             summary |= {f"best_{name}": best, f"best_{name}_epoch": epoch}
+    tags = [*(str(info.config[name]) for name in trainable.tag_fields), info.state]
     return RunContent(
         run_id=run_id_of(store.name, info.trial_id),
         name=label or info.trial_id,
         group=store.name,
-        tags=tuple(tag[:_LONGEST_TAG] for tag in (info.config.model, info.config.dataset, info.state)),
+        tags=tuple(tag[:_LONGEST_TAG] for tag in tags),
         config=config,
         rows=rows,
         summary={key: value for key, value in summary.items() if not key.startswith("_")},
@@ -125,9 +124,19 @@ def run_content(
     )
 
 
-def _row(record: Mapping[str, Any]) -> dict[str, Any]:
+def row_columns(trainable: Trainable) -> tuple[str, ...]:
+    """The columns of a record that are columns of a run's rows.
+
+    The id is in the run's config, the time is the row's timestamp, and test figures are in its summary, since the
+    last row of a trial that is trained on has none any more.
+    """
+    elsewhere = ("trial_id", "recorded_at", *trainable.test_metrics)
+    return tuple(name for name in trainable.schema.names if name not in elsewhere)
+
+
+def _row(record: Mapping[str, Any], columns: Sequence[str]) -> dict[str, Any]:
     """A record as W&B logs it: its own time, no gaps."""
-    row = {name: record[name] for name in SCHEMA.names if name not in ELSEWHERE and record[name] is not None}
+    row = {name: record[name] for name in columns if record[name] is not None}
     return row | {"_timestamp": record["recorded_at"].timestamp()}
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mixsweep.core.config import TrialConfig
 from mixsweep.core.data.cifar10 import ARRAYS, cached_arrays, source_files
 from mixsweep.core.failures import DataError
 from mixsweep.core.registry import registered_dataset
+from mixsweep.core.trainables.image_config import ImageConfig
 
 CIFAR10_CLASSES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
@@ -67,7 +67,7 @@ def load_images(dataset: str, data_dir: Path | None) -> Images:
     return images
 
 
-def split_indices(config: TrialConfig, images: Images) -> tuple[Tensor, Tensor]:
+def split_indices(config: ImageConfig, images: Images) -> tuple[Tensor, Tensor]:
     """Indices of the train and the valid images into the train part, int64.
 
     The split is the same for all trials and seeds, so that replicas are paired. `clean`: one permutation,
@@ -85,7 +85,7 @@ def split_indices(config: TrialConfig, images: Images) -> tuple[Tensor, Tensor]:
     return first[:train_count][: config.train_limit], second[train_count:][: config.valid_limit]
 
 
-def epoch_order(config: TrialConfig, epoch: int, count: int) -> Tensor:
+def epoch_order(config: ImageConfig, epoch: int, count: int) -> Tensor:
     """The permutation of `count` train images in which a trial sees them in an epoch, int64."""
     return torch.randperm(count, generator=stream_generator(config.seed, epoch, "order"))
 

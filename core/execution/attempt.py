@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import IO, Any
+from typing import IO
 
 import torch
 
@@ -20,22 +20,23 @@ from mixsweep.core.execution.rank_channel import RankChannel
 from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.failures import INTERRUPTIONS, POLICIES, LeaseLostError, ParentLostError
 from mixsweep.core.provenance import provenance
-from mixsweep.core.records import EpochRecord
+from mixsweep.core.records import Record
 from mixsweep.core.store import checkpoint
 from mixsweep.core.store.crash_recovery import epoch_reached
 from mixsweep.core.store.lease import Lease
 from mixsweep.core.store.store import ENDED, Attempt, SweepStore, TrialFolder, TrialInfo
+from mixsweep.core.trainables.interface import RunningTrial
+from mixsweep.core.trainables.kinds import find_trainable
 from mixsweep.core.training import device as devices
-from mixsweep.core.training.trainer import Trial
 
 # Asked after each epoch with the trial's record; True stops the trial for good (a stopping rule).
-Decide = Callable[[EpochRecord], bool]
+Decide = Callable[[Record], bool]
 
 # Asked after each epoch; one of INTERRUPTIONS stops the process there, '' lets it go on.
 Pause = Callable[[], str]
 
 # Told each record once it is in the store.
-Report = Callable[[EpochRecord], None]
+Report = Callable[[Record], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,10 +57,10 @@ class RunningAttempt:
     def write_info(self, info: TrialInfo) -> None:
         self.folder.write_info(info, self.lease.check)
 
-    def write_records(self, rows: list[EpochRecord]) -> None:
+    def write_records(self, rows: list[Record]) -> None:
         self.folder.write_records(rows, self.lease.check)
 
-    def save_checkpoint(self, trial: Trial) -> None:
+    def save_checkpoint(self, trial: RunningTrial) -> None:
         checkpoint.save_checkpoint(self.folder.path, trial.state(), self.lease.check)
 
     def say(self, line: str) -> None:
@@ -69,7 +70,7 @@ class RunningAttempt:
 def begin_attempt(config: TrialConfig, info: TrialInfo | None, run_config: RunConfig) -> TrialInfo:
     """The trial with a new attempt that runs from now on, in this process.
 
-    After each end by `oom` it trains with twice the micro-batches, as far as the batch can be divided.
+    After each end by `oom` it trains with more micro-batches, as its kind of trial has it.
     """
     attempts = info.attempts if info else ()
     retries_from = info.retries_from if info else 0
@@ -78,11 +79,6 @@ def begin_attempt(config: TrialConfig, info: TrialInfo | None, run_config: RunCo
     if info and info.state in ("completed", "stopped"):
         retries_from = len(attempts)  # what it met on the way to that end is past
     out_of_memory = sum(a.end == "oom" for a in attempts)
-    accumulate = config.accumulate * 2**out_of_memory
-    while accumulate > config.accumulate and (
-        config.batch_size % accumulate or config.batch_size // accumulate < run_config.ranks
-    ):
-        accumulate //= 2
     device = devices.choose_device(run_config.gpus)
     attempt = Attempt(
         number=len(attempts) + 1,
@@ -95,7 +91,7 @@ def begin_attempt(config: TrialConfig, info: TrialInfo | None, run_config: RunCo
         revision=provenance()["revision"],
         started_at=records.now().isoformat(),
         from_epoch=info.epoch if info else 0,  # until its checkpoint says better
-        accumulate=accumulate,
+        accumulate=find_trainable(config.kind).accumulate_after(config, out_of_memory, run_config.ranks),
         threads=run_config.cpus,
         ranks=run_config.ranks,
         device=devices.device_name(device),
@@ -120,14 +116,11 @@ def run_attempt(attempt: RunningAttempt, info: TrialInfo) -> TrialInfo:
     run_config.retention.release(SweepStore(run_config.store), info.trial_id)
     rows, later = _restore(attempt, trial)
     begun = replace(info.attempts[-1], from_epoch=trial.epoch)
-    facts: dict[str, Any] = {"images": [len(trial.images.train_labels), len(trial.images.test_labels)]}
-    if run_config.ranks > 1:
-        facts["batch_norm"] = run_config.batch_norm
     info = replace(
         info,
         epoch=trial.epoch,
         attempts=(*info.attempts[:-1], begun),
-        provenance={**info.provenance, **facts},
+        provenance={**info.provenance, **trial.facts},
     )
     attempt.write_info(info)
     attempt.say(f"attempt {attempt.number} at {begun.place} on {begun.host} from epoch {trial.epoch}")
@@ -137,9 +130,9 @@ def run_attempt(attempt: RunningAttempt, info: TrialInfo) -> TrialInfo:
     info = replace(info, epoch=trial.epoch)
     attempt.channel.broadcast(state)
     if state == "completed":
-        test_loss, test_accuracy = trial.test()
-        rows[-1] = replace(rows[-1], test_loss=test_loss, test_accuracy=test_accuracy)
-        attempt.say(f"test loss {test_loss:.4f}, accuracy {test_accuracy:.4f}")
+        tested = trial.test()
+        rows[-1] = rows[-1].with_metrics(tested)
+        attempt.say(", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in tested.items()))
     if state in ENDED:
         attempt.write_records(rows)
     info = end_attempt(info, state)
@@ -152,7 +145,7 @@ def run_attempt(attempt: RunningAttempt, info: TrialInfo) -> TrialInfo:
     return info
 
 
-def _restore(attempt: RunningAttempt, trial: Trial) -> tuple[list[EpochRecord], list[EpochRecord]]:
+def _restore(attempt: RunningAttempt, trial: RunningTrial) -> tuple[list[Record], list[Record]]:
     """Put a trial where its checkpoint has it: its rows up to there, and the rows of epochs to be trained again."""
     stored = records.from_table(attempt.folder.records())
     saved = checkpoint.load_checkpoint(attempt.folder.path)
@@ -170,16 +163,17 @@ def _restore(attempt: RunningAttempt, trial: Trial) -> tuple[list[EpochRecord], 
     if saved is not None:
         trial.restore(saved)
     # Only the last row has test figures.
-    rows = [replace(row, test_loss=None, test_accuracy=None) for row in stored if row.epoch <= trial.epoch]
+    untested = dict.fromkeys(find_trainable(trial.config.kind).test_metrics)
+    rows = [row.with_metrics(untested) for row in stored if row.epoch <= trial.epoch]
     return rows, [row for row in stored if row.epoch > trial.epoch]
 
 
-def _train(attempt: RunningAttempt, trial: Trial, rows: list[EpochRecord], later: list[EpochRecord]) -> str:
+def _train(attempt: RunningAttempt, trial: RunningTrial, rows: list[Record], later: list[Record]) -> str:
     """Train on, adding to `rows`, and return the state to which that leads.
 
     `later` are an earlier attempt's rows: they stay in the store until their epochs are trained again.
     """
-    epochs = trial.config.epochs
+    trainable, epochs = find_trainable(trial.config.kind), trial.config.epochs
     last = min(epochs, attempt.run_config.until or epochs)
     cadence = _Cadence(attempt.run_config.checkpoint_share)
     training = trial.train(attempt.number)
@@ -188,9 +182,9 @@ def _train(attempt: RunningAttempt, trial: Trial, rows: list[EpochRecord], later
         record = next(training)
         rows.append(record)
         attempt.write_records(rows + [row for row in later if row.epoch > record.epoch])
-        attempt.say(_line(record, epochs))
+        attempt.say(f"epoch {record.epoch}/{epochs}  {trainable.progress(record)}")
         attempt.report(record)
-        if not record.is_finite:
+        if trainable.has_diverged(record):
             return "diverged"
         if attempt.decide(record):
             return "stopped"
@@ -264,14 +258,6 @@ def one_line(error: BaseException) -> str:
     """An error by its class and the first line of what it says."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-
-
-def _line(record: EpochRecord, epochs: int) -> str:
-    return (
-        f"epoch {record.epoch}/{epochs}  train {record.train_loss:.4f} {record.train_accuracy:.4f}  "
-        f"valid {record.valid_loss:.4f} {record.valid_accuracy:.4f}  lr {record.lr:.3g}  "
-        f"{record.images_per_second:.0f} images/s"
-    )
 
 
 def _say(log: IO[str], line: str) -> None:

@@ -7,8 +7,8 @@ from mixsweep.core.execution.build import build_trial
 from mixsweep.core.execution.rank_channel import RankChannel
 from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.failures import ends_process
+from mixsweep.core.trainables.interface import RunningTrial
 from mixsweep.core.training import device as devices
-from mixsweep.core.training.trainer import Trial
 
 # What rank 0 tells before each epoch; otherwise the state to which the attempt has led.
 CONTINUE = "go on"
@@ -43,7 +43,7 @@ def follow(configs: Mapping[str, TrialConfig], run_config: RunConfig, channel: R
             devices.release_memory(device)
 
 
-def _train_along(trial: Trial, channel: RankChannel) -> None:
+def _train_along(trial: RunningTrial, channel: RankChannel) -> None:
     saved = channel.share(None)
     if saved is not None:
         trial.restore(saved)

@@ -4,13 +4,13 @@ from functools import partial
 
 from torch import nn
 
-from mixsweep.core.config import TrialConfig
 from mixsweep.core.errors import ConfigError
 from mixsweep.core.models.init import initialise
 from mixsweep.core.models.mixer import Mixer
 from mixsweep.core.models.mlp import MLP
 from mixsweep.core.models.resnet import ResNet18
 from mixsweep.core.registry import registered_model
+from mixsweep.core.trainables.image_config import ImageConfig
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -24,7 +24,7 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 
 
-def build_model(config: TrialConfig, classes: int) -> nn.Module:
+def build_model(config: ImageConfig, classes: int) -> nn.Module:
     """Build a trial's model, its initial weights drawn from torch's global random numbers.
 
     The module takes normalised float32 images [batch, 3, 32, 32] and returns logits [batch, classes].

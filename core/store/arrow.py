@@ -1,9 +1,22 @@
-"""Arrow columns to NumPy and back without pandas, which Arrow's own ways import first: a third of a second."""
+"""Columns of the store's tables: their types, and to NumPy and back.
+
+Without pandas, which Arrow's own ways import first: a third of a second.
+"""
 
 from collections.abc import Mapping
 
 import numpy as np
 import pyarrow as pa
+
+from mixsweep.core.config import Field
+
+_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64()}
+
+
+def column_type(field: Field) -> pa.DataType:
+    """The type of a field's column in a plan."""
+    item = _TYPES[field.type]
+    return pa.list_(item) if field.is_list else item
 
 
 def numbers(column: pa.ChunkedArray) -> np.ndarray:

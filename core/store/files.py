@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mixsweep.core.records import schema_of, with_all_columns
+from mixsweep.core.records import selected, with_all_columns
 
 
 def write_table(table: pa.Table, path: Path, fence: Callable[[], None] = lambda: None) -> None:
@@ -32,13 +32,17 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     return file.read(columns=None if columns is None else list(columns), use_threads=False)
 
 
-def read_records(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """A metrics file; an empty table where there is none yet. `columns` as for read_table."""
+def read_records(path: Path, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
+    """A metrics file with the columns of this schema; an empty table where there is none yet.
+
+    Args:
+        columns: as for read_table.
+    """
     try:
         table = read_table(path, columns)
     except FileNotFoundError:
-        return schema_of(columns).empty_table()
-    return table if columns is not None else with_all_columns(table)
+        return selected(schema, columns).empty_table()
+    return table if columns is not None else with_all_columns(table, schema)
 
 
 def write_bytes(path: Path, content: bytes | memoryview, fence: Callable[[], None] = lambda: None) -> None:

@@ -3,13 +3,14 @@
 import math
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from mixsweep.core.records import EpochRecord
+from mixsweep.core.records import Record
 from mixsweep.core.store import checkpoint
 from mixsweep.core.store.lease import take_lease
 from mixsweep.core.store.store import SweepStore, TrialFolder, TrialInfo
+from mixsweep.core.trainables.kinds import find_trainable
 
 POLICY_HELP = "all, none, best:N"
 
@@ -31,14 +32,14 @@ class Retention:
     """
 
     policy: str = "best:5"
-    metric: str = "valid_accuracy"
-    mode: str = "max"
+    metric: str = field(default_factory=lambda: find_trainable().objective({}).metric)
+    mode: str = field(default_factory=lambda: find_trainable().objective({}).mode)
 
     def __post_init__(self) -> None:
         if not is_policy(self.policy):
             raise ValueError(f"checkpoints = {self.policy!r} is not known; allowed: {POLICY_HELP}")
 
-    def apply(self, store: SweepStore, info: TrialInfo, rows: list[EpochRecord]) -> None:
+    def apply(self, store: SweepStore, info: TrialInfo, rows: list[Record]) -> None:
         """Keep or remove the checkpoint of a trial that has just ended, and of the one that it displaces."""
         folder = store.trial(info.trial_id)
         checkpoint.drop_previous(folder.path)
@@ -49,7 +50,7 @@ class Retention:
             return
         kept = store.path / "kept" / f"{self.metric}-{self.mode}"
         kept.mkdir(parents=True, exist_ok=True)
-        value = getattr(rows[-1], self.metric)
+        value = rows[-1][self.metric]
         (kept / f"{info.trial_id}_{value!r}").touch()
         ranked = sorted(filter(_ENTRY.fullmatch, os.listdir(kept)), key=self._rank)
         for name in ranked[int(self.policy.partition(":")[2]) :]:

@@ -22,10 +22,12 @@ from mixsweep.core import records
 from mixsweep.core.config import TrialConfig
 from mixsweep.core.errors import UserError
 from mixsweep.core.failures import POLICIES
-from mixsweep.core.records import EpochRecord
+from mixsweep.core.records import Record
 from mixsweep.core.store import files
 from mixsweep.core.store.arrow import dictionary_codes, rows_at
 from mixsweep.core.store.lease import lease_is_live
+from mixsweep.core.trainables.interface import Objective, Trainable
+from mixsweep.core.trainables.kinds import BUILT_IN, find_trainable
 
 # A trial's states. `waiting` and `lost` are derived: no trial.json yet; running without a live lease.
 STATES = ("waiting", "running", "interrupted", "lost", "completed", "stopped", "diverged", "failed")
@@ -102,12 +104,15 @@ class TrialInfo:
             "updated_at": self.updated_at,
             "retries_from": self.retries_from,
         }
+        if self.config.kind != BUILT_IN:
+            values["kind"] = self.config.kind
         return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "TrialInfo":
         values = json.loads(text)
-        values["config"] = TrialConfig.from_store(values["config"])
+        trainable = find_trainable(values.pop("kind", BUILT_IN))
+        values["config"] = trainable.config_from_store(values["config"])
         values["attempts"] = tuple(Attempt(**_known(Attempt, a)) for a in values["attempts"])
         return cls(**_known(cls, values))
 
@@ -123,6 +128,7 @@ class TrialFolder:
 
     def __init__(self, path: Path):
         self.path = path
+        self._schema = find_trainable().schema
 
     @property
     def trial_id(self) -> str:
@@ -162,14 +168,14 @@ class TrialFolder:
 
     def records(self) -> pa.Table:
         """The trial's epoch records, an empty table before the first."""
-        return files.read_records(self.metrics_path)
+        return files.read_records(self.metrics_path, self._schema)
 
     def write_info(self, info: TrialInfo, fence: Callable[[], None] = lambda: None) -> None:
         info = replace(info, updated_at=records.now().isoformat())
         files.write_bytes(self.path / "trial.json", info.to_json().encode(), fence)
 
-    def write_records(self, rows: list[EpochRecord], fence: Callable[[], None] = lambda: None) -> None:
-        files.write_table(records.to_table(rows), self.metrics_path, fence)
+    def write_records(self, rows: list[Record], fence: Callable[[], None] = lambda: None) -> None:
+        files.write_table(records.to_table(rows, self._schema), self.metrics_path, fence)
 
 
 class SweepStore:
@@ -177,6 +183,15 @@ class SweepStore:
 
     def __init__(self, path: Path | str):
         self.path = Path(path)
+
+    @property
+    def trainable(self) -> Trainable:
+        """The kind of its trials."""
+        return find_trainable()
+
+    def objective(self) -> Objective:
+        """What its trials are judged by: a metric, and whether max or min is better."""
+        return self.trainable.objective(self.sweep_file())
 
     @property
     def name(self) -> str:
@@ -252,10 +267,12 @@ class SweepStore:
 
     def _assemble(self, columns: Sequence[str] | None = None) -> tuple[pa.Table, dict[str, list[int]]]:
         """All trials' records, and by trial the stamp of the file that they come from."""
+        all_columns = self.trainable.schema
+        schema = records.selected(all_columns, columns)
         try:
-            compacted = files.read_records(self.path / "metrics.parquet", columns)
+            compacted = files.read_records(self.path / "metrics.parquet", all_columns, columns)
         except (pa.ArrowInvalid, OSError):  # derived: what is damaged is read from the trials
-            compacted = records.schema_of(columns).empty_table()
+            compacted = schema.empty_table()
         known = json.loads((compacted.schema.metadata or {}).get(_SOURCES, b"{}"))
         stamps: dict[str, list[int]] = {}
         new: list[str] = []
@@ -276,15 +293,15 @@ class SweepStore:
             kept = rows_at(compacted, are_kept)
 
         def read(name: str) -> pa.Table:
-            return files.read_records(self.trials_path / name / "metrics.parquet", columns)
+            return files.read_records(self.trials_path / name / "metrics.parquet", all_columns, columns)
 
         changed: list[pa.Table] = []
         with ThreadPoolExecutor(_READERS) if len(new) > _TABLES_AT_ONCE else nullcontext() as pool:
             for start in range(0, len(new), _TABLES_AT_ONCE):
                 block = new[start : start + _TABLES_AT_ONCE]
                 tables = list(pool.map(read, block) if pool else map(read, block))
-                changed.append(records.concat(tables, columns).combine_chunks())
-        return records.concat([kept, *changed], columns), stamps
+                changed.append(records.concat(tables, schema).combine_chunks())
+        return records.concat([kept, *changed], schema), stamps
 
     def stop_requested(self, since: str) -> bool:
         """Whether a stop was asked for after this moment (ISO, UTC): a command given later is not meant."""

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from mixsweep.core.config import TrialConfig
+from mixsweep.core.trainables.image_config import ImageConfig
 
 
-def build_optimizer(config: TrialConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+def build_optimizer(config: ImageConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
     """The update rule of a trial, over parameters that already lie on their device.
 
     `sgd`, `momentum` and `adam` add weight_decay · weight to the gradient (L2); `adamw` shrinks the weights
@@ -27,7 +27,7 @@ def build_optimizer(config: TrialConfig, parameters: Iterable[nn.Parameter]) -> 
     return rule(parameters, config.lr, weight_decay=config.weight_decay, fused=fused)
 
 
-def learning_rate(config: TrialConfig, step: int, steps_per_epoch: int) -> float:
+def learning_rate(config: ImageConfig, step: int, steps_per_epoch: int) -> float:
     """The learning rate of optimizer step number `step`, counted from 0.
 
     Rises linearly to `lr` over the warm-up, its first step at lr / warm-up steps; then stays, or falls along

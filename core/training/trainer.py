@@ -15,12 +15,13 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from mixsweep.core import records
-from mixsweep.core.config import TrialConfig
 from mixsweep.core.data.augment import Crops, draw_crops, prepare
 from mixsweep.core.data.datasets import Images, epoch_order, split_indices, stream_generator, stream_seed
 from mixsweep.core.errors import ConfigError
 from mixsweep.core.models.build import build_model
-from mixsweep.core.records import EpochRecord
+from mixsweep.core.records import ENERGY, UTILISATION, Record
+from mixsweep.core.trainables.image_config import ImageConfig
+from mixsweep.core.trainables.image_records import has_diverged
 from mixsweep.core.training import device as devices
 from mixsweep.core.training.loss import cross_entropy
 from mixsweep.core.training.optim import build_optimizer, learning_rate, set_learning_rate
@@ -53,7 +54,7 @@ class Trial:
 
     def __init__(
         self,
-        config: TrialConfig,
+        config: ImageConfig,
         images: Images,
         device: torch.device,
         *,
@@ -68,6 +69,7 @@ class Trial:
         self.step = 0
         self._accumulate = accumulate or config.accumulate
         self._ranks = ranks
+        self._batch_norm = batch_norm
         self.images = images.to(device)
         train, valid = split_indices(config, images)
         self._train, self._valid = train.to(device), valid.to(device)
@@ -98,6 +100,14 @@ class Trial:
         """Whole batches an epoch; the last short one is dropped."""
         return len(self._train) // self.config.batch_size
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What is kept with the trial's provenance: how many train and test images, and whose batch norm."""
+        facts: dict[str, Any] = {"images": [len(self.images.train_labels), len(self.images.test_labels)]}
+        if self._ranks.world > 1:
+            facts["batch_norm"] = self._batch_norm
+        return facts
+
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds. Data order, augmentation and dropout follow from (seed, epoch)."""
         return {
@@ -116,7 +126,7 @@ class Trial:
         for group, values in zip(self.optimizer.param_groups, own):
             group.update(values)
 
-    def train(self, attempt: int = 1) -> Iterator[EpochRecord]:
+    def train(self, attempt: int = 1) -> Iterator[Record]:
         """Train on from where the trial stands, and yield a record after each epoch.
 
         The trial's state is that of the yielded record until the next one is asked for. A record whose
@@ -132,36 +142,38 @@ class Trial:
                     self.images.train_images, self.images.train_labels, self._valid
                 )
                 reading = counters.end()
-                record = EpochRecord(
+                record = Record(
                     trial_id=self.config.trial_id,
                     epoch=self.epoch,
                     step=self.step,
-                    train_loss=train_loss,
-                    train_accuracy=train_accuracy,
-                    valid_loss=valid_loss,
-                    valid_accuracy=valid_accuracy,
-                    lr=self._learning_rate(self.step - 1),
-                    train_seconds=train_seconds,
-                    valid_seconds=valid_seconds,
-                    images_per_second=self.steps_per_epoch * self.config.batch_size / train_seconds,
-                    peak_memory_bytes=devices.peak_memory_bytes(self.device),
-                    device_utilisation=reading.utilisation,
-                    device_memory_bytes=reading.memory_bytes,
-                    device_energy_joules=reading.energy_joules,
                     attempt=attempt,
                     recorded_at=records.now(),
+                    metrics={
+                        "train_loss": train_loss,
+                        "train_accuracy": train_accuracy,
+                        "valid_loss": valid_loss,
+                        "valid_accuracy": valid_accuracy,
+                        "lr": self._learning_rate(self.step - 1),
+                        "train_seconds": train_seconds,
+                        "valid_seconds": valid_seconds,
+                        "images_per_second": self.steps_per_epoch * self.config.batch_size / train_seconds,
+                        "peak_memory_bytes": devices.peak_memory_bytes(self.device),
+                        UTILISATION: reading.utilisation,
+                        "device_memory_bytes": reading.memory_bytes,
+                        ENERGY: reading.energy_joules,
+                    },
                 )
                 yield record
-                if not record.is_finite:
+                if has_diverged(record):
                     return
         finally:
             counters.end()  # a trial that is left in the middle of an epoch leaves no sampler behind
 
-    def test(self) -> tuple[float, float]:
+    def test(self) -> dict[str, float]:
         """Mean loss (nats) and accuracy over the test images."""
         everything = torch.arange(len(self.images.test_labels), device=self.device)
         loss, accuracy, _ = self._evaluate(self.images.test_images, self.images.test_labels, everything)
-        return loss, accuracy
+        return {"test_loss": loss, "test_accuracy": accuracy}
 
     def _train_epoch(self) -> tuple[float, float, float]:
         """One pass over the train images: mean loss, accuracy, seconds."""

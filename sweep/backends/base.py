@@ -10,7 +10,7 @@ from typing import ClassVar
 from mixsweep.cluster.places import Place
 from mixsweep.core.config import TrialConfig
 from mixsweep.core.errors import UserError
-from mixsweep.core.records import EpochRecord
+from mixsweep.core.records import Record
 from mixsweep.core.store.store import SweepStore, TrialInfo
 from mixsweep.sweep.planning.plan import Plan
 from mixsweep.sweep.planning.schema import SweepSpec
@@ -70,7 +70,7 @@ class Callbacks:
     """
 
     say: Callable[[str], None] = lambda text: None
-    on_record: Callable[[EpochRecord], None] = lambda record: None
+    on_record: Callable[[Record], None] = lambda record: None
     on_end: Callable[[TrialInfo], None] = lambda info: None
     on_tick: Callable[[], None] = lambda: None
     on_interrupt: Callable[[], None] = lambda: None

@@ -1,13 +1,14 @@
 """Looks at one trial in this process that are no part of the sweep: overfitting a few batches, a profile."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from rich.console import Console
 
 from mixsweep.cluster.places import Place
 from mixsweep.core.config import TrialConfig
 from mixsweep.core.store.store import SweepStore
+from mixsweep.core.trainables.image_config import ImageConfig
 from mixsweep.sweep.backends.base import RunOptions
 from mixsweep.sweep.cli.live_view import RunView
 from mixsweep.sweep.planning.plan import Plan
@@ -28,8 +29,8 @@ def overfit_trial(
     accuracy = 0.0
     for record in trial.train():
         view.record(record)
-        accuracy = record.train_accuracy
-    images = batches * config.batch_size
+        accuracy = record["train_accuracy"]
+    images = batches * config["batch_size"]
     out.print(
         f"train accuracy {accuracy:.3f} on {images} images after {config.epochs} epochs; nothing is stored"
     )
@@ -66,6 +67,7 @@ def _trial(
     from mixsweep.core.training import device as devices
     from mixsweep.core.training.trainer import Trial
 
+    config = cast(ImageConfig, config)  # of other kinds nothing is known that could be learned by heart
     small = config.with_values(train_limit=batches * config.batch_size, augment="none", epochs=epochs)
     run_config = make_run_config(plan.spec, SweepStore(plan.spec.name), place, RunOptions(data_dir=data))
     check_data([small], run_config)

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mixsweep.core.formatting import energy_text, rough_duration
-from mixsweep.core.records import EpochRecord
+from mixsweep.core.records import Record
 from mixsweep.core.store.store import STATES, SweepStore, TrialInfo
 from mixsweep.sweep.status import StatusReader, SweepStatus, TrialStatus
 
@@ -200,13 +200,13 @@ class RunView:
         end = time.monotonic()
         self._next_at = end + max(1.0, 10 * (end - start))  # a large store is not read all the time
 
-    def record(self, record: EpochRecord) -> None:
+    def record(self, record: Record) -> None:
         """Tell of one epoch."""
         self.say(
             f"{record.trial_id}  epoch {record.epoch}  "
-            f"train {record.train_loss:.4f} {record.train_accuracy:.3f}  "
-            f"valid {record.valid_loss:.4f} {record.valid_accuracy:.3f}  "
-            f"{record.images_per_second:.0f} images/s"
+            f"train {record['train_loss']:.4f} {record['train_accuracy']:.3f}  "
+            f"valid {record['valid_loss']:.4f} {record['valid_accuracy']:.3f}  "
+            f"{record['images_per_second']:.0f} images/s"
         )
 
     def end_of_trial(self, info: TrialInfo) -> None:

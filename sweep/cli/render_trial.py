@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mixsweep.core.config import field_doc
 from mixsweep.core.store.store import TrialFolder
+from mixsweep.core.trainables.kinds import find_trainable
 from mixsweep.sweep.cli.live_view import STYLES
 
 
@@ -36,7 +36,8 @@ def describe_trial(folder: TrialFolder, out: Console, last: int = 5) -> None:
     identity = info.config.identity()
     config = Table("field", "value", "meaning", box=None, header_style="bold")
     for name, value in info.config.to_mapping().items():
-        config.add_row(name, Text(str(value), "bold" if name in identity else "dim"), field_doc(name))
+        doc = find_trainable(info.config.kind).field(name).doc
+        config.add_row(name, Text(str(value), "bold" if name in identity else "dim"), doc)
     out.print(config)
     attempts = Table("attempt", "place", "host", "from epoch", "start", "end", box=None, header_style="bold")
     for one in info.attempts:

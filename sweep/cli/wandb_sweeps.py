@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
-from mixsweep.core.config import TrialConfig, field_names
+from mixsweep.core.config import TrialConfig
 from mixsweep.core.errors import ConfigError, UserError, did_you_mean
 from mixsweep.core.store.store import SweepStore
 from mixsweep.sweep.planning.plan import Plan, labels_of, pick
@@ -62,15 +62,15 @@ def trial_for(plan: Plan, words: Sequence[str]) -> TrialConfig:
     Raises:
         AgentError: they are no arguments of a trial, or no trial of the plan.
     """
-    values = dict(_value_of(word) for word in words)
+    values = dict(_value_of(word, plan.spec.trainable.field_names) for word in words)
     if "trial" in values:
         return pick(plan.trials, str(values["trial"]))
-    part = plan.spec.parts[0]
+    spec, part = plan.spec, plan.spec.parts[0]
     space = {key: {"grid_search": [value]} for key, value in values.items() if key != "seed"}
-    seed = values.get("seed", plan.spec.seeds[0])
+    seed = values.get("seed", spec.seeds[0])
     try:
-        (point,) = expand(part.base, space, part.when, 1, 0)
-        wanted = TrialConfig.from_mapping({**point, "seed": seed}).trial_id
+        (point,) = expand(part.base, space, part.when, 1, 0, spec.trainable.defaults)
+        wanted = spec.trainable.config({**point, "seed": seed}).trial_id
     except ConfigError as error:
         raise AgentError(f"{' '.join(words)}: {error}") from error
     for config in plan.trials:
@@ -104,12 +104,12 @@ def show_in_wandb(store: SweepStore, config: TrialConfig, plan: Plan) -> None:
         target.close()
 
 
-def _value_of(word: str) -> tuple[str, Any]:
+def _value_of(word: str, names: Sequence[str]) -> tuple[str, Any]:
     key, given, text = word.removeprefix("--").partition("=")
     if not word.startswith("--") or not given:
         raise AgentError(f"{word}: not like --lr=0.1, as `wandb agent` gives it")
-    if key not in ("trial", *field_names()):
-        raise AgentError(f"{word}: unknown field {key!r}{did_you_mean(key, field_names())}")
+    if key not in ("trial", *names):
+        raise AgentError(f"{word}: unknown field {key!r}{did_you_mean(key, names)}")
     if key == "trial":
         return key, text
     try:

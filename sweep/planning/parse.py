@@ -1,7 +1,7 @@
 """The sweep file: what to run, checked field by field before anything else happens.
 
-A sweep file asks one question, or several as `[[parts]]`. All of it is checked here; what a field of a
-trial may hold is core.config's word.
+A sweep file asks one question, or several as `[[parts]]`. All of it is checked here; which fields and metrics a
+trial has, and what they may hold, is its kind's word (core.trainables).
 """
 
 import tomllib
@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from mixsweep.core import registry
-from mixsweep.core.config import TrialConfig, field_names
 from mixsweep.core.errors import ConfigError, did_you_mean
 from mixsweep.core.execution.run_config import BATCH_NORMS
-from mixsweep.core.records import default_mode
 from mixsweep.core.store.retention import POLICY_HELP, is_policy
 from mixsweep.core.toml_reader import Reader
+from mixsweep.core.trainables.interface import Trainable
+from mixsweep.core.trainables.kinds import find_trainable
 from mixsweep.sweep.planning.schema import (
-    METRICS,
     MODES,
     RULES,
     Claim,
@@ -100,19 +99,20 @@ def parse_spec(source: Mapping[str, Any], path: Path | None = None) -> SweepSpec
     if not _is_folder_name(name):
         raise reader.error("name", f"{name!r} is no folder's name")
     imports, project = _imports(reader, source, path)
-    metric = reader.choice(source, "metric", "valid_accuracy", METRICS)
-    mode = reader.choice(source, "mode", default_mode(metric), MODES)
+    trainable = find_trainable()
+    metric = reader.choice(source, "metric", trainable.default_metric, trainable.objectives)
+    mode = reader.choice(source, "mode", trainable.better(metric), MODES)
     base = reader.table(source, "base")
-    seeds = _seeds(reader, source, base)
+    seeds = _seeds(reader, trainable, source, base)
     if "parts" in source:
         for key in ("space", "when", "claims", "samples"):
             if key in source:
                 raise reader.error(key, "stands inside each of [[parts]] in a file that has them")
-        parts = _parts(reader, source, base)
+        parts = _parts(reader, trainable, source, base)
     else:
         question = reader.text(source, "question", "")
-        parts = (_part(reader, source, "", name, question, base),)
-    search = read_search(reader, source, parts[0].space, parts[0].when, len(seeds))
+        parts = (_part(reader, trainable, source, "", name, question, base),)
+    search = read_search(reader, source, trainable, parts[0].space, parts[0].when, len(seeds))
     stopping = _stopping(reader, source)
     if stopping and "parts" in source:
         raise reader.error(
@@ -135,6 +135,7 @@ def parse_spec(source: Mapping[str, Any], path: Path | None = None) -> SweepSpec
         stopping=stopping,
         keep_checkpoints=_keep(reader, source),
         resources=_resources(reader, source),
+        kind=trainable.kind,
         source={**source, **named, **({"imports": list(imports), "project": project} if imports else {})},
         path=path,
     )
@@ -179,14 +180,16 @@ def _imports(reader: Reader, source: Mapping[str, Any], path: Path | None) -> tu
     return tuple(files), str(project)
 
 
-def _seeds(reader: Reader, source: Mapping[str, Any], base: Mapping[str, Any]) -> tuple[int, ...]:
+def _seeds(
+    reader: Reader, trainable: Trainable, source: Mapping[str, Any], base: Mapping[str, Any]
+) -> tuple[int, ...]:
     seeds = source.get("seeds", 1)
-    first = base.get("seed", 42)
+    first = base.get("seed", trainable.defaults["seed"])
     if isinstance(seeds, bool) or not isinstance(seeds, int | list):
         raise reader.error("seeds", f"{seeds!r} is neither a number of replicas nor a list of seeds")
     if isinstance(seeds, list):
         for seed in seeds:
-            _trial_value(reader, "seeds", "seed", seed)
+            _trial_value(reader, trainable, "seeds", "seed", seed)
         if not seeds or len(set(seeds)) < len(seeds):
             raise reader.error("seeds", f"{seeds!r} is empty or names a seed twice")
         if "seed" in base:
@@ -196,12 +199,14 @@ def _seeds(reader: Reader, source: Mapping[str, Any], base: Mapping[str, Any]) -
         raise reader.error(
             "seeds", f"{seeds} replicas; allowed: 1 to {_MOST_REPLICAS}, or a list of seeds: [{seeds}]"
         )
-    _trial_value(reader, "base.seed", "seed", first)
-    _trial_value(reader, "seeds", "seed", first + seeds - 1)
+    _trial_value(reader, trainable, "base.seed", "seed", first)
+    _trial_value(reader, trainable, "seeds", "seed", first + seeds - 1)
     return tuple(range(int(first), int(first) + seeds))
 
 
-def _parts(reader: Reader, source: Mapping[str, Any], base: Mapping[str, Any]) -> tuple[Part, ...]:
+def _parts(
+    reader: Reader, trainable: Trainable, source: Mapping[str, Any], base: Mapping[str, Any]
+) -> tuple[Part, ...]:
     tables = source["parts"]
     if not isinstance(tables, list) or not tables or not all(isinstance(t, Mapping) for t in tables):
         raise reader.error("parts", "write one [[parts]] table or more")
@@ -214,7 +219,7 @@ def _parts(reader: Reader, source: Mapping[str, Any], base: Mapping[str, Any]) -
         own = reader.table(table, "base", where)
         if "seed" in own:
             raise reader.error(f"{where}base.seed", "write it in [base], so that seeds are paired")
-        parts.append(_part(reader, table, where, name, question, {**base, **own}))
+        parts.append(_part(reader, trainable, table, where, name, question, {**base, **own}))
     names = [part.name for part in parts]
     if len(set(names)) < len(names):
         raise reader.error("parts", f"two parts have the same name among {names}")
@@ -222,14 +227,20 @@ def _parts(reader: Reader, source: Mapping[str, Any], base: Mapping[str, Any]) -
 
 
 def _part(
-    reader: Reader, table: Mapping[str, Any], where: str, name: str, question: str, base: Mapping[str, Any]
+    reader: Reader,
+    trainable: Trainable,
+    table: Mapping[str, Any],
+    where: str,
+    name: str,
+    question: str,
+    base: Mapping[str, Any],
 ) -> Part:
     space = reader.table(table, "space", where)
     when = reader.table(table, "when", where)
     for key, value in base.items():
-        _trial_value(reader, f"{where}base.{key}", key, value)
+        _trial_value(reader, trainable, f"{where}base.{key}", key, value)
     for key, axis in space.items():
-        _known_field(reader, f"{where}space.{key}", key)
+        _known_field(reader, trainable, f"{where}space.{key}", key)
         if key == "seed":
             raise reader.error(f"{where}space.seed", "write `seeds = N` instead, so that seeds are paired")
         try:
@@ -237,30 +248,31 @@ def _part(
         except SpaceError as error:
             raise reader.error(f"{where}space.{key}", str(error)) from error
         for value in values:
-            _trial_value(reader, f"{where}space.{key}", key, value)
+            _trial_value(reader, trainable, f"{where}space.{key}", key, value)
         if key in reader.table(table, "base", where):
             raise reader.error(f"{where}space.{key}", "stands in [base] too; keep one of the two")
     for key, conditions in when.items():
-        _known_field(reader, f"{where}when.{key}", key)
+        _known_field(reader, trainable, f"{where}when.{key}", key)
         if not isinstance(conditions, Mapping) or not conditions:
             raise reader.error(f"{where}when.{key}", f"{conditions!r} is not like {{ model = 'mixer' }}")
         for other, allowed in conditions.items():
-            _known_field(reader, f"{where}when.{key}.{other}", other)
-            for value in allowed if isinstance(allowed, list) and other != "hidden" else [allowed]:
-                _trial_value(reader, f"{where}when.{key}.{other}", other, value)
+            _known_field(reader, trainable, f"{where}when.{key}.{other}", other)
+            several = isinstance(allowed, list) and not trainable.field(other).is_list
+            for value in allowed if several else [allowed]:
+                _trial_value(reader, trainable, f"{where}when.{key}.{other}", other, value)
     return Part(
         name=name,
         question=question,
         base=base,
         space=space,
         when=when,
-        claims=_claims(reader, table, where, space),
+        claims=_claims(reader, trainable, table, where, space),
         samples=reader.integer(table, "samples", 1, low=1, where=where),
     )
 
 
 def _claims(
-    reader: Reader, table: Mapping[str, Any], where: str, space: Mapping[str, Any]
+    reader: Reader, trainable: Trainable, table: Mapping[str, Any], where: str, space: Mapping[str, Any]
 ) -> tuple[Claim, ...]:
     claims = []
     tables = table.get("claims", [])
@@ -280,7 +292,7 @@ def _claims(
             if value == "rest" and key == "than":
                 continue
             for item in value if isinstance(value, list) else [value]:
-                _trial_value(reader, at + key, compare, item)
+                _trial_value(reader, trainable, at + key, compare, item)
                 if known is not None and item not in known:
                     raise reader.error(at + key, f"{item!r} is not in space.{compare}: {known}")
         claims.append(
@@ -340,22 +352,18 @@ def _resources(reader: Reader, source: Mapping[str, Any]) -> Resources:
     return made
 
 
-def _known_field(reader: Reader, where: str, name: str) -> None:
+def _known_field(reader: Reader, trainable: Trainable, where: str, name: str) -> None:
     if name == "parent":
         raise reader.error(where, "is written by a population ([search] algorithm = 'pbt') alone")
-    if name not in field_names():
-        raise reader.error(where, f"unknown field{did_you_mean(name, field_names())}")
+    if name not in trainable.field_names:
+        raise reader.error(where, f"unknown field{did_you_mean(name, trainable.field_names)}")
 
 
-def _trial_value(reader: Reader, where: str, name: str, value: Any) -> None:
+def _trial_value(reader: Reader, trainable: Trainable, where: str, name: str, value: Any) -> None:
     """Check one field's value by itself; what several fields must agree on is checked trial by trial."""
-    _known_field(reader, where, name)
-    # A field is checked in the company of what it applies to, else its value would be reset unseen.
-    company: dict[str, Any] = {"model": "mixer"} if name == "patch_size" else {}
-    if name == "accumulate" and isinstance(value, int) and value > 0:
-        company = {"batch_size": value}
+    _known_field(reader, trainable, where, name)
     try:
-        TrialConfig.from_mapping({**company, name: value})
+        trainable.check_value(name, value)
     except ConfigError as error:
         raise reader.error(where, str(error)) from error
 

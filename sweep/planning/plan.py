@@ -7,9 +7,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from mixsweep.core.config import TrialConfig, field_names
+from mixsweep.core.config import TrialConfig
 from mixsweep.core.errors import ConfigError
 from mixsweep.core.store import files
+from mixsweep.core.store.arrow import column_type
 from mixsweep.core.store.store import SweepStore
 from mixsweep.sweep.planning.schema import Part, SpecError, SweepSpec
 from mixsweep.sweep.planning.space import expand
@@ -63,7 +64,8 @@ class Plan:
 
     def table(self) -> pa.Table:
         """The plan as it stands in the store: a row a trial (and part)."""
-        schema = pa.schema([*_PLACEMENT, *_config_columns()])
+        columns = [(spec.name, column_type(spec)) for spec in self.spec.trainable.fields]
+        schema = pa.schema([*_PLACEMENT, *columns])
         rows = [
             {"part": r.part, "trial_id": r.trial_id, "point": r.point, "replica": r.replica}
             | r.config.to_mapping()
@@ -89,7 +91,14 @@ def make_plan(spec: SweepSpec) -> Plan:
     for part in spec.parts:
         seen: dict[str, int] = {}  # where in `rows` a trial of this part stands
         for point, values in enumerate(
-            expand(part.base, part.space, part.when, part.samples, spec.search_seed)
+            expand(
+                part.base,
+                part.space,
+                part.when,
+                part.samples,
+                spec.search_seed,
+                spec.trainable.defaults,
+            )
         ):
             for replica, seed in enumerate(spec.seeds):
                 config = _trial(spec, part, values, seed)
@@ -106,7 +115,7 @@ def make_plan(spec: SweepSpec) -> Plan:
 
 def _trial(spec: SweepSpec, part: Part, values: Mapping[str, Any], seed: int) -> TrialConfig:
     try:
-        return TrialConfig.from_mapping({**values, "seed": seed})
+        return spec.trainable.config({**values, "seed": seed})
     except ConfigError as error:
         at = ", ".join(f"{key} = {values[key]!r}" for key in part.space if key in values)
         where = f"{spec.path or spec.name}: {part.name}"
@@ -117,7 +126,15 @@ def _first_generation(spec: SweepSpec, size: int) -> Plan:
     """So many different trials, drawn at random."""
     (part,) = spec.parts
     found: dict[str, TrialConfig] = {}
-    for values in expand(part.base, part.space, part.when, _DRAWS_A_MEMBER * size, spec.search_seed):
+    draws = expand(
+        part.base,
+        part.space,
+        part.when,
+        _DRAWS_A_MEMBER * size,
+        spec.search_seed,
+        spec.trainable.defaults,
+    )
+    for values in draws:
         config = _trial(spec, part, values, spec.seeds[0])
         found.setdefault(config.trial_id, config)
         if len(found) == size:
@@ -138,15 +155,15 @@ def save_plan(plan: Plan, store: SweepStore) -> None:
 
 def read_plan(store: SweepStore) -> tuple[Planned, ...]:
     """The rows of a store's plan."""
-    rows = store.plan().to_pylist()
+    trainable = store.trainable
     return tuple(
         Planned(
             part=row["part"],
             point=row["point"],
             replica=row["replica"],
-            config=TrialConfig.from_store({name: row[name] for name in field_names() if name in row}),
+            config=trainable.config_from_row(row),
         )
-        for row in rows
+        for row in store.plan().to_pylist()
     )
 
 
@@ -165,7 +182,8 @@ def trials_of(rows: Sequence[Planned]) -> tuple[TrialConfig, ...]:
 
 def labels_of(rows: Sequence[Planned]) -> dict[str, str]:
     """By trial: the fields that vary in its part, and its seed; its part's name where there are several."""
-    columns = {name: [getattr(row.config, name) for row in rows] for name in field_names()}
+    names = rows[0].config.to_mapping() if rows else ()
+    columns = {name: [row.config[name] for row in rows] for name in names}
     return labels_of_columns([row.part for row in rows], [row.trial_id for row in rows], columns)
 
 
@@ -207,17 +225,3 @@ def brief(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "-".join(map(str, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _config_columns() -> list[tuple[str, pa.DataType]]:
-    kinds: dict[Any, pa.DataType] = {str: pa.string(), int: pa.int64(), float: pa.float64()}
-    example = TrialConfig().to_mapping()
-    columns = []
-    for name in field_names():
-        if name == "hidden":
-            columns.append((name, pa.list_(pa.int64())))
-        elif name in ("train_limit", "valid_limit"):
-            columns.append((name, pa.int64()))
-        else:
-            columns.append((name, kinds[type(example[name])]))
-    return columns

@@ -8,10 +8,9 @@ from typing import Any
 import tomli_w
 
 from mixsweep.core.errors import UserError
+from mixsweep.core.trainables.interface import Trainable
+from mixsweep.core.trainables.kinds import BUILT_IN, find_trainable
 from mixsweep.sweep.planning.search_schema import Search
-
-METRICS = ("train_loss", "train_accuracy", "valid_loss", "valid_accuracy")
-
 
 MODES = ("max", "min")
 
@@ -85,8 +84,8 @@ class SweepSpec:
     question: str = ""
     reaches: str = ""
     cost: str = ""
-    metric: str = "valid_accuracy"
-    mode: str = "max"
+    metric: str
+    mode: str
     seeds: tuple[int, ...] = (42,)
     search_seed: int = 0
     imports: tuple[str, ...] = ()
@@ -95,8 +94,14 @@ class SweepSpec:
     stopping: Stopping | None = None
     keep_checkpoints: str = "best:5"
     resources: Resources = Resources()
+    kind: str = BUILT_IN
     source: Mapping[str, Any] = field(default_factory=dict)  # the file's own tables, `--set` applied
     path: Path | None = None
+
+    @property
+    def trainable(self) -> Trainable:
+        """The kind of its trials."""
+        return find_trainable(self.kind)
 
     @property
     def may_stop_trials(self) -> bool:

@@ -5,13 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mixsweep.core.config import TrialConfig
 from mixsweep.core.toml_reader import Reader
+from mixsweep.core.trainables.interface import Trainable
 
 ALGORITHMS = ("tpe", "pbt")
-
-# Fields that a trial's state does not depend on, so that a copy of it can go on with others.
-MUTABLE = ("lr", "weight_decay", "momentum", "dropout", "label_smoothing", "augment")
 
 _KEYS = {
     "tpe": ("algorithm", "trials", "startup_trials"),
@@ -46,6 +43,7 @@ class Search:
 def read_search(
     reader: Reader,
     source: Mapping[str, Any],
+    trainable: Trainable,
     space: Mapping[str, Any],
     when: Mapping[str, Any],
     replicas: int,
@@ -79,7 +77,7 @@ def read_search(
             raise reader.error(f"space.{key}", f"tpe has no {name}; write {_NOT_IN_TPE[name]}")
     if algorithm == "tpe":
         return _read_tpe(reader, table, space, at)
-    return _read_pbt(reader, source, table, space, when)
+    return _read_pbt(reader, source, trainable, table, space, when)
 
 
 def _read_tpe(reader: Reader, table: Mapping[str, Any], space: Mapping[str, Any], at: str) -> Search:
@@ -97,11 +95,12 @@ def _read_tpe(reader: Reader, table: Mapping[str, Any], space: Mapping[str, Any]
 def _read_pbt(
     reader: Reader,
     source: Mapping[str, Any],
+    trainable: Trainable,
     table: Mapping[str, Any],
     space: Mapping[str, Any],
     when: Mapping[str, Any],
 ) -> Search:
-    at = "search."
+    at, mutable, budget = "search.", trainable.mutable_fields, trainable.budget
     if "stopping" in source:
         raise reader.error("stopping", "not with pbt, which stops the worst of its population itself")
     search = Search(
@@ -113,9 +112,9 @@ def _read_pbt(
         resample=reader.number(table, "resample", 0.25, low=0, where=at),
     )
     if not search.mutate:
-        raise reader.error("search.mutate", f"missing: fields of [space] among {', '.join(MUTABLE)}")
+        raise reader.error("search.mutate", f"missing: fields of [space] among {', '.join(mutable)}")
     for number, name in enumerate(search.mutate):
-        reader.choice({"name": name}, "name", "", MUTABLE, f"search.mutate[{number}] ")
+        reader.choice({"name": name}, "name", "", mutable, f"search.mutate[{number}] ")
         if name not in space:
             raise reader.error(f"search.mutate[{number}]", f"{name!r} is not in [space]")
         if name in when:
@@ -124,9 +123,9 @@ def _read_pbt(
         raise reader.error("search.quantile", f"{search.quantile:g} is not above 0 and at most 0.5")
     if search.resample > 1:
         raise reader.error("search.resample", f"{search.resample:g} is not from 0 to 1")
-    if "epochs" in space:
-        raise reader.error("space.epochs", "not with pbt: a population is compared at the same epochs")
-    epochs = reader.table(source, "base").get("epochs", TrialConfig().epochs)
+    if budget in space:
+        raise reader.error(f"space.{budget}", "not with pbt: a population is compared at the same epochs")
+    epochs = reader.table(source, "base").get(budget, trainable.defaults[budget])
     if search.interval_epochs >= epochs:
         raise reader.error(
             "search.interval_epochs", f"{search.interval_epochs} leaves nothing to compare in {epochs} epochs"

@@ -8,10 +8,8 @@ import itertools
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
 from typing import Any
 
-from mixsweep.core.config import TrialConfig
 from mixsweep.core.errors import did_you_mean
 
 # Name: how many numbers it takes; None for a list of values.
@@ -79,21 +77,25 @@ def expand(
     when: Mapping[str, Mapping[str, Any]],
     samples: int,
     seed: int,
+    defaults: Mapping[str, Any],
 ) -> Iterator[dict[str, Any]]:
     """The points of a space: every combination of the grids, `samples` times with fresh draws of the rest.
 
-    A field under `when` is left out of the points whose other fields do not meet its condition.
+    A field under `when` is left out of the points whose other fields do not meet its condition, or do not by
+    their `defaults`.
     """
     grids = {key: axis["grid_search"] for key, axis in space.items() if "grid_search" in axis}
     drawn = {key: axis for key, axis in space.items() if key not in grids}
     draws = _draw(drawn, grids, samples, seed) if drawn else _product(grids)
     for point in draws:
-        yield switch_off({**base, **{key: point[key] for key in space}}, when)
+        yield switch_off({**base, **{key: point[key] for key in space}}, when, defaults)
 
 
-def switch_off(values: Mapping[str, Any], when: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def switch_off(
+    values: Mapping[str, Any], when: Mapping[str, Mapping[str, Any]], defaults: Mapping[str, Any]
+) -> dict[str, Any]:
     """A point without the fields under `when` whose conditions it does not meet."""
-    defaults, left = _defaults(), dict(values)
+    left = dict(values)
     for key, conditions in when.items():
         if key in left and not all(meets(left.get(k, defaults[k]), v) for k, v in conditions.items()):
             del left[key]
@@ -142,8 +144,3 @@ def _plain(value: Any) -> Any:
 def _divides(q: float, value: float) -> bool:
     ratio = value / q
     return math.isfinite(ratio) and math.isclose(ratio, round(ratio))
-
-
-@cache
-def _defaults() -> dict[str, Any]:
-    return TrialConfig().to_mapping()

@@ -8,7 +8,7 @@ from mixsweep.core import registry
 from mixsweep.core.config import TrialConfig
 from mixsweep.core.errors import UserError
 from mixsweep.core.execution.run_config import RunConfig
-from mixsweep.core.records import EpochRecord
+from mixsweep.core.records import Record
 from mixsweep.core.store.store import SweepStore, TrialInfo
 from mixsweep.core.version import __version__
 from mixsweep.sweep.planning.plan import Plan, read_plan
@@ -133,7 +133,7 @@ class _GrowingEpochs(Mapping[str, int]):
         return len(self._epochs)
 
 
-def prepare_worker(worker_spec: WorkerSpec) -> Callable[[EpochRecord], bool]:
+def prepare_worker(worker_spec: WorkerSpec) -> Callable[[Record], bool]:
     """Import the user's files; return the decision that the training asks for after each epoch.
 
     Raises:
@@ -149,7 +149,7 @@ def prepare_worker(worker_spec: WorkerSpec) -> Callable[[EpochRecord], bool]:
 def run_trials(
     worker_spec: WorkerSpec,
     trials: Sequence[TrialConfig],
-    on_record: Callable[[EpochRecord], None] = lambda record: None,
+    on_record: Callable[[Record], None] = lambda record: None,
     pause: Callable[[], str] | None = None,
 ) -> Iterator[TrialInfo]:
     """Run what is free of these trials; yield each trial's end.

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mixsweep.core.records import EpochRecord
+from mixsweep.core.records import Record
 from mixsweep.core.store.store import SweepStore
 from mixsweep.sweep.planning.schema import Stopping
 
@@ -107,7 +107,7 @@ def read_rung(rung: Path) -> list[RungEntry]:
 
 def make_decide(
     rule: Stopping | None, store: SweepStore, metric: str, mode: str, epochs: Mapping[str, int]
-) -> Callable[[EpochRecord], bool]:
+) -> Callable[[Record], bool]:
     """The decision that core.execution.runner asks for after each epoch.
 
     Args:
@@ -121,7 +121,7 @@ def make_decide(
         return lambda record: False
     rungs: dict[int, _Rung] = {}  # a process that decides often reads each value once
 
-    def decide_at(record: EpochRecord) -> bool:
+    def decide_at(record: Record) -> bool:
         if record.epoch not in milestones(rule, epochs[record.trial_id]):
             return False
         rung = rung_path(store, metric, mode, record.epoch)
@@ -129,7 +129,7 @@ def make_decide(
         for entry in entries:
             if entry.trial_id == record.trial_id:
                 return entry.decision == STOP  # decided before a kill: a resumed sweep decides alike
-        value = float(getattr(record, metric))
+        value = float(record[metric])
         scheduler = rungs.get(record.epoch)
         if scheduler is None or not scheduler.has_only(entries):
             scheduler = rungs[record.epoch] = _Rung(rule, mode)

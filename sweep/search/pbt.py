@@ -314,8 +314,7 @@ def _ask(
         synch=True,
     )
     trials: list[Any] = [
-        _StandIn(config.trial_id, {name: getattr(config, name) for name in search.mutate})
-        for config in members
+        _StandIn(config.trial_id, {name: config[name] for name in search.mutate}) for config in members
     ]
     controller: Any = SimpleNamespace(
         search_alg=None, get_trials=lambda: trials, get_live_trials=lambda: trials

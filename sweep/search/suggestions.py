@@ -52,8 +52,12 @@ def to_come(spec: SweepSpec, known: int) -> int:
 def examples(spec: SweepSpec) -> list[TrialConfig]:
     """A trial of each data set that a search may choose."""
     (part,) = spec.parts
-    axis = part.space.get("dataset", {"choice": [part.base.get("dataset", TrialConfig().dataset)]})
-    return [TrialConfig(dataset=name) for (names,) in [axis.values()] for name in names]
+    trainable = spec.trainable
+    name = trainable.data_field
+    if not name:
+        return []
+    axis = part.space.get(name, {"choice": [part.base.get(name, trainable.defaults[name])]})
+    return [trainable.config({name: value}) for (values,) in [axis.values()] for value in values]
 
 
 def coming(plan: Plan) -> list[TrialConfig]:
@@ -62,7 +66,7 @@ def coming(plan: Plan) -> list[TrialConfig]:
     if not count:
         return []
     (part,) = plan.spec.parts
-    return [plan.trials[-1] if plan.trials else TrialConfig.from_mapping(part.base)] * count
+    return [plan.trials[-1] if plan.trials else plan.spec.trainable.config(part.base)] * count
 
 
 class Suggestions:

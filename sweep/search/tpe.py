@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from mixsweep.core.config import TrialConfig, conditions_of, effective_under
+from mixsweep.core.config import TrialConfig
 from mixsweep.core.errors import ConfigError
 from mixsweep.core.store.store import SweepStore, TrialInfo
+from mixsweep.core.trainables.interface import Trainable
+from mixsweep.core.trainables.kinds import find_trainable
 from mixsweep.sweep.planning.schema import Part, SpecError, SweepSpec
 from mixsweep.sweep.planning.space import meets, switch_off, to_ray
 
@@ -104,7 +106,8 @@ def refit(spec: SweepSpec, config: TrialConfig) -> TrialConfig | None:
 def point_of(part: Part, config: TrialConfig) -> dict[str, Any] | None:
     """The values of the varied fields that count in a trial; None where one is not of its axis."""
     values: dict[str, Any] = {}
-    for key, axis in _in_order(part, {**TrialConfig().to_mapping(), **part.base}, values):
+    trainable = find_trainable(config.kind)
+    for key, axis in _in_order(part, trainable, values):
         ((name, allowed),) = axis.items()
         if name == "choice":
             found = [one for one in allowed if _has(config, key, one)]
@@ -112,15 +115,15 @@ def point_of(part: Part, config: TrialConfig) -> dict[str, Any] | None:
                 return None
             values[key] = found[0]
         else:
-            values[key] = getattr(config, key)
+            values[key] = config[key]
             if not _is_within(values[key], _distribution(key, axis)):
                 return None
     return values
 
 
 def _trial(spec: SweepSpec, part: Part, values: Mapping[str, Any]) -> TrialConfig:
-    point = switch_off({**part.base, **values}, part.when)
-    return TrialConfig.from_mapping({**point, "seed": spec.seeds[0]})
+    point = switch_off({**part.base, **values}, part.when, spec.trainable.defaults)
+    return spec.trainable.config({**point, "seed": spec.seeds[0]})
 
 
 def _is_within(value: float, distribution: Any) -> bool:
@@ -142,22 +145,23 @@ def _has(config: TrialConfig, key: str, value: Any) -> bool:
 
 
 def _in_order(
-    part: Part, standing: Mapping[str, Any], values: Mapping[str, Any]
+    part: Part, trainable: Trainable, values: Mapping[str, Any]
 ) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The varied fields that count, each after those on which that depends; the caller fills in `values`."""
+    standing = {**trainable.defaults, **part.base}
     left = list(part.space)
     while left:
-        ready = [key for key in left if not _depends_on(part, key) & (set(left) - {key})] or left
+        ready = [key for key in left if not _depends_on(part, trainable, key) & (set(left) - {key})] or left
         key = ready[0]
         left.remove(key)
         now = {**standing, **values}
         conditions = part.when.get(key, {})
-        if effective_under(key, now) and all(meets(now[other], v) for other, v in conditions.items()):
+        if trainable.is_effective(key, now) and all(meets(now[other], v) for other, v in conditions.items()):
             yield key, part.space[key]
 
 
-def _depends_on(part: Part, key: str) -> set[str]:
-    return {*conditions_of(key), *part.when.get(key, {})}
+def _depends_on(part: Part, trainable: Trainable, key: str) -> set[str]:
+    return {*trainable.field(key).applies, *part.when.get(key, {})}
 
 
 def _ask(
@@ -168,11 +172,10 @@ def _ask(
     from ray.tune.search.optuna import OptunaSearch
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    standing = {**TrialConfig().to_mapping(), **part.base}
 
     def space(trial: Any) -> None:
         values: dict[str, Any] = {}
-        for key, axis in _in_order(part, standing, values):
+        for key, axis in _in_order(part, spec.trainable, values):
             values[key] = _suggest(trial, key, axis)
 
     storage = optuna.storages.InMemoryStorage()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mixsweep.core.config import TrialConfig
+from mixsweep.core.trainables.kinds import find_trainable
 
 
 @dataclass(frozen=True)
@@ -16,12 +17,13 @@ class TrialRequest:
     until: int | None = None
 
     def to_json(self) -> str:
-        return json.dumps({"config": self.config.to_mapping(), "until": self.until})
+        config = self.config.to_mapping()
+        return json.dumps({"kind": self.config.kind, "config": config, "until": self.until})
 
     @classmethod
     def from_json(cls, text: str) -> "TrialRequest":
         values = json.loads(text)
-        return cls(TrialConfig.from_store(values["config"]), values["until"])
+        return cls(find_trainable(values["kind"]).config_from_store(values["config"]), values["until"])
 
 
 class TrialSource(Protocol):

@@ -194,18 +194,18 @@ def _trainable(config: dict[str, Any]) -> None:
     import torch
     from ray import tune
 
-    from mixsweep.core.config import TrialConfig
     from mixsweep.core.data.datasets import load_images
+    from mixsweep.core.trainables.image_config import ImageConfig
     from mixsweep.core.training import device as devices
     from mixsweep.core.training.trainer import Trial
 
     devices.prepare_process(1)
-    trial_config = TrialConfig.from_mapping(config["trial"])
+    trial_config = ImageConfig.from_mapping(config["trial"])
     trial = Trial(trial_config, load_images(trial_config.dataset, None), torch.device("cpu"))
     for record in trial.train():
         with tempfile.TemporaryDirectory() as folder:
             torch.save(trial.state(), Path(folder, "checkpoint.pt"))
-            figures = {"train_loss": record.train_loss, "valid_accuracy": record.valid_accuracy}
+            figures = {"train_loss": record["train_loss"], "valid_accuracy": record["valid_accuracy"]}
             tune.report(figures, checkpoint=tune.Checkpoint.from_directory(folder))
 
 

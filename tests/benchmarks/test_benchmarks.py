@@ -12,14 +12,14 @@ import pytest
 import torch
 from rich.console import Console
 
-from mixsweep.core.config import TrialConfig
+from mixsweep.core.trainables.image_config import ImageConfig
 from tests.benchmarks import speed, sweeping, training
 from tests.benchmarks.comparison import Comparison, Figure, comparison_table, figure_table
 from tests.benchmarks.training import Case
 
 TINY = Case(
     name="tiny",
-    config=TrialConfig(hidden=(16,), batch_size=8, epochs=1_000_000),
+    config=ImageConfig(hidden=(16,), batch_size=8, epochs=1_000_000),
     steps=2,
     threads=1,
     device="cpu",
@@ -65,7 +65,7 @@ def counting(case: Case) -> Iterator[float]:
 
 
 @pytest.mark.parametrize("config", [case.config for case in training.cases(1, "cpu", full=True)], ids=repr)
-def test_the_measured_models_are_the_studys(config: TrialConfig) -> None:
+def test_the_measured_models_are_the_studys(config: ImageConfig) -> None:
     from mixsweep.core.models.build import build_model, count_parameters
 
     sizes = {

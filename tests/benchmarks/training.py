@@ -24,10 +24,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision import transforms
 
-from mixsweep.core.config import TrialConfig
 from mixsweep.core.data import augment
 from mixsweep.core.data.datasets import CIFAR10_MEAN, CIFAR10_STD, Images
 from mixsweep.core.models.build import build_model
+from mixsweep.core.trainables.image_config import ImageConfig
 from mixsweep.core.training import device as devices
 from mixsweep.core.training.optim import build_optimizer
 from mixsweep.core.training.trainer import Trial
@@ -44,7 +44,7 @@ class Case:
     """What is trained, and for how many steps a measurement."""
 
     name: str
-    config: TrialConfig
+    config: ImageConfig
     steps: int
     threads: int
     device: str
@@ -59,7 +59,7 @@ Contestant = Callable[[Case], Iterator[float]]
 
 def cases(threads: int, device: str, full: bool) -> list[Case]:
     """The study's models under the course's recipe; `full` adds those that take minutes on a CPU."""
-    recipe = TrialConfig(epochs=1_000_000)  # the generator is asked for as many as there are rounds
+    recipe = ImageConfig(epochs=1_000_000)  # the generator is asked for as many as there are rounds
     mixer = recipe.with_values(model="mixer")
     chosen = [("MLP", recipe, 40), ("Mixer patch 8", mixer.with_values(patch_size=8), 12)]
     if full:
@@ -161,7 +161,7 @@ def trainer(case: Case) -> Iterator[float]:
     while True:
         start = time.perf_counter()
         record = next(records)
-        yield time.perf_counter() - start - record.valid_seconds
+        yield time.perf_counter() - start - record["valid_seconds"]
 
 
 def textbook_0(case: Case) -> Iterator[float]:

@@ -2,17 +2,19 @@
 
 import json
 import random
-from dataclasses import field, fields, make_dataclass
+from dataclasses import make_dataclass
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixsweep.core import config as config_module
 from mixsweep.core import registry
-from mixsweep.core.config import TrialConfig, canonical_json, field_doc, field_names
+from mixsweep.core.config import canonical_json, option
 from mixsweep.core.errors import ConfigError
+from mixsweep.core.trainables import image_config as config_module
+from mixsweep.core.trainables.image_config import FIELD_NAMES, ImageConfig
+from mixsweep.core.trainables.image_trainer import TRAINABLE
 
 # Frozen: a change here orphans the results of everyone who has any.
 GOLDEN_IDS = [
@@ -72,32 +74,32 @@ CONFIG_VALUES = st.fixed_dictionaries(
 
 @pytest.mark.parametrize(("values", "trial_id"), GOLDEN_IDS)
 def test_identities_stay_what_they_were(values: dict[str, Any], trial_id: str) -> None:
-    assert TrialConfig.from_mapping(values).trial_id == trial_id
+    assert ImageConfig.from_mapping(values).trial_id == trial_id
 
 
 @given(CONFIG_VALUES, st.randoms(use_true_random=False))
 def test_identity_does_not_depend_on_the_order_of_fields(values: dict[str, Any], rng: random.Random) -> None:
     items = list(values.items())
     rng.shuffle(items)
-    assert TrialConfig.from_mapping(dict(items)).trial_id == TrialConfig.from_mapping(values).trial_id
+    assert ImageConfig.from_mapping(dict(items)).trial_id == ImageConfig.from_mapping(values).trial_id
 
 
 @given(CONFIG_VALUES)
 def test_a_config_survives_json_and_names_itself_alike_with_every_default_spelt_out(
     values: dict[str, Any],
 ) -> None:
-    config = TrialConfig.from_mapping(values)
+    config = ImageConfig.from_mapping(values)
     mapping = json.loads(json.dumps(config.to_mapping()))
-    assert set(mapping) == set(field_names())
-    again = TrialConfig.from_mapping(mapping)
+    assert set(mapping) == set(FIELD_NAMES)
+    again = ImageConfig.from_mapping(mapping)
     assert again == config
     assert again.trial_id == config.trial_id
 
 
 @given(CONFIG_VALUES)
 def test_the_identity_alone_rebuilds_what_shapes_the_trajectory(values: dict[str, Any]) -> None:
-    config = TrialConfig.from_mapping(values)
-    again = TrialConfig.from_mapping(config.identity())
+    config = ImageConfig.from_mapping(values)
+    again = ImageConfig.from_mapping(config.identity())
     assert again.with_values(epochs=config.epochs) == config
 
 
@@ -114,17 +116,17 @@ def test_the_identity_alone_rebuilds_what_shapes_the_trajectory(values: dict[str
     ],
 )
 def test_two_spellings_of_one_value_are_one_trial(one: dict[str, Any], other: dict[str, Any]) -> None:
-    assert TrialConfig(**one) == TrialConfig(**other)
-    assert TrialConfig(**one).trial_id == TrialConfig(**other).trial_id
+    assert ImageConfig(**one) == ImageConfig(**other)
+    assert ImageConfig(**one).trial_id == ImageConfig(**other).trial_id
 
 
 @given(st.floats(1e-300, 1e300))
 def test_a_float_keeps_its_identity_through_its_decimal_spelling(lr: float) -> None:
-    assert TrialConfig(lr=float(f"{lr:.17g}")).trial_id == TrialConfig(lr=lr).trial_id
+    assert ImageConfig(lr=float(f"{lr:.17g}")).trial_id == ImageConfig(lr=lr).trial_id
 
 
 def test_an_identity_is_canonical_json_of_what_differs_from_the_defaults() -> None:
-    config = TrialConfig(lr=1e-1, hidden=(16,))
+    config = ImageConfig(lr=1e-1, hidden=(16,))
     assert canonical_json(config.identity()) == '{"hidden":[16],"lr":0.1}'
 
 
@@ -137,19 +139,19 @@ def test_every_field_that_shapes_the_trajectory_changes_the_identity() -> None:
         "parent": "0123456789ab@3",
     }  # fmt: skip
     mixer = {"patch_size": 8, "embed_dim": 8, "blocks": 2, "token_ratio": 2, "channel_ratio": 2}
-    ids = [TrialConfig().trial_id, TrialConfig(model="mixer").trial_id]
-    ids += [TrialConfig.from_mapping({name: value}).trial_id for name, value in other.items()]
+    ids = [ImageConfig().trial_id, ImageConfig(model="mixer").trial_id]
+    ids += [ImageConfig.from_mapping({name: value}).trial_id for name, value in other.items()]
     ids += [
-        TrialConfig.from_mapping({"model": "mixer", name: value}).trial_id for name, value in mixer.items()
+        ImageConfig.from_mapping({"model": "mixer", name: value}).trial_id for name, value in mixer.items()
     ]
-    ids += [TrialConfig(optimizer="momentum", momentum=m).trial_id for m in (0.9, 0.5)]
-    assert {*other, *mixer, "momentum", "epochs"} == set(field_names())
+    ids += [ImageConfig(optimizer="momentum", momentum=m).trial_id for m in (0.9, 0.5)]
+    assert {*other, *mixer, "momentum", "epochs"} == set(FIELD_NAMES)
     assert len(set(ids)) == len(ids)
 
 
 def test_epochs_are_part_of_the_identity_only_where_the_schedule_depends_on_them() -> None:
-    constant = {TrialConfig(epochs=n, warmup_epochs=1).trial_id for n in (1, 15, 30)}
-    cosine = {TrialConfig(epochs=n, schedule="cosine").trial_id for n in (1, 15, 30)}
+    constant = {ImageConfig(epochs=n, warmup_epochs=1).trial_id for n in (1, 15, 30)}
+    cosine = {ImageConfig(epochs=n, schedule="cosine").trial_id for n in (1, 15, 30)}
     assert len(constant) == 1
     assert len(cosine) == 3
 
@@ -166,32 +168,30 @@ def test_epochs_are_part_of_the_identity_only_where_the_schedule_depends_on_them
 def test_a_field_without_effect_is_reset_so_that_it_makes_no_second_trial(
     owner: dict[str, Any], values: dict[str, Any]
 ) -> None:
-    assert TrialConfig(**owner, **values) == TrialConfig(**owner)
+    assert ImageConfig(**owner, **values) == ImageConfig(**owner)
 
 
 def test_one_initialisation_under_two_names_is_one_trial(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert TrialConfig(model="mlp", init="glorot_normal") == TrialConfig(model="mlp")
-    assert TrialConfig(model="mixer", init="glorot_normal") != TrialConfig(model="mixer")
-    assert TrialConfig(model="resnet18", init="torch") != TrialConfig(model="resnet18")
+    assert ImageConfig(model="mlp", init="glorot_normal") == ImageConfig(model="mlp")
+    assert ImageConfig(model="mixer", init="glorot_normal") != ImageConfig(model="mixer")
+    assert ImageConfig(model="resnet18", init="torch") != ImageConfig(model="resnet18")
     monkeypatch.setitem(registry._models, "own", lambda config, classes: None)
-    assert TrialConfig(model="own", init="torch") == TrialConfig(model="own")
-    assert TrialConfig(model="own", init="glorot_normal") != TrialConfig(model="own")
+    assert ImageConfig(model="own", init="torch") == ImageConfig(model="own")
+    assert ImageConfig(model="own", init="glorot_normal") != ImageConfig(model="own")
 
 
 def test_a_registered_model_may_use_every_field(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(registry._models, "own", lambda config, classes: None)
-    config = TrialConfig(model="own", hidden=(8,), patch_size=8, dropout=0.5)
+    config = ImageConfig(model="own", hidden=(8,), patch_size=8, dropout=0.5)
     assert (config.hidden, config.patch_size, config.dropout) == ((8,), 8, 0.5)
 
 
 @pytest.mark.parametrize(("values", "trial_id"), GOLDEN_IDS)
 def test_a_field_added_later_leaves_old_identities_as_they_were(
-    values: dict[str, Any], trial_id: str, monkeypatch: pytest.MonkeyPatch
+    values: dict[str, Any], trial_id: str
 ) -> None:
-    metadata = fields(TrialConfig)[field_names().index("label_smoothing")].metadata
-    late = field(default=0.0, metadata=dict(metadata))
-    later = make_dataclass("Later", [("mixup", float, late)], bases=(TrialConfig,), frozen=True, kw_only=True)
-    monkeypatch.setitem(config_module._HINTS, "mixup", float)
+    late = option(0.0, "strength of mixing")
+    later = make_dataclass("Later", [("mixup", float, late)], bases=(ImageConfig,), frozen=True, kw_only=True)
     assert later(**values).trial_id == trial_id
     assert later(**values, mixup=0.2).trial_id != trial_id
 
@@ -241,7 +241,7 @@ def test_a_bad_value_is_one_line_that_names_field_value_and_what_is_allowed(
     values: dict[str, Any], name: str, words: list[str]
 ) -> None:
     with pytest.raises(ConfigError) as caught:
-        TrialConfig.from_mapping(values)
+        ImageConfig.from_mapping(values)
     message = str(caught.value)
     assert caught.value.field == name
     assert "\n" not in message
@@ -251,23 +251,23 @@ def test_a_bad_value_is_one_line_that_names_field_value_and_what_is_allowed(
 JUNK = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.integers())
 
 
-@given(st.sampled_from(field_names()), JUNK)
+@given(st.sampled_from(FIELD_NAMES), JUNK)
 def test_no_value_is_anything_but_a_config_or_a_config_error(name: str, value: Any) -> None:
     try:
-        config = TrialConfig.from_mapping({name: value})
+        config = ImageConfig.from_mapping({name: value})
     except ConfigError as error:
         named = error.field
     else:
         named = name
-        assert TrialConfig.from_mapping(config.to_mapping()) == config
+        assert ImageConfig.from_mapping(config.to_mapping()) == config
     assert named in (name, "accumulate")  # a batch size may not suit its micro-batches
 
 
 def test_a_changed_copy_is_checked_anew() -> None:
-    assert TrialConfig().with_values(lr=1).lr == 1.0
+    assert ImageConfig().with_values(lr=1).lr == 1.0
     with pytest.raises(ConfigError, match="lr = 0"):
-        TrialConfig().with_values(lr=0)
+        ImageConfig().with_values(lr=0)
 
 
 def test_every_field_says_what_it_means_in_one_line() -> None:
-    assert all(field_doc(name) and "\n" not in field_doc(name) for name in field_names())
+    assert all(TRAINABLE.field(name).doc and "\n" not in TRAINABLE.field(name).doc for name in FIELD_NAMES)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from mixsweep.core.records import TRAJECTORY_COLUMNS
 from mixsweep.core.store.store import SweepStore, TrialInfo
+from mixsweep.core.trainables.kinds import find_trainable
 
 ROOT = Path(__file__).parents[2]
 
@@ -115,7 +115,7 @@ def infos(store: SweepStore) -> list[TrialInfo]:
 
 def trajectories(store: SweepStore) -> pa.Table:
     """All records of a sweep that must be equal wherever it ran, in a fixed order."""
-    table = store.records().select(TRAJECTORY_COLUMNS)
+    table = store.records().select(find_trainable().trajectory_columns)
     return table.sort_by([("trial_id", "ascending"), ("epoch", "ascending")])
 
 

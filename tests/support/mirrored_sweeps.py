@@ -12,8 +12,8 @@ from wandb.util import get_core_path
 
 from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.execution.runner import work
-from mixsweep.core.records import SCHEMA
 from mixsweep.core.store.store import SweepStore
+from mixsweep.core.trainables.kinds import find_trainable
 from mixsweep.sweep.planning.parse import parse_spec
 from mixsweep.sweep.planning.plan import Plan, make_plan, read_plan, save_plan, trials_of
 from tests.support.commands import ROOT
@@ -110,7 +110,7 @@ def rows_of(store: SweepStore) -> dict[str, list[dict[str, Any]]]:
     """By trial, what W&B has to show of each epoch."""
     rows: dict[str, list[dict[str, Any]]] = {}
     for record in store.records().sort_by([("trial_id", "ascending"), ("epoch", "ascending")]).to_pylist():
-        row = {name: record[name] for name in SCHEMA.names if record[name] is not None}
+        row = {name: record[name] for name in find_trainable().schema.names if record[name] is not None}
         for test in ("test_loss", "test_accuracy"):  # of a run's summary
             row.pop(test, None)
         trial_id, moment = row.pop("trial_id"), row.pop("recorded_at")

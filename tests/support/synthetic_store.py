@@ -6,7 +6,7 @@ paired comparisons have something to find. States, divergence and early stops ar
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import product
 from pathlib import Path
@@ -17,10 +17,11 @@ import pyarrow as pa
 import tomli_w
 
 from mixsweep.core import records
-from mixsweep.core.config import TrialConfig
-from mixsweep.core.records import EpochRecord
+from mixsweep.core.records import ENERGY, Record
 from mixsweep.core.store import files
 from mixsweep.core.store.store import Attempt, SweepStore, TrialInfo
+from mixsweep.core.trainables.image_config import ImageConfig
+from tests.support.records import make_record
 
 START = datetime(2026, 1, 2, 9, 0, tzinfo=UTC)
 PROVENANCE = {
@@ -70,7 +71,7 @@ def write_sweep(
             key = values[0] if len(values) == 1 else values
             states = part.states.get(key, ("completed",) * seeds)
             for replica in range(seeds):
-                config = TrialConfig(
+                config = ImageConfig(
                     **{"epochs": epochs, **part.base, **dict(zip(part.space, values))}, seed=42 + replica
                 )
                 name = path.name if len(parts) == 1 else part.name
@@ -88,7 +89,7 @@ def write_sweep(
 def give_energy(store: SweepStore, joules: float) -> None:
     """As if each epoch's device had told so much."""
     for folder in store.trials():
-        rows = [replace(row, device_energy_joules=joules) for row in records.from_table(folder.records())]
+        rows = [row.with_metrics({ENERGY: joules}) for row in records.from_table(folder.records())]
         folder.write_records(rows)
 
 
@@ -142,7 +143,7 @@ def _part_table(part: SyntheticPart) -> dict[str, Any]:
 
 def _write_trial(
     store: SweepStore,
-    config: TrialConfig,
+    config: ImageConfig,
     state: str,
     final: float,
     noise: float,
@@ -181,14 +182,14 @@ def _write_trial(
 
 
 def _curve(
-    config: TrialConfig,
+    config: ImageConfig,
     final: float,
     noise: float,
     replica: int,
     trained: int,
     state: str,
     clock: datetime,
-) -> Iterable[EpochRecord]:
+) -> Iterable[Record]:
     shared = np.random.default_rng(replica).normal(0, 0.004)  # a seed's own luck, the same at every value
     rng = np.random.default_rng(int(config.trial_id, 16))
     for epoch in range(1, trained + 1):
@@ -197,7 +198,7 @@ def _curve(
         broken = state == "diverged" and epoch == trained
         ended = state == "completed" and epoch == trained
         valid_loss = -1.1 * math.log(min(0.999, max(0.02, valid)))
-        yield EpochRecord(
+        yield make_record(
             trial_id=config.trial_id,
             epoch=epoch,
             step=351 * epoch,

@@ -25,7 +25,7 @@ from mixsweep.core import registry
 from mixsweep.core.config import TrialConfig
 from mixsweep.core.data.cifar10 import writable_cache_folder
 from mixsweep.core.errors import UserError
-from mixsweep.core.records import EpochRecord
+from mixsweep.core.records import Record
 from mixsweep.core.scratch import scratch_folder
 from mixsweep.core.store.retention import Retention
 from mixsweep.core.store.store import SweepStore, TrialFolder, TrialInfo
@@ -89,7 +89,7 @@ def _train(
         worker_spec.run_config,
         store=store.path,
         retention=Retention("all"),  # what is kept is the keeper's to say
-        data_dir=data_here(proxy, config.dataset, worker_spec.run_config.data_dir),
+        data_dir=data_here(proxy, config["dataset"], worker_spec.run_config.data_dir),
     )
     trained = False
     with _Sender(proxy, node, right, store.trial(config.trial_id)) as sender:
@@ -152,7 +152,7 @@ class _Sender:
         """Whether the keeper took the last parcel."""
         return not (self._answer.lost or self._answer.problem)
 
-    def report(self, record: EpochRecord) -> None:
+    def report(self, record: Record) -> None:
         self.send()
 
     def pause(self) -> str:

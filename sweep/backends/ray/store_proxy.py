@@ -15,7 +15,7 @@ from mixsweep.core.config import TrialConfig
 from mixsweep.core.data.cifar10 import source_files
 from mixsweep.core.execution.remaining import is_done
 from mixsweep.core.failures import LeaseLostError
-from mixsweep.core.records import EpochRecord
+from mixsweep.core.records import Record
 from mixsweep.core.store.crash_recovery import finalize_killed_attempt
 from mixsweep.core.store.lease import STALE_SECONDS, Lease, take_lease
 from mixsweep.core.store.store import Attempt, SweepStore, TrialFolder
@@ -126,7 +126,7 @@ class StoreProxy:
         folders = map(self._store.trial, self._configs)
         record_lost_nodes(folders, dead, breaks_leases=False)
 
-    def decide(self, record: EpochRecord) -> bool:
+    def decide(self, record: Record) -> bool:
         """The stopping rule's word."""
         return self._decide(record)
 

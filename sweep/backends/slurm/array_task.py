@@ -10,7 +10,7 @@ from mixsweep.core.config import TrialConfig
 from mixsweep.core.execution.remaining import read_info, remaining
 from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.failures import INTERRUPTIONS, Interruption
-from mixsweep.core.records import EpochRecord
+from mixsweep.core.records import Record
 from mixsweep.core.store.lease import HEARTBEAT_SECONDS, STALE_SECONDS
 from mixsweep.core.store.store import Attempt, SweepStore
 from mixsweep.sweep.backends.slurm.requeues import PlaceFailure, place_failures, record_place_failure
@@ -96,9 +96,9 @@ class PausePolicy:
         self._epoch_seconds = 0.0
         self.reason = ""
 
-    def record(self, record: EpochRecord) -> None:
+    def record(self, record: Record) -> None:
         # An epoch may be followed by the test, on twice as many images as validation, and by a checkpoint.
-        self._epoch_seconds = 1.25 * (record.train_seconds + 3 * record.valid_seconds)
+        self._epoch_seconds = 1.25 * (record["train_seconds"] + 3 * record["valid_seconds"])
 
     def pause(self) -> str:
         """Asked after each epoch and before each trial."""

@@ -105,7 +105,7 @@ def save_trials(store: SweepStore, submission_id: str, trials: Sequence[TrialCon
 def trials_as_submitted(store: SweepStore, submission_id: str) -> dict[str, TrialConfig]:
     """A submission's trials by id, as its command had them."""
     text = (folder_of(store, submission_id) / _TRIALS).read_text(encoding="utf-8")
-    configs = map(TrialConfig.from_store, json.loads(text))
+    configs = map(store.trainable.config_from_store, json.loads(text))
     return {config.trial_id: config for config in configs}
 
 

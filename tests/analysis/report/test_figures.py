@@ -18,9 +18,10 @@ from mixsweep.analysis.report.figures import (
     draw_token_units,
     save_figure,
 )
-from mixsweep.analysis.report.weights import first_kernels, mosaic, token_units
-from mixsweep.core.config import TrialConfig
+from mixsweep.analysis.report.mosaic import mosaic
 from mixsweep.core.models.build import build_model
+from mixsweep.core.trainables.image_config import ImageConfig
+from mixsweep.core.trainables.image_weights import first_kernels, token_units
 from tests.support.synthetic_store import SyntheticPart, learning_rates, patch_sizes, write_sweep
 
 
@@ -128,7 +129,7 @@ def test_a_heat_map_holds_the_mean_of_each_pair_of_values(tmp_path):
 
 
 def test_kernels_are_standardised_and_grey():
-    state = build_model(TrialConfig(model="resnet18"), 10).state_dict()
+    state = build_model(ImageConfig(model="resnet18"), 10).state_dict()
     kernels = first_kernels(state)
     weight = next(w for w in state.values() if w.ndim == 4).double().numpy()
     assert kernels.shape == (64, 3, 3)
@@ -138,7 +139,7 @@ def test_kernels_are_standardised_and_grey():
 
 
 def test_token_units_are_pictures_over_the_patches():
-    state = build_model(TrialConfig(model="mixer", embed_dim=32, blocks=1), 10).state_dict()
+    state = build_model(ImageConfig(model="mixer", embed_dim=32, blocks=1), 10).state_dict()
     units = token_units(state)
     assert units.shape == (16, 8, 8)
     assert units[3, 1, 2] == pytest.approx(float(state["blocks.0.tokens.0.weight"][3, 8 + 2]))

@@ -15,7 +15,6 @@ from mixsweep.analysis.frames import load_trials
 from mixsweep.analysis.report.methods import failures, forecasts
 from mixsweep.analysis.report.report import write_report
 from mixsweep.analysis.report.tables import escape_latex
-from mixsweep.core.config import TrialConfig
 from mixsweep.core.errors import UserError
 from mixsweep.core.formatting import duration
 from mixsweep.core.models.build import build_model
@@ -23,6 +22,7 @@ from mixsweep.core.store.checkpoint import save_checkpoint
 from mixsweep.core.store.files import write_table
 from mixsweep.core.store.forecasts import StoredForecast, save_forecast
 from mixsweep.core.store.store import Attempt, SweepStore, TrialInfo
+from mixsweep.core.trainables.image_config import ImageConfig
 from tests.support.synthetic_store import SyntheticPart, give_energy, learning_rates, patch_sizes, write_sweep
 
 
@@ -246,7 +246,7 @@ def test_a_node_that_went_is_told_though_its_trial_was_completed_elsewhere():
         ),
         Attempt(number=2, place="lab", host="n3", pid=1, end="completed", from_epoch=4),
     )
-    config = TrialConfig(dataset="digits")
+    config = ImageConfig(dataset="digits")
     info = TrialInfo(trial_id=config.trial_id, config=config, state="completed", epoch=15, attempts=attempts)
     (row,) = failures({config.trial_id: info}).rows
     assert row[:2] == ("killed", "completed")

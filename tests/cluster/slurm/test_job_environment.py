@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from mixsweep.cluster.slurm.job_environment import MARGIN_SECONDS, JobSignals, ends_at
-from mixsweep.core.config import TrialConfig
 from mixsweep.core.failures import Interruption
 from mixsweep.core.records import now
 from mixsweep.core.store.store import Attempt, SweepStore, TrialInfo
+from mixsweep.core.trainables.image_config import ImageConfig
 from mixsweep.sweep.backends.slurm.exit_status import failing_nodes
 from mixsweep.sweep.backends.slurm.requeues import PlaceFailure, place_failures, record_place_failure
 
@@ -92,7 +92,7 @@ def info_of(*attempts: tuple[str, str, int, str], started_at: str = "") -> Trial
         )
         for number, (host, job, restarts, end) in enumerate(attempts, start=1)
     )
-    return TrialInfo(trial_id="x", config=TrialConfig(), state="running", attempts=made)
+    return TrialInfo(trial_id="x", config=ImageConfig(), state="running", attempts=made)
 
 
 def test_a_node_fails_by_its_word_or_by_a_wordless_death_after_which_its_job_was_requeued() -> None:

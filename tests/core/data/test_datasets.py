@@ -21,7 +21,6 @@ from sklearn.datasets import load_digits
 from torchvision.datasets import CIFAR10
 
 from mixsweep.core import registry
-from mixsweep.core.config import TrialConfig
 from mixsweep.core.data.datasets import (
     Images,
     epoch_order,
@@ -31,8 +30,9 @@ from mixsweep.core.data.datasets import (
     stream_seed,
 )
 from mixsweep.core.failures import DataError
+from mixsweep.core.trainables.image_config import ImageConfig
 
-DIGITS = TrialConfig(dataset="digits")
+DIGITS = ImageConfig(dataset="digits")
 
 
 @pytest.fixture(autouse=True)
@@ -348,17 +348,17 @@ def as_cifar(count: int) -> Images:
 
 
 def test_the_clean_split_of_50000_is_45000_and_5000_without_overlap() -> None:
-    train, valid = split_indices(TrialConfig(), as_cifar(50_000))
+    train, valid = split_indices(ImageConfig(), as_cifar(50_000))
     assert (len(train), len(valid)) == (45_000, 5_000)
     assert torch.equal(torch.cat([train, valid]).sort().values, torch.arange(50_000))
     assert not torch.equal(train, train.sort().values)
 
 
 def test_most_of_the_leaky_splits_valid_images_are_also_trained_on() -> None:
-    train, valid = split_indices(TrialConfig(split="leaky"), as_cifar(50_000))
+    train, valid = split_indices(ImageConfig(split="leaky"), as_cifar(50_000))
     assert (len(train.unique()), len(valid.unique())) == (45_000, 5_000)
     assert torch.isin(valid, train).float().mean().item() == pytest.approx(0.9, abs=0.02)
-    assert torch.equal(train, split_indices(TrialConfig(), as_cifar(50_000))[0])
+    assert torch.equal(train, split_indices(ImageConfig(), as_cifar(50_000))[0])
 
 
 def test_digits_split_into_1137_and_300() -> None:
@@ -369,15 +369,15 @@ def test_digits_split_into_1137_and_300() -> None:
 
 def test_replicas_share_the_split_and_limits_take_its_first_images() -> None:
     images = as_cifar(1000)
-    train, valid = split_indices(TrialConfig(), images)
-    few, fewer = split_indices(TrialConfig(seed=7, lr=0.5, train_limit=64, valid_limit=10), images)
+    train, valid = split_indices(ImageConfig(), images)
+    few, fewer = split_indices(ImageConfig(seed=7, lr=0.5, train_limit=64, valid_limit=10), images)
     assert torch.equal(few, train[:64])
     assert torch.equal(fewer, valid[:10])
 
 
 def test_too_few_images_to_split_are_a_data_error() -> None:
     with pytest.raises(DataError, match="too few"):
-        split_indices(TrialConfig(), as_cifar(9))
+        split_indices(ImageConfig(), as_cifar(9))
 
 
 def test_an_epochs_order_is_a_permutation_that_seed_and_epoch_decide() -> None:

@@ -22,16 +22,17 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from mixsweep.core import registry
-from mixsweep.core.config import TrialConfig
 from mixsweep.core.data.datasets import Images, load_images
 from mixsweep.core.errors import ConfigError
 from mixsweep.core.execution.rank_channel import RankChannel
 from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.execution.runner import work
 from mixsweep.core.failures import Interruption, kind_of
-from mixsweep.core.records import TRAJECTORY_COLUMNS, EpochRecord
+from mixsweep.core.records import Record
 from mixsweep.core.store.retention import Retention
 from mixsweep.core.store.store import SweepStore, TrialInfo
+from mixsweep.core.trainables.image_config import ImageConfig
+from mixsweep.core.trainables.kinds import find_trainable
 from mixsweep.core.training import device as devices
 from mixsweep.core.training.process_group import ALONE, Ranks, ranks_from_environment
 from mixsweep.core.training.sync_batch_norm import SynchronisedBatchNorm, synchronise
@@ -39,7 +40,7 @@ from mixsweep.core.training.trainer import Trial
 
 CPU = torch.device("cpu")
 TIMEOUT_SECONDS = 30.0
-Tiny = Callable[..., TrialConfig]
+Tiny = Callable[..., ImageConfig]
 Start = Callable[..., list[BaseProcess]]
 Together = Callable[..., list[Any]]
 
@@ -75,7 +76,7 @@ def joined() -> Iterator[Ranks]:
         yield channel.ranks
 
 
-def observe(config: TrialConfig, ranks: Ranks = ALONE, test: bool = False, **values: Any) -> dict[str, Any]:
+def observe(config: ImageConfig, ranks: Ranks = ALONE, test: bool = False, **values: Any) -> dict[str, Any]:
     """All that a trial shows of itself, and its test figures if asked for (for a ResNet that takes seconds)."""
     trial = Trial(config, load_images("digits", None), CPU, ranks=ranks, **values)
     seen: dict[bool, Counter[bytes]] = {True: Counter(), False: Counter()}
@@ -100,12 +101,12 @@ def observe(config: TrialConfig, ranks: Ranks = ALONE, test: bool = False, **val
     }  # fmt: skip
 
 
-def observe_together(config: TrialConfig, values: dict[str, Any]) -> dict[str, Any]:
+def observe_together(config: ImageConfig, values: dict[str, Any]) -> dict[str, Any]:
     with joined() as ranks:
         return observe(config, ranks, **values)
 
 
-def work_together(configs: list[TrialConfig], stores: list[Path], values: dict[str, Any]) -> list[TrialInfo]:
+def work_together(configs: list[ImageConfig], stores: list[Path], values: dict[str, Any]) -> list[TrialInfo]:
     """`work` as a place calls it; `stores` are each rank's, since only rank 0 may touch it."""
     run_config = RunConfig(
         store=stores[int(os.environ["RANK"])], ranks=int(os.environ["WORLD_SIZE"]),
@@ -118,7 +119,7 @@ def work_together(configs: list[TrialConfig], stores: list[Path], values: dict[s
 class NarrowOnRank1(nn.Sequential):
     """A model whose second rank has room for 16 images, and that fails on an odd seed."""
 
-    def __init__(self, config: TrialConfig, classes: int):
+    def __init__(self, config: ImageConfig, classes: int):
         super().__init__(nn.Flatten(), nn.Linear(3072, classes))
         self.fails = config.seed % 2 == 1
 
@@ -156,7 +157,7 @@ def normalised(model: nn.Module, x: Tensor) -> tuple[Any, ...]:
     return y.detach(), x.grad, {name: p.grad for name, p in model.named_parameters()}, model.state_dict()
 
 
-def stop_at_2(record: EpochRecord) -> bool:
+def stop_at_2(record: Record) -> bool:
     return record.epoch == 2
 
 
@@ -208,16 +209,22 @@ def together(start: Start, tmp_path: Path) -> Together:
     return run
 
 
-def trajectory(rows: list[EpochRecord]) -> list[dict[str, Any]]:
-    return [{name: getattr(row, name) for name in TRAJECTORY_COLUMNS} for row in rows]
+def trajectory(rows: list[Record]) -> list[dict[str, Any]]:
+    return [{name: row[name] for name in find_trainable().trajectory_columns} for row in rows]
 
 
-def table(store: Path, config: TrialConfig) -> list[dict[str, Any]]:
+def table(store: Path, config: ImageConfig) -> list[dict[str, Any]]:
     """What must be equal bit for bit."""
-    return SweepStore(store).trial(config.trial_id).records().select(TRAJECTORY_COLUMNS).to_pylist()
+    return (
+        SweepStore(store)
+        .trial(config.trial_id)
+        .records()
+        .select(find_trainable().trajectory_columns)
+        .to_pylist()
+    )
 
 
-def info_of(store: Path, config: TrialConfig) -> TrialInfo:
+def info_of(store: Path, config: ImageConfig) -> TrialInfo:
     info = SweepStore(store).trial(config.trial_id).info()
     assert info is not None
     return info

@@ -20,20 +20,22 @@ import torch
 from torch import Tensor, nn
 
 from mixsweep.core import provenance, records, registry
-from mixsweep.core.config import TrialConfig
 from mixsweep.core.data.datasets import load_images
 from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.execution.runner import run_trial, work
 from mixsweep.core.failures import DEATHS_WITHOUT_PROGRESS, TIMEOUTS_WITHOUT_PROGRESS, DataError, Interruption
-from mixsweep.core.records import TRAJECTORY_COLUMNS, EpochRecord
+from mixsweep.core.records import Record
 from mixsweep.core.store.checkpoint import load_checkpoint
 from mixsweep.core.store.crash_recovery import finalize_killed_attempt
 from mixsweep.core.store.lease import lease_is_live
 from mixsweep.core.store.retention import Retention
 from mixsweep.core.store.store import SweepStore, TrialFolder, TrialInfo
+from mixsweep.core.trainables.image_config import ImageConfig
+from mixsweep.core.trainables.image_records import has_diverged
+from mixsweep.core.trainables.kinds import find_trainable
 from mixsweep.core.training.trainer import Trial
 
-Tiny = Callable[..., TrialConfig]
+Tiny = Callable[..., ImageConfig]
 
 
 def new_command(store: Path, **values: Any) -> RunConfig:
@@ -41,15 +43,15 @@ def new_command(store: Path, **values: Any) -> RunConfig:
     return RunConfig(store=store, command_id=uuid.uuid4().hex, retention=Retention("all"), **values)
 
 
-def run(configs: list[TrialConfig], run_config: RunConfig, **hooks: Any) -> list[TrialInfo]:
+def run(configs: list[ImageConfig], run_config: RunConfig, **hooks: Any) -> list[TrialInfo]:
     return list(work(configs, run_config, **hooks))
 
 
-def folder_of(store: Path, config: TrialConfig) -> TrialFolder:
+def folder_of(store: Path, config: ImageConfig) -> TrialFolder:
     return SweepStore(store).trial(config.trial_id)
 
 
-def info_of(store: Path, config: TrialConfig) -> TrialInfo:
+def info_of(store: Path, config: ImageConfig) -> TrialInfo:
     info = folder_of(store, config).info()
     assert info is not None
     return info
@@ -59,12 +61,12 @@ def ends_of(info: TrialInfo) -> list[str]:
     return [attempt.end for attempt in info.attempts]
 
 
-def trajectory(store: Path, config: TrialConfig) -> list[dict[str, Any]]:
+def trajectory(store: Path, config: ImageConfig) -> list[dict[str, Any]]:
     """What must be equal bit for bit."""
-    return folder_of(store, config).records().select(TRAJECTORY_COLUMNS).to_pylist()
+    return folder_of(store, config).records().select(find_trainable().trajectory_columns).to_pylist()
 
 
-def undisturbed(store: Path, configs: list[TrialConfig]) -> dict[str, list[dict[str, Any]]]:
+def undisturbed(store: Path, configs: list[ImageConfig]) -> dict[str, list[dict[str, Any]]]:
     run(configs, new_command(store))
     return {config.trial_id: trajectory(store, config) for config in configs}
 
@@ -81,7 +83,7 @@ def register(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Callable[..., An
 
 def test_work_completes_every_trial_and_yields_each_ones_end(tmp_path: Path, tiny: Tiny) -> None:
     configs = [tiny(seed=seed) for seed in range(3)]
-    reported: list[EpochRecord] = []
+    reported: list[Record] = []
     run_config = new_command(tmp_path, place="here", job="7")
     ends = run(configs, run_config, report=reported.append)
     assert [(end.trial_id, end.state) for end in ends] == [(c.trial_id, "completed") for c in configs]
@@ -99,7 +101,7 @@ def test_work_completes_every_trial_and_yields_each_ones_end(tmp_path: Path, tin
         assert info.provenance["versions"]["torch"] == torch.__version__.partition("+")[0]
         rows = records.from_table(folder.records())
         assert [row.epoch for row in rows] == [1, 2, 3]
-        assert [row.test_loss is None for row in rows] == [True, True, False]
+        assert [row["test_loss"] is None for row in rows] == [True, True, False]
         assert "epoch 3/3" in folder.log_path.read_text()
         assert (load_checkpoint(folder.path) or {})["epoch"] == 3
         assert not lease_is_live(folder.path)
@@ -213,7 +215,7 @@ def test_an_extended_trial_reports_at_the_epochs_that_it_has_passed(tmp_path: Pa
     run([tiny(epochs=3)], new_command(tmp_path))
     asked: list[int] = []
 
-    def decide(record: EpochRecord) -> bool:
+    def decide(record: Record) -> bool:
         asked.append(record.epoch)
         return record.epoch == 2
 
@@ -228,7 +230,7 @@ def test_retries_begin_anew_where_an_ended_trial_is_extended(
 ) -> None:
     failing = iter([True, False, True, False])
 
-    def build(config: TrialConfig, classes: int) -> nn.Module:
+    def build(config: ImageConfig, classes: int) -> nn.Module:
         if next(failing):
             raise KeyError("layer")
         return nn.Sequential(nn.Flatten(), nn.Linear(3072, classes))
@@ -254,7 +256,7 @@ def test_a_revision_is_the_packages_own_and_not_that_of_a_checkout_it_is_install
 # --- Several processes, and processes that die ---------------------------------------------------------
 
 
-def work_through(store: Path, configs: list[TrialConfig], start: Any = None) -> None:
+def work_through(store: Path, configs: list[ImageConfig], start: Any = None) -> None:
     if start is not None:
         start.wait(60)
     for _ in work(configs, RunConfig(store=store, retention=Retention("all"), checkpoint_share=0.5)):
@@ -336,12 +338,12 @@ def test_a_killed_attempt_ends_with_its_last_sign_of_life_at_its_last_record(
     assert dead.epoch == 3
 
 
-def kill_itself(config: TrialConfig, classes: int) -> nn.Module:
+def kill_itself(config: ImageConfig, classes: int) -> nn.Module:
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError("unreachable")
 
 
-def work_on_a_deadly_trial(store: Path, configs: list[TrialConfig]) -> None:
+def work_on_a_deadly_trial(store: Path, configs: list[ImageConfig]) -> None:
     registry.register_model("deadly", kill_itself)
     work_through(store, configs)
 
@@ -373,7 +375,7 @@ def test_a_trial_that_kills_its_process_each_time_ends_failed_and_holds_up_no_ot
 def test_a_bug_is_retried_once_keeps_its_traceback_and_harms_no_other_trial(
     tmp_path: Path, tiny: Tiny, register: Callable[..., None]
 ) -> None:
-    def build_badly(config: TrialConfig, classes: int) -> nn.Module:
+    def build_badly(config: ImageConfig, classes: int) -> nn.Module:
         raise ZeroDivisionError("division of\nits own")
 
     register("bad", build_badly)
@@ -396,7 +398,7 @@ def test_a_failed_trial_is_tried_again_on_request_and_its_retries_begin_anew(
 ) -> None:
     mended = tmp_path / "mended"
 
-    def build(config: TrialConfig, classes: int) -> nn.Module:
+    def build(config: ImageConfig, classes: int) -> nn.Module:
         if not mended.exists():
             raise KeyError("layer")
         return nn.Sequential(nn.Flatten(), nn.Linear(3072, classes))
@@ -415,7 +417,7 @@ def test_a_failed_trial_is_tried_again_on_request_and_its_retries_begin_anew(
 def test_out_of_memory_is_tried_with_ever_smaller_micro_batches_then_given_up(
     tmp_path: Path, tiny: Tiny, register: Callable[..., None], error: Exception
 ) -> None:
-    def build(config: TrialConfig, classes: int) -> nn.Module:
+    def build(config: ImageConfig, classes: int) -> nn.Module:
         raise error
 
     register("huge", build)
@@ -461,7 +463,7 @@ def test_a_diverged_trial_is_a_result_and_is_never_retried(tmp_path: Path, tiny:
     assert end.state == "diverged"
     assert ends_of(end) == ["diverged"]
     rows = records.from_table(folder_of(tmp_path, config).records())
-    assert [row.is_finite for row in rows] == [True] * (len(rows) - 1) + [False]
+    assert [has_diverged(row) for row in rows] == [False] * (len(rows) - 1) + [True]
     assert run([config], new_command(tmp_path, retry_failed=True)) == []
 
 
@@ -500,7 +502,7 @@ def test_a_batch_larger_than_the_train_set_is_a_config_failure_and_terminal(
 def test_a_debugger_gets_the_error_once_it_is_recorded(
     tmp_path: Path, tiny: Tiny, register: Callable[..., None]
 ) -> None:
-    def build(config: TrialConfig, classes: int) -> nn.Module:
+    def build(config: ImageConfig, classes: int) -> nn.Module:
         raise KeyError("layer")
 
     register("raises", build)
@@ -515,7 +517,7 @@ def test_a_debugger_is_not_called_for_what_has_an_action(
 ) -> None:
     rooms = iter([MemoryError(), None])
 
-    def build(config: TrialConfig, classes: int) -> nn.Module:
+    def build(config: ImageConfig, classes: int) -> nn.Module:
         if error := next(rooms):
             raise error
         return nn.Sequential(nn.Flatten(), nn.Linear(3072, classes))
@@ -529,7 +531,7 @@ def test_a_debugger_is_not_called_for_what_has_an_action(
 def test_a_broken_device_is_recorded_and_ends_the_process(
     tmp_path: Path, tiny: Tiny, register: Callable[..., None]
 ) -> None:
-    def build(config: TrialConfig, classes: int) -> nn.Module:
+    def build(config: ImageConfig, classes: int) -> nn.Module:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     register("breaking", build)
@@ -559,7 +561,7 @@ def test_an_end_that_cannot_be_written_down_is_tried_once_a_command(
 ) -> None:
     tries = itertools.count()
 
-    def build(config: TrialConfig, classes: int) -> nn.Module:
+    def build(config: ImageConfig, classes: int) -> nn.Module:
         assert next(tries) < 5
         shutil.rmtree(folder_of(tmp_path, config).path)  # the lease too
         raise ConnectionResetError("the store went away")
@@ -588,7 +590,7 @@ def test_an_order_to_end_is_recorded_and_goes_through(
 ) -> None:
     config, error = tiny(), make()
 
-    def interrupt(record: EpochRecord) -> None:
+    def interrupt(record: Record) -> None:
         raise error
 
     with pytest.raises(type(error)):
@@ -604,7 +606,7 @@ def test_an_order_to_end_is_recorded_and_goes_through(
 def test_a_users_own_exit_is_a_bug_with_its_traceback(tmp_path: Path, tiny: Tiny) -> None:
     config = tiny()
 
-    def leave(record: EpochRecord) -> None:
+    def leave(record: Record) -> None:
         sys.exit(3)
 
     with pytest.raises(SystemExit):
@@ -619,7 +621,7 @@ def test_a_process_that_lost_its_lease_writes_nothing_more(tmp_path: Path, tiny:
     folder = folder_of(tmp_path, config)
     seen: dict[str, bytes] = {}
 
-    def steal(record: EpochRecord) -> None:
+    def steal(record: Record) -> None:
         (folder.path / "lease").write_text('{"token": "other", "host": "elsewhere", "pid": 1, "born": "1"}')
         seen.update({name: (folder.path / name).read_bytes() for name in ("metrics.parquet", "trial.json")})
 
@@ -689,7 +691,7 @@ def test_a_disk_that_turns_read_only_in_the_middle_ends_the_trial_and_not_the_wo
     expected = undisturbed(tmp_path / "straight", configs)
     store = small_disk / "runs"
 
-    def protect(record: EpochRecord) -> None:
+    def protect(record: Record) -> None:
         if record.epoch == 2:  # by a second mount over the first, which may have files open for writing
             subprocess.run(["mount", "--bind", small_disk, small_disk], check=True)
             subprocess.run(["mount", "-o", "remount,bind,ro", small_disk], check=True)
@@ -709,7 +711,7 @@ def test_an_interruption_in_the_middle_of_an_epoch_ends_the_attempt_and_costs_no
     config, undisturbed = tiny(), tmp_path / "undisturbed"
     run([config], new_command(undisturbed))
 
-    def leave(record: EpochRecord) -> None:
+    def leave(record: Record) -> None:
         raise Interruption("preempted")
 
     for _ in range(4):
@@ -721,7 +723,7 @@ def test_an_interruption_in_the_middle_of_an_epoch_ends_the_attempt_and_costs_no
     assert trajectory(tmp_path, config) == trajectory(undisturbed, config)
 
 
-def leave_within(monkeypatch: pytest.MonkeyPatch, config: TrialConfig, epoch: int, reason: str) -> None:
+def leave_within(monkeypatch: pytest.MonkeyPatch, config: ImageConfig, epoch: int, reason: str) -> None:
     """Interrupt a trial in the middle of an epoch, each time."""
     original = Trial._train_epoch
 

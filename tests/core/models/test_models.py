@@ -12,14 +12,14 @@ from torchvision.models.resnet import BasicBlock as TorchvisionBlock
 from torchvision.models.resnet import ResNet as TorchvisionResNet
 
 from mixsweep.core import registry
-from mixsweep.core.config import ACTIVATIONS, INITS, TrialConfig
 from mixsweep.core.errors import ConfigError
 from mixsweep.core.models.build import activation, build_model, count_parameters
+from mixsweep.core.trainables.image_config import ACTIVATIONS, INITS, ImageConfig
 
 
 def built(seed: int = 0, classes: int = 10, **values: Any) -> Any:
     torch.manual_seed(seed)
-    return build_model(TrialConfig.from_mapping(values), classes)
+    return build_model(ImageConfig.from_mapping(values), classes)
 
 
 def images(count: int = 4) -> torch.Tensor:
@@ -201,7 +201,7 @@ def test_a_registered_model_is_built_and_keeps_its_own_initial_weights(
 ) -> None:
     monkeypatch.setattr(registry, "_models", {})
 
-    def build(config: TrialConfig, classes: int) -> nn.Module:
+    def build(config: ImageConfig, classes: int) -> nn.Module:
         linear = nn.Linear(3072, classes)
         nn.init.constant_(linear.weight, config.dropout)
         return nn.Sequential(nn.Flatten(), linear)

@@ -3,34 +3,34 @@
 import math
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mixsweep.core import records
-from mixsweep.core.config import TrialConfig
 from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.execution.runner import work
-from mixsweep.core.records import EpochRecord
+from mixsweep.core.records import Record
 from mixsweep.core.store.checkpoint import has_checkpoint, save_checkpoint
 from mixsweep.core.store.lease import take_lease
 from mixsweep.core.store.retention import Retention, is_policy
 from mixsweep.core.store.store import SweepStore, TrialInfo
+from mixsweep.core.trainables.image_config import ImageConfig
+from tests.support.records import make_record
 
-Tiny = Callable[..., TrialConfig]
+Tiny = Callable[..., ImageConfig]
 
 
-def run(store: Path, configs: list[TrialConfig], retention: Retention, **hooks: Any) -> list[TrialInfo]:
+def run(store: Path, configs: list[ImageConfig], retention: Retention, **hooks: Any) -> list[TrialInfo]:
     return list(work(configs, RunConfig(store=store, retention=retention, stopping=True), **hooks))
 
 
-def kept(store: Path, configs: list[TrialConfig]) -> list[bool]:
+def kept(store: Path, configs: list[ImageConfig]) -> list[bool]:
     return [has_checkpoint(SweepStore(store).trial(config.trial_id).path) for config in configs]
 
 
-def last_row(store: Path, config: TrialConfig) -> EpochRecord:
+def last_row(store: Path, config: ImageConfig) -> Record:
     return records.from_table(SweepStore(store).trial(config.trial_id).records())[-1]
 
 
@@ -45,7 +45,7 @@ def test_the_best_few_keep_their_checkpoints_and_all_keep_records_and_logs(
 ) -> None:
     configs = [tiny(lr=lr, epochs=2) for lr in (1e-2, 1e-5, 3e-3, 1e-4, 1e-3)]
     run(tmp_path, configs, Retention(policy, metric, mode))
-    values = [getattr(last_row(tmp_path, config), metric) for config in configs]
+    values = [last_row(tmp_path, config)[metric] for config in configs]
     count = int(policy.partition(":")[2])
     kept_values = [value for value, is_kept in zip(values, kept(tmp_path, configs)) if is_kept]
     assert sorted(kept_values) == sorted(sorted(values, reverse=mode == "max")[:count])
@@ -61,7 +61,7 @@ def test_all_or_none_are_kept(tmp_path: Path, tiny: Tiny, policy: str, expected:
     configs = [tiny(seed=seed) for seed in range(3)]
     run(tmp_path, configs, Retention(policy))
     assert kept(tmp_path, configs) == [expected] * 3
-    assert all(last_row(tmp_path, config).test_accuracy is not None for config in configs)
+    assert all(last_row(tmp_path, config)["test_accuracy"] is not None for config in configs)
 
 
 def test_stopped_and_diverged_trials_keep_no_checkpoint(tmp_path: Path, tiny: Tiny) -> None:
@@ -111,12 +111,12 @@ def test_no_value_ranks_below_any_value(tmp_path: Path, tiny: Tiny) -> None:
             folder.path.mkdir(parents=True, exist_ok=True)
             save_checkpoint(folder.path, {"epoch": 1})
             end = TrialInfo(trial_id=config.trial_id, config=config, state="completed", epoch=1)
-            row = EpochRecord(
+            row = make_record(
                 trial_id=config.trial_id, epoch=1, step=1, train_loss=0.0, train_accuracy=0.0, valid_loss=0.0,
                 valid_accuracy=0.0, lr=0.1, train_seconds=1, valid_seconds=1, images_per_second=1,
                 peak_memory_bytes=1, attempt=1, recorded_at=records.now(),
             )  # fmt: skip
-            row = replace(row, valid_loss=value)
+            row = row.with_metrics({"valid_loss": value})
             Retention("best:2", "valid_loss", mode).apply(store, end, [row])
         assert kept(tmp_path, configs) == [False, True, True]
 

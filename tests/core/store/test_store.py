@@ -17,20 +17,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mixsweep.core import records
-from mixsweep.core.config import TrialConfig
 from mixsweep.core.errors import UserError
 from mixsweep.core.failures import LeaseLostError
-from mixsweep.core.records import EpochRecord
+from mixsweep.core.records import Record
 from mixsweep.core.store import files
 from mixsweep.core.store.checkpoint import save_checkpoint
 from mixsweep.core.store.lease import take_lease
 from mixsweep.core.store.store import Attempt, SweepStore, TrialFolder, TrialInfo, since
+from mixsweep.core.trainables.image_config import ImageConfig
+from mixsweep.core.trainables.image_records import has_diverged
+from mixsweep.core.trainables.kinds import find_trainable
+from tests.support.records import make_record
 
 MOMENT = records.now()
 
 
-def record(trial_id: str, epoch: int, **values: Any) -> EpochRecord:
-    sound = EpochRecord(
+def record(trial_id: str, epoch: int, **values: Any) -> Record:
+    sound = make_record(
         trial_id=trial_id,
         epoch=epoch,
         step=epoch * 4,
@@ -46,7 +49,7 @@ def record(trial_id: str, epoch: int, **values: Any) -> EpochRecord:
         attempt=1,
         recorded_at=MOMENT,
     )
-    return replace(sound, **values)
+    return sound.with_metrics(values)
 
 
 def write_trial(store: SweepStore, name: str, epochs: int) -> None:
@@ -63,8 +66,8 @@ def pairs(store: SweepStore) -> list[tuple[str, int]]:
 @given(st.lists(st.floats(allow_nan=False), min_size=1, max_size=5))
 def test_records_come_back_bit_for_bit(losses: list[float]) -> None:
     rows = [record("a" * 12, epoch + 1, train_loss=loss) for epoch, loss in enumerate(losses)]
-    rows[-1] = replace(rows[-1], test_loss=0.1, test_accuracy=1 / 3)
-    assert records.from_table(records.to_table(rows)) == rows
+    rows[-1] = rows[-1].with_metrics({"test_loss": 0.1, "test_accuracy": 1 / 3})
+    assert records.from_table(records.to_table(rows, find_trainable().schema)) == rows
 
 
 def test_a_metrics_file_holds_the_schema_with_units_and_keeps_nan(tmp_path: Path) -> None:
@@ -72,16 +75,16 @@ def test_a_metrics_file_holds_the_schema_with_units_and_keeps_nan(tmp_path: Path
     folder = SweepStore(tmp_path).trial("a")
     folder.write_records([record("a", 1, train_loss=math.nan, valid_loss=math.inf)])
     schema = pq.read_schema(folder.metrics_path)
-    assert schema.names == records.SCHEMA.names
+    assert schema.names == find_trainable().schema.names
     assert schema.field("train_seconds").metadata[b"unit"] == b"s"
     (row,) = records.from_table(folder.records())
-    assert math.isnan(row.train_loss)
-    assert row.valid_loss == math.inf
-    assert not row.is_finite
+    assert math.isnan(row["train_loss"])
+    assert row["valid_loss"] == math.inf
+    assert has_diverged(row)
 
 
 def test_a_trial_without_records_has_an_empty_table(tmp_path: Path) -> None:
-    assert SweepStore(tmp_path).trial("a").records().schema == records.SCHEMA
+    assert SweepStore(tmp_path).trial("a").records().schema == find_trainable().schema
     assert SweepStore(tmp_path).records().num_rows == 0
     assert list(SweepStore(tmp_path / "absent").trials()) == []
 
@@ -90,7 +93,7 @@ def info(state: str, *ends: str) -> TrialInfo:
     attempts = tuple(
         Attempt(number=n + 1, place="debug", host="h", pid=1, end=end) for n, end in enumerate(ends)
     )
-    config = TrialConfig(lr=0.1, hidden=(8, 4))
+    config = ImageConfig(lr=0.1, hidden=(8, 4))
     return TrialInfo(trial_id=config.trial_id, config=config, state=state, epoch=3, attempts=attempts)
 
 
@@ -259,7 +262,7 @@ def test_a_damaged_compacted_table_is_read_anew_from_the_trials(tmp_path: Path) 
     (tmp_path / "metrics.parquet").write_bytes(b"PAR1 and no more")
     assert pairs(store) == [("a", 1), ("a", 2)]
     store.compact()
-    assert files.read_records(tmp_path / "metrics.parquet").num_rows == 2
+    assert files.read_records(tmp_path / "metrics.parquet", find_trainable().schema).num_rows == 2
 
 
 def test_a_fence_that_raises_keeps_a_write_from_being_seen(tmp_path: Path) -> None:

@@ -8,17 +8,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mixsweep.core.config import OPTIMIZERS, TrialConfig
+from mixsweep.core.trainables.image_config import OPTIMIZERS, ImageConfig
 from mixsweep.core.training.optim import build_optimizer, learning_rate, set_learning_rate
 
 LR, DECAY, MOMENTUM = 0.01, 0.1, 0.8
 
 
-def trial(optimizer: str, **values: Any) -> TrialConfig:
+def trial(optimizer: str, **values: Any) -> ImageConfig:
     values = {"lr": LR, "weight_decay": DECAY, **values}
     if optimizer == "momentum":
         values["momentum"] = MOMENTUM
-    return TrialConfig(optimizer=optimizer, **values)
+    return ImageConfig(optimizer=optimizer, **values)
 
 
 def gradients(steps: int) -> list[Tensor]:
@@ -110,19 +110,19 @@ def test_a_restored_optimizer_goes_on_bit_for_bit(optimizer: str) -> None:
 
 
 def test_a_constant_rate_is_constant() -> None:
-    config = TrialConfig(lr=0.3, epochs=2)
+    config = ImageConfig(lr=0.3, epochs=2)
     assert {learning_rate(config, step, 10) for step in range(20)} == {0.3}
 
 
 def test_warm_up_rises_linearly_from_its_first_share_to_the_peak() -> None:
-    config = TrialConfig(lr=1.0, epochs=3, warmup_epochs=0.5)
+    config = ImageConfig(lr=1.0, epochs=3, warmup_epochs=0.5)
     rates = [learning_rate(config, step, 10) for step in range(30)]
     assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     assert set(rates[5:]) == {1.0}
 
 
 def test_cosine_falls_from_the_peak_through_half_to_zero() -> None:
-    config = TrialConfig(lr=2.0, schedule="cosine", epochs=4)
+    config = ImageConfig(lr=2.0, schedule="cosine", epochs=4)
     assert learning_rate(config, 0, 10) == 2.0
     assert learning_rate(config, 20, 10) == pytest.approx(1.0)
     assert learning_rate(config, 10, 10) == pytest.approx(1 + math.sqrt(0.5))
@@ -133,7 +133,7 @@ def test_cosine_falls_from_the_peak_through_half_to_zero() -> None:
 
 
 def test_cosine_after_warm_up_begins_at_the_peak() -> None:
-    config = TrialConfig(lr=2.0, schedule="cosine", epochs=4, warmup_epochs=1)
+    config = ImageConfig(lr=2.0, schedule="cosine", epochs=4, warmup_epochs=1)
     rates = [learning_rate(config, step, 10) for step in range(41)]
     assert rates[9:11] == [2.0, 2.0]
     assert rates[25] == pytest.approx(1.0)
@@ -142,7 +142,7 @@ def test_cosine_after_warm_up_begins_at_the_peak() -> None:
 
 def test_the_rate_that_is_set_is_the_one_of_the_next_step() -> None:
     weight = nn.Parameter(torch.zeros(3))
-    rule = build_optimizer(TrialConfig(optimizer="sgd", lr=1.0, weight_decay=0.0), [weight])
+    rule = build_optimizer(ImageConfig(optimizer="sgd", lr=1.0, weight_decay=0.0), [weight])
     set_learning_rate(rule, 0.25)
     weight.grad = torch.ones(3)
     rule.step()

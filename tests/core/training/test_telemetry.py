@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from mixsweep.core import records
-from mixsweep.core.config import TrialConfig
 from mixsweep.core.data.datasets import Images
 from mixsweep.core.store import files
 from mixsweep.core.store.store import SweepStore
+from mixsweep.core.trainables.image_config import ImageConfig
+from mixsweep.core.trainables.kinds import find_trainable
 from mixsweep.core.training import telemetry
 from mixsweep.core.training.telemetry import DeviceCounters, Reading, counters_of
 from mixsweep.core.training.trainer import Trial
@@ -25,11 +26,11 @@ from tests.support.synthetic_store import SyntheticPart, write_sweep
 NEW = ("device_utilisation", "device_memory_bytes", "device_energy_joules")
 
 
-def test_on_a_cpu_the_columns_are_null(tiny: Callable[..., TrialConfig], digits: Images) -> None:
+def test_on_a_cpu_the_columns_are_null(tiny: Callable[..., ImageConfig], digits: Images) -> None:
     assert counters_of(torch.device("cpu")).end() == Reading()
     (record, *_) = Trial(tiny(epochs=1), digits, torch.device("cpu")).train()
-    assert [getattr(record, name) for name in NEW] == [None] * 3
-    assert records.from_table(records.to_table([record])) == [record]
+    assert [record[name] for name in NEW] == [None] * 3
+    assert records.from_table(records.to_table([record], find_trainable().schema)) == [record]
 
 
 def _nvml(monkeypatch: pytest.MonkeyPatch, **answers: Any) -> None:
@@ -88,10 +89,10 @@ def test_records_of_a_version_without_these_columns_are_read_and_summed_with_new
     position = new.schema.get_field_index("device_energy_joules")
     new = new.set_column(position, new.schema.field(position), pa.array([1.8e6, 1.8e6]))
     files.write_table(new, second.metrics_path)
-    assert first.records().schema.names == records.SCHEMA.names
+    assert first.records().schema.names == find_trainable().schema.names
     assert first.records()["device_energy_joules"].null_count == 2
     for _ in range(2):
         assert StatusReader(store).read().energy_joules == 3.6e6
         assert store.records()["device_energy_joules"].null_count == 2
         store.compact()
-    assert not set(NEW) & set(records.TRAJECTORY_COLUMNS)
+    assert not set(NEW) & set(find_trainable().trajectory_columns)

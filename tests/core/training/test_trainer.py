@@ -15,16 +15,18 @@ from torch import nn
 from torch.nn import functional
 
 from mixsweep.core import registry
-from mixsweep.core.config import TrialConfig
 from mixsweep.core.data.augment import prepare
 from mixsweep.core.data.datasets import Images, epoch_order, split_indices
 from mixsweep.core.errors import ConfigError
-from mixsweep.core.records import TRAJECTORY_COLUMNS, EpochRecord
+from mixsweep.core.records import Record
 from mixsweep.core.store.checkpoint import load_checkpoint, save_checkpoint
+from mixsweep.core.trainables.image_config import ImageConfig
+from mixsweep.core.trainables.image_records import has_diverged
+from mixsweep.core.trainables.kinds import find_trainable
 from mixsweep.core.training.trainer import Trial
 
 CPU = torch.device("cpu")
-Tiny = Callable[..., TrialConfig]
+Tiny = Callable[..., ImageConfig]
 
 # Whatever a checkpoint must carry or must not need: moments, dropout, the schedule's place, augmentation.
 EVERYTHING: list[dict[str, Any]] = [
@@ -36,13 +38,13 @@ EVERYTHING: list[dict[str, Any]] = [
 ]
 
 
-def run(config: TrialConfig, images: Images) -> list[EpochRecord]:
+def run(config: ImageConfig, images: Images) -> list[Record]:
     return list(Trial(config, images, CPU).train())
 
 
-def trajectory(rows: list[EpochRecord]) -> list[list[Any]]:
+def trajectory(rows: list[Record]) -> list[list[Any]]:
     """What must be equal bit for bit."""
-    return [[getattr(row, name) for name in TRAJECTORY_COLUMNS] for row in rows]
+    return [[row[name] for name in find_trainable().trajectory_columns] for row in rows]
 
 
 @pytest.mark.parametrize("values", EVERYTHING)
@@ -112,8 +114,8 @@ def test_micro_batches_change_nothing_but_rounding(accumulate: int, tiny: Tiny, 
     parts = Trial(tiny(label_smoothing=0.1), digits, CPU, accumulate=accumulate)
     for one, other in zip(whole.train(), parts.train(), strict=True):
         assert one.step == other.step
-        assert one.train_loss == pytest.approx(other.train_loss, rel=1e-4)
-        assert one.valid_loss == pytest.approx(other.valid_loss, rel=1e-4)
+        assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-4)
+        assert one["valid_loss"] == pytest.approx(other["valid_loss"], rel=1e-4)
 
 
 def test_trials_in_one_process_neither_see_each_other_nor_their_order(tiny: Tiny, digits: Images) -> None:
@@ -150,21 +152,21 @@ def test_a_registered_model_may_draw_from_pythons_and_numpys_random_numbers(
 
 def test_seeds_and_augmentation_make_a_difference(tiny: Tiny, digits: Images) -> None:
     variants = [tiny(), tiny(seed=1), tiny(augment="none"), tiny(augment="flip_crop"), tiny(dropout=0.1)]
-    assert len({run(config, digits)[-1].train_loss for config in variants}) == len(variants)
+    assert len({run(config, digits)[-1]["train_loss"] for config in variants}) == len(variants)
 
 
 def test_bf16_trains_close_to_fp32_and_not_on_its_bits(tiny: Tiny, digits: Images) -> None:
     full, half = run(tiny(epochs=6), digits), run(tiny(epochs=6, precision="bf16"), digits)
-    assert all(row.is_finite for row in half)
-    assert half[-1].train_loss != full[-1].train_loss
-    assert half[-1].train_loss == pytest.approx(full[-1].train_loss, rel=0.05)
-    assert half[-1].train_loss < half[0].train_loss
+    assert not any(has_diverged(row) for row in half)
+    assert half[-1]["train_loss"] != full[-1]["train_loss"]
+    assert half[-1]["train_loss"] == pytest.approx(full[-1]["train_loss"], rel=0.05)
+    assert half[-1]["train_loss"] < half[0]["train_loss"]
 
 
 def test_a_trial_that_diverges_ends_with_the_record_that_shows_it(tiny: Tiny, digits: Images) -> None:
     rows = run(tiny(optimizer="sgd", lr=1e8, epochs=10), digits)
     assert len(rows) < 10
-    assert [row.is_finite for row in rows] == [True] * (len(rows) - 1) + [False]
+    assert [has_diverged(row) for row in rows] == [False] * (len(rows) - 1) + [True]
 
 
 def test_figures_are_means_over_samples_as_a_loop_written_by_hand_has_them(
@@ -202,13 +204,13 @@ def test_figures_are_means_over_samples_as_a_loop_written_by_hand_has_them(
             forward(torch.arange(360), digits.test_images), digits.test_labels
         )
     assert len(losses) == 192
-    assert record.train_loss == pytest.approx(sum(losses) / 192, abs=2e-6)
-    assert record.train_accuracy == sum(hits) / 192
-    assert record.valid_loss == pytest.approx(valid_loss.item(), abs=2e-6)
-    assert record.valid_accuracy == pytest.approx(
+    assert record["train_loss"] == pytest.approx(sum(losses) / 192, abs=2e-6)
+    assert record["train_accuracy"] == sum(hits) / 192
+    assert record["valid_loss"] == pytest.approx(valid_loss.item(), abs=2e-6)
+    assert record["valid_accuracy"] == pytest.approx(
         (logits.argmax(1) == digits.train_labels[valid]).double().mean().item()
     )
-    assert trial.test()[0] == pytest.approx(test_loss.item(), abs=2e-6)
+    assert trial.test()["test_loss"] == pytest.approx(test_loss.item(), abs=2e-6)
     assert (record.epoch, record.step) == (1, 3)
 
 
@@ -221,8 +223,8 @@ def test_means_over_the_valid_images_do_not_overweigh_a_short_last_batch(
     )  # 100 valid images: the last batch has one
     pieces = run(tiny(), digits)
     for one, other in zip(whole, pieces, strict=True):
-        assert one.valid_loss == pytest.approx(other.valid_loss, rel=1e-6)
-        assert one.valid_accuracy == other.valid_accuracy
+        assert one["valid_loss"] == pytest.approx(other["valid_loss"], rel=1e-6)
+        assert one["valid_accuracy"] == other["valid_accuracy"]
 
 
 def test_valid_and_test_images_are_not_augmented(tiny: Tiny, digits: Images) -> None:
@@ -231,7 +233,7 @@ def test_valid_and_test_images_are_not_augmented(tiny: Tiny, digits: Images) -> 
     trial.model.eval()
     for indices, (loss, accuracy) in (
         (trial._valid, trial._evaluate(digits.train_images, digits.train_labels, trial._valid)[:2]),
-        (None, trial.test()),
+        (None, tuple(trial.test().values())),
     ):
         images, labels = (
             (digits.test_images, digits.test_labels)
@@ -248,8 +250,8 @@ def test_valid_and_test_images_are_not_augmented(tiny: Tiny, digits: Images) -> 
 def test_label_smoothing_shapes_training_but_not_the_valid_loss(tiny: Tiny, digits: Images) -> None:
     sharp, smooth = (Trial(tiny(label_smoothing=s, lr=1e-12), digits, CPU) for s in (0.0, 0.5))
     one, other = next(sharp.train()), next(smooth.train())
-    assert other.valid_loss == pytest.approx(one.valid_loss, abs=1e-5)
-    assert abs(other.train_loss - one.train_loss) > 1e-3
+    assert other["valid_loss"] == pytest.approx(one["valid_loss"], abs=1e-5)
+    assert abs(other["train_loss"] - one["train_loss"]) > 1e-3
 
 
 def test_a_record_tells_time_memory_rate_and_attempt(tiny: Tiny, digits: Images) -> None:
@@ -258,11 +260,11 @@ def test_a_record_tells_time_memory_rate_and_attempt(tiny: Tiny, digits: Images)
     assert [row.step for row in rows] == [4, 8, 12, 16]
     for row in rows:
         assert row.attempt == 3
-        assert row.peak_memory_bytes > 10_000_000  # a process with torch in it
-        assert row.train_seconds > 0
-        assert row.valid_seconds > 0
-        assert row.images_per_second == pytest.approx(256 / row.train_seconds)
-        assert row.lr == pytest.approx(0.005 * (1 + math.cos(math.pi * (row.step - 1) / 16)))
+        assert row["peak_memory_bytes"] > 10_000_000  # a process with torch in it
+        assert row["train_seconds"] > 0
+        assert row["valid_seconds"] > 0
+        assert row["images_per_second"] == pytest.approx(256 / row["train_seconds"])
+        assert row["lr"] == pytest.approx(0.005 * (1 + math.cos(math.pi * (row.step - 1) / 16)))
 
 
 def test_the_last_short_batch_is_dropped(tiny: Tiny, digits: Images) -> None:
@@ -305,17 +307,17 @@ def test_loss_curves_stay_what_they_were(
         "valid_limit": 200,
         "batch_size": 64,
     }
-    for row, expected in zip(run(TrialConfig(**small, **values), digits), curve, strict=True):
-        found = (row.train_loss, row.train_accuracy, row.valid_loss, row.valid_accuracy)
+    for row, expected in zip(run(ImageConfig(**small, **values), digits), curve, strict=True):
+        found = (row["train_loss"], row["train_accuracy"], row["valid_loss"], row["valid_accuracy"])
         assert found == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_model_learns_the_digits(digits: Images) -> None:
-    config = TrialConfig(dataset="digits", hidden=(64,), epochs=12, augment="none", batch_size=64)
+    config = ImageConfig(dataset="digits", hidden=(64,), epochs=12, augment="none", batch_size=64)
     trial = Trial(config, digits, CPU)
     rows = list(trial.train())
-    assert rows[-1].valid_accuracy > 0.9
-    assert trial.test()[1] > 0.9
+    assert rows[-1]["valid_accuracy"] > 0.9
+    assert trial.test()["test_accuracy"] > 0.9
 
 
 @pytest.mark.gpu
@@ -323,5 +325,5 @@ def test_a_model_learns_the_digits(digits: Images) -> None:
 def test_a_gpu_gives_the_cpus_losses_up_to_rounding(tiny: Tiny, digits: Images) -> None:
     there = list(Trial(tiny(), digits, torch.device("cuda")).train())
     for one, other in zip(run(tiny(), digits), there, strict=True):
-        assert one.train_loss == pytest.approx(other.train_loss, rel=1e-3)
-        assert other.peak_memory_bytes > 0
+        assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-3)
+        assert other["peak_memory_bytes"] > 0

@@ -11,9 +11,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from mixsweep.core.records import SCHEMA
 from mixsweep.core.store.forecasts import saved_forecasts
 from mixsweep.core.store.store import SweepStore
+from mixsweep.core.trainables.kinds import find_trainable
 from mixsweep.sweep.cli import app
 from tests.support.commands import ROOT, start, sweep_command, trajectories, wait_until
 
@@ -225,7 +225,9 @@ def test_export_writes_one_tidy_table(ran: SweepStore, suffix: str, tmp_path: Pa
     assert (done.returncode, done.stderr) == (0, "")
     assert f"8 rows in {to}" in done.stdout
     frame = pd.read_csv(to, dtype={"trial_id": str}) if suffix == ".csv" else pd.read_parquet(to)
-    assert set(SCHEMA.names) - set(frame.columns) <= {"lr"}  # there, `lr` is the trial's field
+    assert set(find_trainable().schema.names) - set(frame.columns) <= {
+        "lr"
+    }  # there, `lr` is the trial's field
     key = ["trial_id", "epoch"]
     ours = ran.records().to_pandas().sort_values(key)["valid_loss"].to_list()
     assert frame.sort_values(key)["valid_loss"].to_list() == ours

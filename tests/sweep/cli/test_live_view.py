@@ -51,7 +51,7 @@ def test_a_compacted_sweep_is_told_from_its_derived_files_and_as_from_the_trials
     monkeypatch.setattr(trial_index, "_standing", lambda p: read.append(p.parent.name) or trial_of_its_own(p))
     table_of_its_own = files.read_records
     monkeypatch.setattr(
-        files, "read_records", lambda p, c=None: read.append(p.parent.name) or table_of_its_own(p, c)
+        files, "read_records", lambda p, *args: read.append(p.parent.name) or table_of_its_own(p, *args)
     )
     after = StatusReader(store).read()
     assert after.to_mapping() == before.to_mapping()

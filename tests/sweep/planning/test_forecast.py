@@ -10,19 +10,18 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from mixsweep.core import registry
-from mixsweep.core.config import TrialConfig
 from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.execution.runner import work
 from mixsweep.core.models.build import build_model
 from mixsweep.core.store.store import SweepStore
+from mixsweep.core.trainables.image_config import ImageConfig
+from mixsweep.core.trainables.image_costs import ROUGH_RATES, epoch_macs, forward_macs
+from mixsweep.core.trainables.kinds import find_trainable
 from mixsweep.sweep.planning.forecast import (
-    ROUGH_RATES,
     Pace,
     RemainingWork,
-    epoch_macs,
     extras_of,
     forecast,
-    forward_macs,
     measured_rates,
     rates_of,
 )
@@ -45,7 +44,7 @@ TINY = {"dataset": "digits", "hidden": [16], "batch_size": 32, "augment": "none"
     ids=lambda values: " ".join(str(v) for v in values.values()),
 )
 def test_forward_macs_are_half_the_flops_that_pytorch_counts(values: dict[str, Any]) -> None:
-    config = TrialConfig(**values)
+    config = ImageConfig(**values)
     model = build_model(config, 10).eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(torch.zeros(1, 3, 32, 32))
@@ -53,25 +52,25 @@ def test_forward_macs_are_half_the_flops_that_pytorch_counts(values: dict[str, A
 
 
 def test_an_epoch_is_its_train_images_and_a_limit_shortens_it() -> None:
-    one = forward_macs(TrialConfig())
+    one = forward_macs(ImageConfig())
     assert one is not None
-    assert epoch_macs(TrialConfig()) == 45_000 * one
-    assert epoch_macs(TrialConfig(train_limit=500)) == 500 * one
-    assert epoch_macs(TrialConfig(train_limit=10**6)) == 45_000 * one
-    assert epoch_macs(TrialConfig(dataset="digits")) == 1_137 * one
+    assert epoch_macs(ImageConfig()) == 45_000 * one
+    assert epoch_macs(ImageConfig(train_limit=500)) == 500 * one
+    assert epoch_macs(ImageConfig(train_limit=10**6)) == 45_000 * one
+    assert epoch_macs(ImageConfig(dataset="digits")) == 1_137 * one
 
 
 def test_nothing_is_forecast_for_a_model_that_only_the_user_knows() -> None:
     registry.register_model("forecast-own", lambda config, classes: torch.nn.Identity())
-    own = TrialConfig(model="forecast-own")
+    own = ImageConfig(model="forecast-own")
     assert forward_macs(own) is epoch_macs(own) is None
-    cost = forecast([RemainingWork(TrialConfig(), 1), RemainingWork(own, 1)], Pace({"mlp": 1e9}))
+    cost = forecast([RemainingWork(ImageConfig(), 1), RemainingWork(own, 1)], Pace({"mlp": 1e9}))
     assert cost.seconds is None
     assert "no record of model 'forecast-own'" in cost.basis
 
 
 def test_a_forecast_is_work_over_rate_and_says_what_it_rests_on() -> None:
-    config = TrialConfig(dataset="digits")
+    config = ImageConfig(dataset="digits")
     work_of_one = epoch_macs(config)
     assert work_of_one is not None
     measured = forecast([RemainingWork(config, 3), RemainingWork(config, 1)], Pace({"mlp": 2e9}))
@@ -103,7 +102,7 @@ def test_rates_are_measured_from_the_records_of_every_sweep_of_a_store(tmp_path:
         seconds = [row["train_seconds"] + row["valid_seconds"] for row in store.records().to_pylist()]
         assert macs is not None
         assert len(seconds) == 2
-        rate = rates_of(store.records(), {plan.trials[0].trial_id: plan.trials[0]})["mlp"]
+        rate = rates_of(store.records(), store.trainable, {plan.trials[0].trial_id: plan.trials[0]})["mlp"]
         assert rate == pytest.approx(sum(macs / s for s in seconds) / 2)
         measured.append(rate)
         info = store.trial(plan.trials[0].trial_id).info()
@@ -121,11 +120,13 @@ def test_rates_are_measured_from_the_records_of_every_sweep_of_a_store(tmp_path:
 
 
 def test_only_trials_whose_wall_time_is_known_tell_what_comes_beside_their_epochs() -> None:
-    mlp, mixer = TrialConfig(), TrialConfig(model="mixer")
+    mlp, mixer = ImageConfig(), ImageConfig(model="mixer")
     rows = {
         "trial_id": ["a", "a", "b", "c"],
         "train_seconds": [2.0, 2, 3, 1],
         "valid_seconds": [0.5, 0.5, 1, 1],
     }
     configs = {"a": mlp, "b": mlp, "c": mixer}
-    assert extras_of(pa.table(rows), configs, {"a": 7.0, "b": 4.5, "gone": 9.0}) == {"mlp": 1.25}
+    assert extras_of(pa.table(rows), find_trainable(), configs, {"a": 7.0, "b": 4.5, "gone": 9.0}) == {
+        "mlp": 1.25
+    }

@@ -14,10 +14,10 @@ import tomli_w
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from mixsweep.core.config import field_names
+from mixsweep.core.trainables.kinds import find_trainable
 from mixsweep.sweep.planning.parse import load_spec, parse_spec, preset_names
 from mixsweep.sweep.planning.plan import make_plan
-from mixsweep.sweep.planning.schema import METRICS, SpecError
+from mixsweep.sweep.planning.schema import SpecError
 from mixsweep.sweep.planning.space import DISTRIBUTIONS
 
 GOOD: dict[str, Any] = {
@@ -421,7 +421,9 @@ def test_a_users_file_that_fails_is_one_line(code: str, said: str, tmp_path: Pat
 
 KEYS = st.one_of(
     st.sampled_from([*GOOD, "parts", "samples", "search_seed", "imports", "reaches", "cost"]),
-    st.sampled_from([*field_names(), *DISTRIBUTIONS, "rule", "grace_epochs", "cpus", "compare", "better"]),
+    st.sampled_from(
+        [*find_trainable().field_names, *DISTRIBUTIONS, "rule", "grace_epochs", "cpus", "compare", "better"]
+    ),
     st.text(max_size=4),
 )
 LEAVES = st.one_of(
@@ -431,7 +433,7 @@ LEAVES = st.one_of(
     st.floats(),
     st.text(max_size=5),
     st.dates(),
-    st.sampled_from(["mixer", "mlp", "rest", "asha", "lr", "adam", *METRICS]),
+    st.sampled_from(["mixer", "mlp", "rest", "asha", "lr", "adam", *find_trainable().objectives]),
 )
 VALUES = st.recursive(
     LEAVES,
@@ -460,8 +462,8 @@ def test_no_tables_whatever_raise_anything_but_a_spec_error(tables: dict[str, An
 
 PLACES = [
     *(f"{key}" for key in GOOD),
-    *(f"base.{name}" for name in field_names()),
-    *(f"space.{name}" for name in field_names()),
+    *(f"base.{name}" for name in find_trainable().field_names),
+    *(f"space.{name}" for name in find_trainable().field_names),
     *(f"space.lr.{name}" for name in DISTRIBUTIONS),
     "when.patch_size.model", "when.hidden.hidden", "stopping.rule", "stopping.grace_epochs", "claims.0",
     "claims.0.compare", "claims.0.better", "claims.0.than", "keep.checkpoints", "resources.gpus",

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from mixsweep.core.config import TrialConfig
 from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.execution.runner import work
 from mixsweep.core.store.store import SweepStore
+from mixsweep.core.trainables.image_config import ImageConfig
 from mixsweep.sweep.planning.parse import PRESETS, load_spec, preset_names
 from mixsweep.sweep.planning.plan import Plan, make_plan, save_plan
 
@@ -53,7 +53,7 @@ def test_a_presets_trials_are_distinct_and_nothing_in_its_file_is_without_effect
     assert ineffective(plan) == []
     assert len(set(plan.labels.values())) == len(plan.trials)
     for config in plan.trials:
-        assert TrialConfig.from_mapping(config.to_mapping()) == config
+        assert ImageConfig.from_mapping(config.to_mapping()) == config
 
 
 def test_a_presets_comment_says_where_in_the_study_it_stands(plan: Plan) -> None:
@@ -63,7 +63,7 @@ def test_a_presets_comment_says_where_in_the_study_it_stands(plan: Plan) -> None
     assert tomllib.loads(text)["name"] == plan.spec.name
 
 
-def miniature(config: TrialConfig, varied: set[str]) -> TrialConfig:
+def miniature(config: ImageConfig, varied: set[str]) -> ImageConfig:
     """The trial on few images, narrow where its width is not what the sweep asks about."""
     small: dict[str, Any] = {
         "dataset": "digits",

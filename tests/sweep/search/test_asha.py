@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from mixsweep.core import records
-from mixsweep.core.config import TrialConfig
 from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.execution.runner import work
-from mixsweep.core.records import EpochRecord
+from mixsweep.core.records import Record
 from mixsweep.core.store.store import SweepStore
+from mixsweep.core.trainables.image_config import ImageConfig
 from mixsweep.sweep.planning.schema import Stopping
 from mixsweep.sweep.search.asha import (
     CONTINUE,
@@ -28,6 +28,7 @@ from mixsweep.sweep.search.asha import (
     read_rung,
     rung_path,
 )
+from tests.support.records import make_record
 
 FACTORS = [1.5, 2.0, 2.5, 3.0, 4.0, 10.0]
 
@@ -39,8 +40,8 @@ class RayTrial:
         self.trial_id = trial_id
 
 
-def record(trial_id: str, epoch: int, value: float) -> EpochRecord:
-    return EpochRecord(
+def record(trial_id: str, epoch: int, value: float) -> Record:
+    return make_record(
         trial_id=trial_id, epoch=epoch, step=epoch, train_loss=1.0, train_accuracy=0.5, valid_loss=value,
         valid_accuracy=value, lr=0.1, train_seconds=1.0, valid_seconds=1.0, images_per_second=1.0,
         peak_memory_bytes=1, attempt=1, recorded_at=records.now(),
@@ -181,7 +182,7 @@ def test_trials_that_left_the_plan_and_values_of_another_metric_do_not_compete(t
 def test_a_decision_is_recorded_and_holds_after_a_kill_whatever_came_since(tmp_path: Path) -> None:
     rule, store = Stopping(reduction_factor=2.0), SweepStore(tmp_path)
 
-    def decider() -> Callable[[EpochRecord], bool]:
+    def decider() -> Callable[[Record], bool]:
         """As a process started anew has it."""
         return make_decide(rule, SweepStore(tmp_path), "valid_accuracy", "max", Everyone(10))
 
@@ -220,7 +221,7 @@ def test_two_stores_whose_files_were_made_in_another_order_decide_alike(tmp_path
 
 
 def test_deleting_the_rungs_loses_decisions_and_no_result(
-    tmp_path: Path, tiny: Callable[..., TrialConfig]
+    tmp_path: Path, tiny: Callable[..., ImageConfig]
 ) -> None:
     rule = Stopping(reduction_factor=2.0)
     configs = [tiny(lr=lr, epochs=4) for lr in (1e-3, 1e-5, 1e-7)]
@@ -243,7 +244,7 @@ def test_deleting_the_rungs_loses_decisions_and_no_result(
 
 
 def test_a_sweep_killed_at_a_rung_and_resumed_decides_as_one_that_was_not(
-    tmp_path: Path, tiny: Callable[..., TrialConfig]
+    tmp_path: Path, tiny: Callable[..., ImageConfig]
 ) -> None:
     configs = [tiny(lr=lr, epochs=5) for lr in (1e-3, 1e-6, 1e-2, 1e-4)]
     rule = Stopping(reduction_factor=2.0)

@@ -15,10 +15,10 @@ import tomli_w
 from mixsweep.analysis.frames import load_trials
 from mixsweep.analysis.report.report import write_report
 from mixsweep.cluster.places import find_place
-from mixsweep.core.config import TrialConfig
 from mixsweep.core.errors import ConfigError
 from mixsweep.core.store import checkpoint, files
 from mixsweep.core.store.store import SweepStore, TrialInfo
+from mixsweep.core.trainables.image_config import ImageConfig
 from mixsweep.sweep.backends.base import RunOptions
 from mixsweep.sweep.backends.ray.search_driver import driving
 from mixsweep.sweep.planning.parse import parse_spec
@@ -148,10 +148,10 @@ def test_a_population_is_run_whole_and_by_a_driver(tmp_path: Path) -> None:
 
 
 def test_a_parent_is_a_trial_and_an_epoch() -> None:
-    assert TrialConfig(parent="44136fa355b3@12").begins_after == 12
+    assert ImageConfig(parent="44136fa355b3@12").begins_after == 12
     for wrong in ("44136fa355b3", "44136fa355b3@0", "x@1", "44136fa355b3@1.5"):
         with pytest.raises(ConfigError, match="parent"):
-            TrialConfig(parent=wrong)
+            ImageConfig(parent=wrong)
 
 
 def inline(

@@ -11,10 +11,10 @@ import pytest
 
 from mixsweep.cluster.places import find_place
 from mixsweep.cluster.ray_cluster.nodes import local_ray
-from mixsweep.core.config import TrialConfig
 from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.execution.runner import work
 from mixsweep.core.store.store import SweepStore, TrialInfo
+from mixsweep.core.trainables.image_config import ImageConfig
 from mixsweep.sweep.backends.ray.search_driver import driving, run_search
 from mixsweep.sweep.backends.ray.tune_driver import RaySlots
 from mixsweep.sweep.planning.parse import parse_spec
@@ -50,7 +50,7 @@ def spec_with(**changes: Any) -> SweepSpec:
 
 
 def search_all(
-    spec: SweepSpec, count: int, value: Callable[[TrialConfig], float], state: str = "completed"
+    spec: SweepSpec, count: int, value: Callable[[ImageConfig], float], state: str = "completed"
 ) -> list[Result]:
     """So many suggestions, one after the other, each with its result."""
     results: list[Result] = []
@@ -62,7 +62,7 @@ def search_all(
     return results
 
 
-def far_from_a_hundredth(config: TrialConfig) -> float:
+def far_from_a_hundredth(config: ImageConfig) -> float:
     return -abs(math.log10(config.lr) + 2)
 
 
@@ -91,7 +91,7 @@ def test_what_diverged_is_avoided_and_what_failed_says_nothing() -> None:
         return Result(config=base.with_values(lr=lr), state=state, value=value, curve=curve)
 
     spec = spec_with()
-    base = TrialConfig.from_mapping({**FILE["base"], "hidden": [16]})
+    base = ImageConfig.from_mapping({**FILE["base"], "hidden": [16]})
     rising = [at(1e-4 * 1.6**n, "completed", 0.1 + 0.05 * n) for n in range(10)]  # up to 0.007
     diverged = [at(0.012 * 1.3**n, "diverged", None) for n in range(8)]  # beyond it
     failed = [at(result.config.lr, "failed", None) for result in diverged]
@@ -247,7 +247,7 @@ def test_an_unfinished_trial_goes_on_before_another_is_chosen_and_more_epochs_ex
 def test_trials_that_the_store_has_from_another_plan_are_known_and_not_run_again(tmp_path: Path) -> None:
     spec = spec_with(space={"lr": {"choice": [0.1, 0.01, 0.001]}}, search={"trials": 2})
     store = SweepStore(tmp_path / "found")
-    known = TrialConfig.from_mapping({**FILE["base"], "lr": 0.01})
+    known = ImageConfig.from_mapping({**FILE["base"], "lr": 0.01})
     assert len(list(work([known], RunConfig(store=store.path)))) == 1
     before = store.trial(known.trial_id).info()
     assert {config.lr for config in inline(spec, tmp_path).trials} == {0.1, 0.001}

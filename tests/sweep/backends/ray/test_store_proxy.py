@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from mixsweep.core.config import TrialConfig
 from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.execution.runner import work
 from mixsweep.core.failures import LeaseLostError
@@ -15,6 +14,7 @@ from mixsweep.core.store.lease import holder_of, take_lease
 from mixsweep.core.store.retention import Retention
 from mixsweep.core.store.store import SweepStore
 from mixsweep.core.store.transfer import FolderUpdate, apply_update, collect_changes
+from mixsweep.core.trainables.image_config import ImageConfig
 from mixsweep.sweep.backends.ray import store_proxy as keepers
 from mixsweep.sweep.backends.ray.store_proxy import DONE, GIVEN, HELD, StoreProxy
 from mixsweep.sweep.runtime.worker import WorkerSpec
@@ -23,12 +23,12 @@ NODE = "0123456789abcdef"
 
 
 @pytest.fixture
-def config(tiny: Callable[..., TrialConfig]) -> TrialConfig:
+def config(tiny: Callable[..., ImageConfig]) -> ImageConfig:
     return tiny()
 
 
 @pytest.fixture
-def proxy(tmp_path: Path, config: TrialConfig) -> StoreProxy:
+def proxy(tmp_path: Path, config: ImageConfig) -> StoreProxy:
     run_config = RunConfig(store=tmp_path / "s", retention=Retention("none"))
     worker_spec = WorkerSpec(
         run_config=run_config,
@@ -39,7 +39,7 @@ def proxy(tmp_path: Path, config: TrialConfig) -> StoreProxy:
     return StoreProxy(worker_spec, [config])
 
 
-def trained(store: SweepStore, config: TrialConfig, epochs: int) -> SweepStore:
+def trained(store: SweepStore, config: ImageConfig, epochs: int) -> SweepStore:
     """A store in which a trial was left at its checkpoint after so many epochs, or has ended."""
     seen: list[int] = []
     run_config = RunConfig(store=store.path, retention=Retention("all"), checkpoint_share=1.0)
@@ -49,7 +49,7 @@ def trained(store: SweepStore, config: TrialConfig, epochs: int) -> SweepStore:
 
 
 def test_a_parcel_makes_the_same_trial_elsewhere_and_the_next_one_holds_what_has_changed(
-    tmp_path: Path, config: TrialConfig
+    tmp_path: Path, config: ImageConfig
 ) -> None:
     here = trained(SweepStore(tmp_path / "here"), config, 2).trial(config.trial_id)
     there = SweepStore(tmp_path / "there").trial(config.trial_id)
@@ -69,7 +69,7 @@ def test_a_parcel_makes_the_same_trial_elsewhere_and_the_next_one_holds_what_has
 
 
 def test_a_trial_is_given_to_one_worker_and_its_end_comes_to_the_store_with_what_is_kept(
-    tmp_path: Path, proxy: StoreProxy, config: TrialConfig
+    tmp_path: Path, proxy: StoreProxy, config: ImageConfig
 ) -> None:
     given = proxy.take(config.trial_id, NODE)
     assert given.what == GIVEN
@@ -88,7 +88,7 @@ def test_a_trial_is_given_to_one_worker_and_its_end_comes_to_the_store_with_what
 
 
 def test_a_worker_that_was_silent_too_long_has_lost_its_trial_and_writes_nothing_more(
-    tmp_path: Path, proxy: StoreProxy, config: TrialConfig, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, proxy: StoreProxy, config: ImageConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = proxy.take(config.trial_id, NODE)
     monkeypatch.setattr(keepers, "STALE_SECONDS", 0.0)
@@ -101,7 +101,7 @@ def test_a_worker_that_was_silent_too_long_has_lost_its_trial_and_writes_nothing
 
 
 def test_a_node_that_is_gone_frees_its_trials_at_once_and_costs_no_retry(
-    tmp_path: Path, proxy: StoreProxy, config: TrialConfig
+    tmp_path: Path, proxy: StoreProxy, config: ImageConfig
 ) -> None:
     given = proxy.take(config.trial_id, NODE)
     proxy.drop_nodes({"another": "gone"})
@@ -112,7 +112,7 @@ def test_a_node_that_is_gone_frees_its_trials_at_once_and_costs_no_retry(
 
 
 def test_a_death_that_is_told_frees_the_lease_of_that_holder_and_of_no_other(
-    tmp_path: Path, config: TrialConfig
+    tmp_path: Path, config: ImageConfig
 ) -> None:
     store = trained(SweepStore(tmp_path / "s"), config, 1)
     folder = store.trial(config.trial_id)

@@ -13,9 +13,9 @@ import pytest
 from mixsweep.cluster.places import Place, SlurmPlace
 from mixsweep.cluster.slurm import client as slurm
 from mixsweep.cluster.slurm.client import Limits, Request, SlurmError, Task
-from mixsweep.core.config import TrialConfig
 from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.store.store import Attempt, SweepStore, TrialInfo
+from mixsweep.core.trainables.image_config import ImageConfig
 from mixsweep.sweep.backends.base import Callbacks, SweepRun
 from mixsweep.sweep.backends.slurm.array_task import load_work, run_task
 from mixsweep.sweep.backends.slurm.driver import ArrayDriver, cancel_waiting, queue_counts
@@ -139,7 +139,7 @@ class Following:
         """Leave the plan in the store that a later command has, with this put over the sweep file."""
         save_plan(make_plan(load_spec(str(self.plan.spec.path), settings)), self.store)
 
-    def config(self, number: int) -> TrialConfig:
+    def config(self, number: int) -> ImageConfig:
         return self.plan.trials[number]
 
     def attempt(

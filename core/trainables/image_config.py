@@ -1,0 +1,186 @@
+"""The config of the built-in image trainer: its fields, their conditions, and the identity that follows from them.
+
+Like core.config, it imports neither torch nor Ray.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, ClassVar
+
+from mixsweep.core import registry
+from mixsweep.core.config import check_name, declared_fields, option, trial_id_of
+from mixsweep.core.errors import ConfigError, did_you_mean
+
+ACTIVATIONS = ("relu", "tanh", "sigmoid", "gelu", "silu", "leaky_relu", "elu", "identity")
+AUGMENTS = ("none", "flip_crop", "flip_resized_crop")
+INITS = ("recipe", "torch", "glorot_normal", "glorot_uniform", "he_normal")
+OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
+SCHEDULES = ("constant", "cosine")
+PRECISIONS = ("fp32", "bf16")
+SPLITS = ("clean", "leaky")
+
+_PARENT = re.compile(r"[0-9a-f]{12}@[1-9][0-9]*")
+_OWN_INIT = {"mlp": "glorot_normal"}  # what `recipe` means, where another name says the same
+_OWN_ACTIVATION = {"mlp": "relu", "resnet18": "relu", "mixer": "gelu"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageConfig:
+    """All that shapes one training trajectory of the built-in image trainer. Defaults are the course's recipe.
+
+    A default never changes once released: identities leave out what stands at its default.
+
+    Raises:
+        ConfigError: a value is of the wrong type, out of range, or not among the allowed ones.
+    """
+
+    model: str = option("mlp", "architecture: mlp, resnet18, mixer, or a registered one")
+    dataset: str = option("cifar10", "images: cifar10, digits, or a registered set")
+    split: str = option(
+        "clean", "clean: valid images are never trained on; leaky: the course's two splits", choices=SPLITS
+    )
+    augment: str = option("flip_resized_crop", "train-time augmentation", choices=AUGMENTS)
+    activation: str | None = option(
+        None, "nonlinearity; left out: the model's own (relu; gelu in the Mixer)", choices=ACTIVATIONS
+    )
+    hidden: tuple[int, ...] = option(
+        (1024, 512, 64, 64), "widths of the hidden layers", low=1, applies={"model": ("mlp",)}
+    )
+    patch_size: int = option(4, "side of a patch, pixels", low=1, high=32, applies={"model": ("mixer",)})
+    embed_dim: int = option(256, "channels of a token", low=1, applies={"model": ("mixer",)})
+    blocks: int = option(4, "Mixer blocks", low=1, applies={"model": ("mixer",)})
+    token_ratio: float = option(
+        0.5, "token-mixing width over embed_dim", above=0, applies={"model": ("mixer",)}
+    )
+    channel_ratio: float = option(
+        4.0, "channel-mixing width over embed_dim", above=0, applies={"model": ("mixer",)}
+    )
+    dropout: float = option(
+        0.0, "probability of dropping a hidden unit", low=0, high=0.99, applies={"model": ("mlp", "mixer")}
+    )
+    init: str = option("recipe", "initial weights; recipe: the course's for the model", choices=INITS)
+    optimizer: str = option("adamw", "update rule", choices=OPTIMIZERS)
+    lr: float = option(1e-3, "peak learning rate", above=0)
+    momentum: float = option(
+        0.9, "momentum of the update", low=0, high=0.9999, applies={"optimizer": ("momentum",)}
+    )
+    weight_decay: float = option(
+        5e-4, "decoupled under adamw, added to the gradient (L2) under the others", low=0
+    )
+    schedule: str = option("constant", "learning rate against steps", choices=SCHEDULES)
+    warmup_epochs: float = option(0.0, "epochs of linear warm-up from 0", low=0)
+    batch_size: int = option(128, "images an optimizer step", low=1)
+    accumulate: int = option(1, "micro-batches that a batch is computed in", low=1)
+    label_smoothing: float = option(0.0, "probability spread over all classes", low=0, high=0.99)
+    epochs: int = option(15, "passes over the train images", low=1)
+    precision: str = option("fp32", "arithmetic of forward and backward pass", choices=PRECISIONS)
+    seed: int = option(42, "seed of weights, data order and augmentation", low=0, high=2**31 - 1)
+    train_limit: int | None = option(None, "use only so many train images", low=1)
+    valid_limit: int | None = option(None, "use only so many valid images", low=1)
+    parent: str = option("", "trial@epoch whose checkpoint this one goes on from; only a population has it")
+
+    kind: ClassVar[str] = "image"
+
+    def __post_init__(self) -> None:
+        for spec in declared_fields(type(self)):
+            object.__setattr__(self, spec.name, spec.checked(getattr(self, spec.name)))
+        check_name("model", self.model, registry.model_names())
+        check_name("dataset", self.dataset, registry.dataset_names())
+        if self.activation is None:
+            object.__setattr__(self, "activation", _OWN_ACTIVATION.get(self.model, "relu"))
+        for spec in declared_fields(type(self)):
+            if not applies(vars(self), spec.applies):
+                object.__setattr__(self, spec.name, spec.default)
+        if self.init == _OWN_INIT.get(
+            self.model, "torch" if self.model not in registry.BUILT_IN_MODELS else ""
+        ):
+            object.__setattr__(self, "init", "recipe")  # one initialisation, one identity
+        if self.model == "mixer" and 32 % self.patch_size:
+            raise ConfigError(
+                f"patch_size = {self.patch_size} does not divide the image side 32; "
+                "allowed: 1, 2, 4, 8, 16, 32",
+                "patch_size",
+            )
+        if self.parent and not _PARENT.fullmatch(self.parent):
+            raise ConfigError(f"parent = {self.parent!r} is not like 0123456789ab@3", "parent")
+        if self.batch_size % self.accumulate:
+            raise ConfigError(
+                f"accumulate = {self.accumulate} does not divide batch_size = {self.batch_size}", "accumulate"
+            )
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> "ImageConfig":
+        """Build a config from plain values, as a sweep file or a trial.json holds them.
+
+        Raises:
+            ConfigError: as for the class; or a key is no field, with the nearest name that is.
+        """
+        known = [spec.name for spec in declared_fields(cls)]
+        for key in values:
+            if key not in known:
+                raise ConfigError(f"unknown field {key!r}{did_you_mean(key, known)}", key)
+        return cls(**values)
+
+    @classmethod
+    def from_store(cls, values: Mapping[str, Any]) -> "ImageConfig":
+        """A config as a store holds it: the model's or data set's name may be one registered elsewhere."""
+        registry.recall_names(values["model"], values["dataset"])
+        return cls.from_mapping(values)
+
+    def __getitem__(self, name: str) -> Any:
+        """The value of a field."""
+        if name not in FIELD_NAMES:
+            raise KeyError(name)
+        return getattr(self, name)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """All fields as plain JSON values."""
+        values = ((spec.name, getattr(self, spec.name)) for spec in declared_fields(type(self)))
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values}
+
+    @property
+    def begins_after(self) -> int:
+        """The epoch of the checkpoint that it goes on from; 0 for a trial that begins anew."""
+        return int(self.parent.partition("@")[2] or 0)
+
+    def identity(self) -> dict[str, Any]:
+        """What shapes the trajectory and differs from the defaults, as plain JSON values.
+
+        The epoch budget is part of it only under a schedule that depends on it, so that a constant-rate
+        trial is extended, not replaced, by more epochs.
+        """
+        values = self.to_mapping()
+        own_activation = _OWN_ACTIVATION.get(self.model, "relu")
+        kept = {}
+        for spec in declared_fields(type(self)):
+            default = own_activation if spec.name == "activation" else spec.default
+            if getattr(self, spec.name) != default:
+                kept[spec.name] = values[spec.name]
+        if self.schedule == "constant":
+            kept.pop("epochs", None)
+        return kept
+
+    @cached_property
+    def trial_id(self) -> str:
+        """The first 12 hex digits of the SHA-256 of the identity's canonical JSON."""
+        return trial_id_of(self.identity())
+
+    def with_values(self, **values: Any) -> "ImageConfig":
+        """A copy with some fields changed, validated anew."""
+        return replace(self, **values)
+
+
+TrialConfig = ImageConfig  # as mixsweep hands it on: its name from before there were other kinds of trials
+
+FIELDS = declared_fields(ImageConfig)
+FIELD_NAMES = tuple(spec.name for spec in FIELDS)
+
+
+def applies(values: Mapping[str, Any], conditions: Mapping[str, tuple[str, ...]]) -> bool:
+    """Whether a field under these conditions has an effect beside these values of the others."""
+    if values["model"] not in registry.BUILT_IN_MODELS:
+        # A registered model may use any field, so none is reset under its feet.
+        conditions = {other: allowed for other, allowed in conditions.items() if other != "model"}
+    return all(values[other] in allowed for other, allowed in conditions.items())

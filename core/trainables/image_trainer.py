@@ -1,0 +1,148 @@
+"""The built-in kind of trial: an image classifier, its fields and metrics, and how one is started.
+
+Importing this needs no torch; what trains is imported where a trial is started.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+from mixsweep.core.config import TrialConfig
+from mixsweep.core.records import Record
+from mixsweep.core.trainables import image_costs, image_records
+from mixsweep.core.trainables.image_config import FIELDS, ImageConfig, applies
+from mixsweep.core.trainables.interface import (
+    CurvePanel,
+    EpochWork,
+    Run,
+    RunningTrial,
+    Trainable,
+    WeightPictures,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+    from mixsweep.core.data.datasets import Images
+
+# Valid images of the clean split, where they are known before the data set is loaded.
+_VALID_IMAGES = {"cifar10": 5000}
+
+# A registered model may have BatchNorm; of the built-in ones ResNet18 alone has.
+_WITHOUT_BATCH_NORM = ("mlp", "mixer")
+
+
+class ImageTrainer(Trainable):
+    """Image classifiers, trained epoch by epoch on a data set in memory (core.training.trainer)."""
+
+    kind = ImageConfig.kind
+    fields = FIELDS
+    budget = "epochs"
+    data_field = "dataset"
+    mutable_fields = ("lr", "weight_decay", "momentum", "dropout", "label_smoothing", "augment")
+    work_fields = image_costs.WORK_FIELDS
+    tag_fields = ("model", "dataset")
+    metrics = image_records.METRICS
+    default_metric = "valid_accuracy"
+    headline_metrics = ("valid_accuracy", "valid_loss")
+    reported_tests = ("test_accuracy",)
+    panels = (
+        CurvePanel("loss (nats)", {"train": "train_loss", "valid": "valid_loss"}),
+        CurvePanel("accuracy (%)", {"train": "train_accuracy", "valid": "valid_accuracy"}, is_fraction=True),
+    )
+    curve_words = "train and valid loss and accuracy"
+    method_notes = (
+        "Accuracies are fractions of samples, losses means over samples in nats. Train figures are those of the "
+        "training pass itself, with augmentation, dropout and label smoothing; valid losses are without "
+        "smoothing. Valid figures follow each epoch; test figures are taken once, at a trial's last epoch.",
+        "A best value is chosen on the same valid images as its figure, which flatters it a little; its test "
+        "accuracy does not share that.",
+    )
+    second_metrics = ("train_seconds", "valid_seconds")
+    record_products: ClassVar = {"train_images": ("images_per_second", "train_seconds")}
+
+    def config(self, values: Mapping[str, Any]) -> ImageConfig:
+        return ImageConfig.from_mapping(values)
+
+    def config_from_store(self, values: Mapping[str, Any]) -> ImageConfig:
+        return ImageConfig.from_store(values)
+
+    def check_value(self, name: str, value: Any) -> None:
+        # A field is checked in the company of what it applies to, else its value would be reset unseen.
+        company: dict[str, Any] = {"model": "mixer"} if name == "patch_size" else {}
+        if name == "accumulate" and isinstance(value, int) and value > 0:
+            company = {"batch_size": value}
+        ImageConfig.from_mapping({**company, name: value})
+
+    def is_effective(self, name: str, values: Mapping[str, Any]) -> bool:
+        return applies(values, self.field(name).applies)
+
+    def check_data(self, configs: Iterable[TrialConfig], data_dir: Path | None) -> None:
+        if any(config["dataset"] == "cifar10" for config in configs):
+            from mixsweep.core.data.cifar10 import source_files
+
+            source_files(data_dir)
+
+    def start(self, config: TrialConfig, run: Run) -> RunningTrial:
+        from mixsweep.core.training.process_group import Ranks
+        from mixsweep.core.training.trainer import Trial
+
+        config = cast(ImageConfig, config)
+        return Trial(
+            config,
+            _images(config.dataset, run.data_dir, run.device),
+            run.device,
+            accumulate=run.accumulate,
+            compile=run.compile,
+            ranks=Ranks(run.rank, run.world_size, run.local_rank),
+            batch_norm=run.batch_norm,
+        )
+
+    def accumulate_after(self, config: TrialConfig, out_of_memory: int, ranks: int) -> int:
+        """Twice the micro-batches each time, as far as the batch can be divided."""
+        least, batch_size = config["accumulate"], config["batch_size"]
+        accumulate: int = least * 2**out_of_memory
+        while accumulate > least and (batch_size % accumulate or batch_size // accumulate < ranks):
+            accumulate //= 2
+        return accumulate
+
+    def micro_batches_matter(self, config: TrialConfig, accumulate: int) -> bool:
+        """Where there may be a BatchNorm, which sees smaller batches."""
+        return accumulate > config["accumulate"] and config["model"] not in _WITHOUT_BATCH_NORM
+
+    def has_diverged(self, record: Record) -> bool:
+        return image_records.has_diverged(record)
+
+    def progress(self, record: Record) -> str:
+        return image_records.progress(record)
+
+    def epoch_work(self, config: TrialConfig) -> EpochWork:
+        return image_costs.epoch_work(cast(ImageConfig, config))
+
+    def parameters(self, values: Mapping[str, Any]) -> float:
+        return image_costs.count_parameters(values)
+
+    def cost_words(self, metric: str, trials: Sequence[Mapping[str, Any]]) -> str:
+        if metric == "train_seconds":
+            counts = {trial["train_images"] for trial in trials} - {None}
+            return f"train one epoch of {counts.pop():,.0f} images" if len(counts) == 1 else "train one epoch"
+        counts = {trial["valid_limit"] or _VALID_IMAGES.get(trial["dataset"]) for trial in trials}
+        count = counts.pop() if len(counts) == 1 else None
+        return f"infer {count:,.0f} valid images" if count else "infer the valid images"
+
+    def weight_pictures(self, state: Mapping[str, Any]) -> WeightPictures | None:
+        from mixsweep.core.trainables import image_weights
+
+        return image_weights.token_pictures(state["model"]) or image_weights.kernel_pictures(state["model"])
+
+
+@lru_cache(maxsize=1)
+def _images(dataset: str, data_dir: Path | None, device: "torch.device") -> "Images":
+    """A data set on a device, loaded once for all trials in turn that share it."""
+    from mixsweep.core.data import datasets
+
+    return datasets.load_images(dataset, data_dir).to(device)
+
+
+TRAINABLE = ImageTrainer()
