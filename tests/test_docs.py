@@ -60,7 +60,7 @@ def test_the_sweep_file_plans_fifteen_trials() -> None:
 
 
 def test_the_page_on_sweep_files_lists_every_field_with_its_default() -> None:
-    text = (ROOT / "docs" / "sweep-files.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "reference" / "sweep-files.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| `(\w+)`.*\| (\S[^|]*?) \|$", text, flags=re.MULTILINE))
     default = TrialConfig().to_mapping() | {"activation": None}
     for name, value in default.items():
