@@ -42,6 +42,7 @@ check: lint  ## the above, and all tests
 	$(BIN)/pytest -n 2 --dist loadfile
 
 docs: $(STAMP)  ## the documentation as a site in build/docs; a warning is an error
+	rm -rf build/docs build/doctrees
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet -d build/doctrees docs build/docs
 
 bench: $(STAMP)  ## speed, as ratios
