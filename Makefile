@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install demo test ray lint check bench faults slurm lock clean
+.PHONY: install demo test ray lint check docs bench faults slurm lock clean
 
 install: $(STAMP)
 
@@ -41,6 +41,10 @@ lint: $(STAMP)  ## formatter, linter, types, import directions
 check: lint  ## the above, and all tests
 	$(BIN)/pytest -n 2 --dist loadfile
 
+docs: $(STAMP)  ## the documentation as a site in build/docs; a warning is an error
+	rm -rf build/docs build/doctrees
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet -d build/doctrees docs build/docs
+
 bench: $(STAMP)  ## speed, as ratios
 	$(BIN)/pytest -q -m bench
 	$(BIN)/python -m tests.benchmarks.speed
@@ -49,7 +53,7 @@ lock:  ## pin what pyproject.toml asks for, anew
 	$(PYTHON) -m venv .venv && $(BIN)/pip install --quiet uv
 	{ echo "# Every package that mixsweep and its tests use, pinned; made by 'make lock' from pyproject.toml."; \
 	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-header \
-	    --no-annotate --extra dev pyproject.toml; } > requirements.lock.new
+	    --no-annotate --extra dev --extra docs pyproject.toml; } > requirements.lock.new
 	mv requirements.lock.new requirements.lock
 
 clean:
