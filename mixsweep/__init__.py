@@ -79,6 +79,9 @@ _here = os.path.dirname(__file__)
 if not os.path.isdir(os.path.join(_here, "core")):  # a checkout: its four folders stand beside this one
     __path__.append(os.path.dirname(_here))
 
+if os.environ.get("SWEEP_VERBOSE"):  # as `sweep --verbose` sets it, for the processes of workers too
+    import_module("mixsweep.core.verbosity").log_if_asked()
+
 _MODULES = {
     "mixsweep.analysis.frames": ("Part", "load", "load_trials", "parts"),
     "mixsweep.analysis.inference.claims": ("Verdict", "answer", "evaluate_claims"),

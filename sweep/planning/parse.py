@@ -34,10 +34,9 @@ from mixsweep.sweep.planning.schema import (
 )
 from mixsweep.sweep.planning.search_schema import read_search
 from mixsweep.sweep.planning.space import SpaceError, check_axis
+from mixsweep.sweep.presets.catalog import PRESETS, preset_names
 
 Table = TypeVar("Table")
-
-PRESETS = Path(__file__).parents[1] / "presets"
 
 
 def find_sweep_file(name: str) -> Path:
@@ -57,12 +56,9 @@ def find_sweep_file(name: str) -> Path:
             raise SpecError(f"{name}: a folder; name a sweep file in it, or a preset")
     except (OSError, ValueError) as error:  # a name that no file can have
         raise SpecError(f"{name}: no sweep file or preset: {error}") from error
+    if Path(f"{name}.toml").is_file():
+        raise SpecError(f"{name}: no such sweep file or preset; did you mean '{name}.toml'?")
     raise SpecError(f"{name}: no such sweep file or preset{did_you_mean(name, preset_names())}")
-
-
-def preset_names() -> tuple[str, ...]:
-    """The sweep files that are shipped."""
-    return tuple(sorted(path.stem for path in PRESETS.glob("*.toml")))
 
 
 def load_spec(name: str | Path, settings: Iterable[str] = ()) -> SweepSpec:
