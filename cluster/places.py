@@ -8,17 +8,18 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any
 
 from mixsweep.core.errors import UserError, did_you_mean
+from mixsweep.core.toml_keys import declared_keys, read_keys, toml_key, toml_key_by_hand
 from mixsweep.core.toml_reader import Reader
 
 KINDS = ("debug", "local", "ray", "slurm")
 BUILT_IN = ("debug", "local")
 LAUNCHES = ("array", "ray")
-_KEYS = ("kind", "data", "cpus", "gpus")
+COMMON_KEYS = ("kind", "data")  # of a place of any kind
 _HOST_AND_PORT = re.compile(r"[^\s/:]+:[0-9]{1,5}|\[[0-9a-fA-F:]+\]:[0-9]{1,5}")
 
 
@@ -30,43 +31,53 @@ class PlaceError(UserError):
 class SlurmPlace:
     """How jobs are asked for. An empty string leaves a directive to the cluster."""
 
-    partition: str = ""
-    account: str = ""
-    qos: str = ""
-    constraint: str = ""
-    gres: str = ""  # instead of the count of GPUs, where a cluster wants a type: `gpu:a100:1`
-    exclude: str = ""  # nodes
-    mem: str = ""  # a node's, as sbatch reads it: `16G`
-    time: int = 60  # minutes
-    gpus: int = 0  # of a trial whose sweep file does not say
-    parallelism: int = 256  # array tasks at once
-    trials_per_task: int = 1  # in turn
-    array_limit: int = 1000  # tasks of one array, where the cluster's own limit is not lower
-    warning_seconds: int = 120  # before the time limit, and before preemption where the cluster warns by it
-    setup: tuple[str, ...] = ()  # shell lines before Python starts
-    environment: Mapping[str, str] = field(default_factory=dict)
-    directives: Mapping[str, Any] = field(default_factory=dict)  # any further `#SBATCH --key=value`
-    python: str = ""  # the command that starts Python on a node; empty: this one's
-    launch: str = "array"  # trials as tasks of an array; `ray`: a Ray cluster inside one job of `nodes`
-    nodes: int = 1  # of that job
-    trials_per_node: int = 1  # of that job, at once
+    partition: str = toml_key("", "one, or several with commas; left out: the cluster's default")
+    account: str = toml_key("", "who pays")
+    qos: str = toml_key("", "quality of service")
+    constraint: str = toml_key("", "features that nodes must have: a100")
+    gres: str = toml_key("", "instead of the count of GPUs, where a cluster wants a type: gpu:a100:1")
+    exclude: str = toml_key("", "nodes that get no task")
+    mem: str = toml_key("", "memory of a node, as sbatch reads it: 16G")
+    time: int = toml_key(60, "minutes of a job", low=1)
+    gpus: int = toml_key(0, "GPUs of a trial whose sweep file does not say", low=0)
+    parallelism: int = toml_key(256, "array tasks at once", low=1)
+    trials_per_task: int = toml_key(1, "trials that one task runs in turn", low=1)
+    array_limit: int = toml_key(1000, "tasks of one array, where the cluster's own limit is not lower", low=1)
+    warning_seconds: int = toml_key(
+        120, "before the time limit, and before preemption where the cluster warns by it", low=1
+    )
+    setup: tuple[str, ...] = toml_key((), "shell lines before Python starts")
+    environment: Mapping[str, str] = toml_key({}, "environment variables of the jobs")
+    directives: Mapping[str, str | int] = toml_key({}, "further #SBATCH --key=value lines")
+    python: str = toml_key("", "the command that starts Python on a node; left out: this one's")
+    launch: str = toml_key(
+        "array",
+        "array: trials are tasks of an array; ray: a Ray cluster inside one job of `nodes`",
+        choices=LAUNCHES,
+    )
+    nodes: int = toml_key(1, "nodes of that job", low=1)
+    trials_per_node: int = toml_key(1, "trials at once on each node of that job", low=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RayPlace:
     """A Ray cluster that is there already. What it is asked for is beside the sweep file's `[resources]`."""
 
-    address: str = "auto"  # `http://host:8265`: by jobs; `auto` or `host:port`: this process is the driver
-    store: str = ""  # the folder of sweeps as the driver sees it; for jobs it has to be said
-    shared: bool = (
-        True  # whether all nodes see that folder; false: what they make is sent to the driver's node
+    address: str = toml_key(
+        "auto", "http://HOST:8265: by jobs; auto or HOST:PORT: this command is the driver"
     )
-    memory: str = ""  # of a trial that does not say: `4G`
-    resources: Mapping[str, float] = field(default_factory=dict)  # custom ones of a trial
-    exclude: tuple[str, ...] = ()  # of what is shipped to the cluster: patterns of paths, as `notes/*`
-    environment: Mapping[str, str] = field(default_factory=dict)
-    token_path: str = ""  # a file with the cluster's token; empty: as Ray's own RAY_AUTH_… variables say
-    python: str = "python"  # the command that starts Python on the cluster
+    store: str = toml_key("", "the folder of sweeps as the driver sees it; needed for jobs")
+    shared: bool = toml_key(
+        True, "whether all nodes see that folder; false: what they make is sent to the driver's node"
+    )
+    memory: str = toml_key("", "memory of a trial whose sweep file does not say: 4G", size=True)
+    resources: Mapping[str, float] = toml_key({}, "custom resources of a trial", above=0)
+    exclude: tuple[str, ...] = toml_key((), "patterns of paths that are not shipped to the cluster: notes/*")
+    environment: Mapping[str, str] = toml_key({}, "environment variables on the cluster")
+    token_path: str = toml_key(
+        "", "a file with the cluster's token; left out: as Ray's RAY_AUTH_… variables say"
+    )
+    python: str = toml_key("python", "the command that starts Python on the cluster")
 
     @property
     def takes_jobs(self) -> bool:
@@ -82,10 +93,10 @@ class Place:
     """
 
     name: str
-    kind: str
-    data: Path | None = None
-    cpus: int | None = None
-    gpus: int | None = None
+    kind: str = toml_key(MISSING, "what runs the trials", choices=KINDS)
+    data: Path | None = toml_key_by_hand(None, "where the images lie on the machines of this place")
+    cpus: int | None = toml_key(None, "CPUs that the sweep may use in all; left out: every one", low=0)
+    gpus: int | None = toml_key(None, "GPUs that the sweep may use in all; left out: every one", low=0)
     slurm: SlurmPlace | None = None
     ray: RayPlace | None = None
 
@@ -123,30 +134,23 @@ def _place(name: str, tables: Mapping[str, Any], path: Path) -> Place:
     table, at = reader.table(tables, name), f"{name}."
     kind = reader.choice(table, "kind", name, KINDS, at)
     data = reader.text(table, "data", "", at)
-    place = Place(name=name, kind=kind, data=Path(data).expanduser() if data else None)
+    images = Path(data).expanduser() if data else None
     if kind == "slurm":
-        return Place(name=name, kind=kind, data=place.data, slurm=_slurm(reader, table, at))
+        return Place(name=name, kind=kind, data=images, slurm=_slurm(reader, table, at))
     if kind == "ray":
-        return Place(name=name, kind=kind, data=place.data, ray=_ray(reader, table, at))
-    reader.keys(table, _KEYS, at)
-    counts = {key: reader.integer(table, key, 0, low=0, where=at) for key in ("cpus", "gpus") if key in table}
-    return Place(name=name, kind=kind, data=place.data, cpus=counts.get("cpus"), gpus=counts.get("gpus"))
+        return Place(name=name, kind=kind, data=images, ray=_ray(reader, table, at))
+    reader.keys(table, declared_keys(Place), at)
+    return Place(name=name, kind=kind, data=images, **read_keys(reader, table, Place, at, ("cpus", "gpus")))
+
+
+def _slurm(reader: Reader, table: Mapping[str, Any], at: str) -> SlurmPlace:
+    reader.keys(table, (*COMMON_KEYS, *declared_keys(SlurmPlace)), at)
+    return SlurmPlace(**read_keys(reader, table, SlurmPlace, at))
 
 
 def _ray(reader: Reader, table: Mapping[str, Any], at: str) -> RayPlace:
-    default = RayPlace()
-    reader.keys(table, ("kind", "data", *vars(default)), at)
-    values: dict[str, Any] = {}
-    for key in ("address", "store", "memory", "token_path", "python"):
-        values[key] = reader.text(table, key, getattr(default, key), at)
-    values["shared"] = table.get("shared", default.shared)
-    if not isinstance(values["shared"], bool):
-        raise reader.error(f"{at}shared", f"{values['shared']!r} is neither true nor false")
-    values["exclude"] = reader.texts(table, "exclude", at)
-    values["environment"] = _environment(reader, table, at)
-    values["resources"] = reader.numbers(table, "resources", at)
-    reader.size(table, "memory", at)
-    made = RayPlace(**values)
+    reader.keys(table, (*COMMON_KEYS, *declared_keys(RayPlace)), at)
+    made = RayPlace(**read_keys(reader, table, RayPlace, at))
     if not made.takes_jobs and made.address != "auto" and not _HOST_AND_PORT.fullmatch(made.address):
         raise reader.error(
             f"{at}address", f"{made.address!r} is neither http://HOST:8265 nor HOST:PORT nor auto"
@@ -156,32 +160,3 @@ def _ray(reader: Reader, table: Mapping[str, Any], at: str) -> RayPlace:
             f"{at}store", "write the folder of sweeps on the cluster, from / on: jobs need one"
         )
     return made
-
-
-def _environment(reader: Reader, table: Mapping[str, Any], at: str) -> dict[str, str]:
-    values = dict(reader.table(table, "environment", at))
-    for key, value in values.items():
-        if not isinstance(value, str):
-            raise reader.error(f"{at}environment.{key}", f"{value!r} is not a string")
-    return values
-
-
-def _slurm(reader: Reader, table: Mapping[str, Any], at: str) -> SlurmPlace:
-    default = SlurmPlace()
-    reader.keys(table, ("kind", "data", *vars(default)), at)
-    values: dict[str, Any] = {}
-    for key, value in vars(default).items():
-        if isinstance(value, str):
-            values[key] = reader.text(table, key, value, at)
-        elif isinstance(value, int):
-            values[key] = reader.integer(table, key, value, low=0 if key == "gpus" else 1, where=at)
-        elif isinstance(value, tuple):
-            values[key] = reader.texts(table, key, at)
-        else:
-            values[key] = dict(reader.table(table, key, at))
-    reader.choice(table, "launch", default.launch, LAUNCHES, at)
-    values["environment"] = _environment(reader, table, at)
-    for key, value in values["directives"].items():
-        if not isinstance(value, str | int):
-            raise reader.error(f"{at}directives.{key}", f"{value!r} is neither a string, a number nor true")
-    return SlurmPlace(**values)

@@ -23,6 +23,7 @@ class Field:
         type: of a value, or of an item where `is_list`: str, int or float.
         optional: whether None is a value.
         low, high: inclusive bounds of a number; `above` is an exclusive one.
+        examples: of values, where registered names are values too.
         applies: by other fields, the values under which this one has an effect; elsewhere it is left at its
             default.
     """
@@ -37,6 +38,7 @@ class Field:
     low: float | None = None
     high: float | None = None
     above: float | None = None
+    examples: tuple[str, ...] = ()
     applies: Mapping[str, tuple[str, ...]]
 
     def checked(self, value: Any) -> Any:
@@ -86,11 +88,13 @@ def option(
     low: float | None = None,
     high: float | None = None,
     above: float | None = None,
+    examples: Iterable[str] = (),
     applies: Mapping[str, tuple[str, ...]] | None = None,
 ) -> Any:
     """Declare a field of a config's dataclass; the arguments are those of Field."""
     declared = {"choices": tuple(choices), "low": low, "high": high, "above": above}
-    return field(default=default, metadata={"doc": doc, "applies": applies or {}, **declared})
+    shown = {"doc": doc, "examples": tuple(examples)}
+    return field(default=default, metadata={**shown, "applies": applies or {}, **declared})
 
 
 _declared: dict[type, tuple[Field, ...]] = {}  # by class: type hints take long to work out

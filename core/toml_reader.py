@@ -6,6 +6,8 @@ from typing import Any
 
 from mixsweep.core.errors import UserError, did_you_mean
 
+SIZE = r"([0-9]+)([KMGT])"
+
 _MOST = 1e9  # of a number beside a trial's fields
 
 
@@ -96,7 +98,7 @@ def bytes_of(text: str) -> int:
     Raises:
         ValueError: it is none.
     """
-    found = re.fullmatch(r"([0-9]+)([KMGT])", text)
+    found = re.fullmatch(SIZE, text)
     if not found:
         raise ValueError(f"{text!r} is not a size like 512M or 4G")
     return int(found[1]) * 1024 ** ("KMGT".index(found[2]) + 1)

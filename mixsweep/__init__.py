@@ -79,6 +79,9 @@ __all__ = [
     "write_report",
 ]
 
+if os.environ.get("SWEEP_VERBOSE"):  # as `sweep --verbose` sets it, for the processes of workers too
+    import_module("mixsweep.core.verbosity").log_if_asked()
+
 _MODULES = {
     "mixsweep.analysis.frames": ("Part", "load", "load_trials", "parts"),
     "mixsweep.analysis.inference.claims": ("Verdict", "answer", "evaluate_claims"),

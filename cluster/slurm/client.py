@@ -4,6 +4,7 @@ Works with accounting switched off: what the queue no longer knows, the store do
 """
 
 import io
+import logging
 import os
 import re
 import shlex
@@ -17,6 +18,8 @@ from typing import Any
 from mixsweep.cluster.places import SlurmPlace
 from mixsweep.cluster.slurm import job_environment
 from mixsweep.core.errors import UserError
+
+_log = logging.getLogger(__name__)
 
 # States from which a task may still run, or does.
 LIVE = {
@@ -107,6 +110,7 @@ def submit(slurm: SlurmPlace, request: Request, calls: Sequence[Callable[[], Any
                 jobs = [executor.submit(call) for call in calls]
         except (FailedJobError, FailedSubmissionError) as error:
             raise SlurmError(f"sbatch: {_own_words(str(error))}") from error
+    _log.info("submitted job %s of %d tasks from %s", jobs[0].job_id, len(jobs), folder)
     return str(jobs[0].job_id).partition("_")[0]
 
 
@@ -302,9 +306,11 @@ def _run(*words: str) -> "subprocess.CompletedProcess[str]":
     try:
         # What a person has their listings filtered by must not hide a job from us.
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("SQUEUE_", "SACCT_"))}
-        return subprocess.run(
+        done = subprocess.run(
             words, capture_output=True, text=True, timeout=_NO_ANSWER_SECONDS, env=environment
         )
+        _log.debug("%s: exit code %d", shlex.join(words), done.returncode)
+        return done
     except FileNotFoundError as error:
         raise SlurmError(f"{words[0]}: not found; is this a machine of the cluster?") from error
     except subprocess.TimeoutExpired as error:

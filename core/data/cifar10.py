@@ -7,6 +7,7 @@ before it starts anything.
 import hashlib
 import io
 import json
+import logging
 import os
 import re
 import shutil
@@ -23,6 +24,8 @@ from filelock import FileLock
 from PIL import Image
 
 from mixsweep.core.failures import DataError
+
+_log = logging.getLogger(__name__)
 
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
@@ -137,11 +140,13 @@ def cached_arrays(files: Sequence[Path]) -> list[np.ndarray]:
             _open_arrays(cache / name) if _is_trusted(cache) else None
         )  # even where nothing can be written
         if arrays is not None:
+            _log.debug("images from the cache %s", cache / name)
             return arrays
     folder = writable_cache_folder() / name
     with FileLock(folder.with_name(f"{name}.lock")):
         arrays = _open_arrays(folder)  # another process may have made it meanwhile
         if arrays is None:
+            _log.info("building the cache %s from %d files of %s", folder, len(files), files[0].parent)
             _write_arrays(folder, _decode(files))
             arrays = _open_arrays(folder)
     if arrays is None:
@@ -180,10 +185,12 @@ def writable_cache_folder() -> Path:
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not _is_trusted(folder):
+                _log.info("%s: no cache there, other users may write to it", folder)
                 continue
             with tempfile.TemporaryFile(dir=folder):
                 return folder
-        except OSError:
+        except OSError as error:
+            _log.info("%s: no cache there: %s", folder, error)
             continue
     raise DataError(
         f"cifar10: neither {folders[0]} nor {folders[1]} can be written; set SWEEP_CACHE to a folder"

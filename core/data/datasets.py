@@ -1,6 +1,7 @@
 """Images in memory, their split, and the order in which a trial sees them."""
 
 import hashlib
+import logging
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,8 @@ CIFAR10_MEAN = (0.49139968, 0.48215841, 0.44653091)
 CIFAR10_STD = (0.24703223, 0.24348513, 0.26158784)
 
 _SPLIT_SEED = 42
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ def load_images(dataset: str, data_dir: Path | None) -> Images:
         DataError: the images cannot be had, or are not what Images says.
     """
     load = registered_dataset(dataset)
+    _log.debug("loading %s, data folder %s", dataset, data_dir)
     if load is not None:
         images = load(data_dir)
     elif dataset == "cifar10":

@@ -8,6 +8,7 @@ between any two steps leaves at least one file that matches.
 import hashlib
 import io
 import json
+import logging
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,6 +19,8 @@ from mixsweep.core.store import files
 
 if TYPE_CHECKING:  # torch takes seconds to import, and a plan only asks whether a checkpoint is there
     import torch
+
+_log = logging.getLogger(__name__)
 
 _NEWEST, _PREVIOUS, _DIGESTS = "checkpoint.pt", "checkpoint.previous.pt", "checkpoint.json"
 
@@ -98,6 +101,7 @@ def _replace(folder: Path, write: Callable[[BinaryIO], None], epoch: int, fence:
         if standing == _NEWEST:
             os.replace(folder / _NEWEST, folder / _PREVIOUS)
         os.replace(beside, folder / _NEWEST)
+        _log.debug("%s: checkpoint of epoch %d written", folder, epoch)
     finally:
         beside.unlink(missing_ok=True)
 
@@ -116,7 +120,9 @@ def load_checkpoint(folder: Path, device: "torch.device | str" = "cpu") -> dict[
         except FileNotFoundError:
             continue
         if hashlib.sha256(content).hexdigest() in known:
+            _log.debug("%s: %s loads", folder, name)
             return torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+        _log.info("%s: %s refused, its digest is not the recorded one", folder, name)
     return None
 
 
@@ -146,6 +152,7 @@ def copy_checkpoint(source: Path, target: Path, fence: Callable[[], None] = lamb
         return False
     digest = hashlib.sha256(content).hexdigest()
     if digest != _digests(source).get(_NEWEST):
+        _log.info("%s: %s not copied, its digest is not the recorded one", source, _NEWEST)
         return False
     text = json.dumps({_NEWEST: digest, _PREVIOUS: None, "epoch": checkpoint_epoch(source)})
     files.write_bytes(target / _DIGESTS, text.encode(), fence)

@@ -8,6 +8,7 @@ the lease that is taken, so that one of several takers wins.
 
 import errno
 import json
+import logging
 import os
 import socket
 import threading
@@ -22,6 +23,8 @@ from mixsweep.core.failures import LeaseLostError
 
 HEARTBEAT_SECONDS = 10.0
 STALE_SECONDS = 60.0
+
+_log = logging.getLogger(__name__)
 
 _NAME = "lease"
 _DAMAGED = {"token": "damaged"}  # a lease whose content cannot be read: held until it is stale
@@ -45,6 +48,7 @@ class Lease:
         """
         held = _read(self._path)
         if held is None or held.get("token") != self._token:
+            _log.info("%s: lease lost to %s", self._path.parent, _describe(held))
             raise LeaseLostError(f"{self._path.parent}: taken over by another process")
 
     def release(self) -> None:
@@ -69,7 +73,8 @@ class Lease:
                 # A holder that slept must not keep the lease of the one that took over fresh.
                 if (_read(self._path) or {}).get("token") == self._token:
                     os.utime(self._path)
-            except OSError:
+            except OSError as error:
+                _log.info("%s: heartbeat failed: %s", self._path.parent, error)
                 # A full or absent file system must not kill the trial here; `check` decides at the next one.
                 continue
 
@@ -91,16 +96,20 @@ def take_lease(folder: Path, dead_holder: str = "") -> Lease | None:
         _write(os.open(beside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666), content)
         try:
             _create(path, beside, content)
+            _log.debug("%s: lease taken", folder)
             return Lease(folder, token)
         except FileExistsError:
             pass
         held = _read(path)
         if held is None or (held["token"] != dead_holder and _is_live(path, held)):
+            _log.debug("%s: skipped, its lease is held by %s", folder, _describe(held))
             return None
         with _right_to_take(folder, held["token"]) as won:
             if not won or (_read(path) or {}).get("token") != held["token"]:
+                _log.debug("%s: skipped, another process takes its stale lease", folder)
                 return None
             os.replace(beside, path)
+            _log.info("%s: lease taken over from %s", folder, _describe(held))
             return Lease(folder, token)
     finally:
         beside.unlink(missing_ok=True)
@@ -115,6 +124,12 @@ def lease_is_live(folder: Path) -> bool:
 def holder_of(folder: Path) -> str:
     """What tells one holder of a folder's lease from all others; '' where nobody holds it."""
     return (_read(folder / _NAME) or {}).get("token", "")
+
+
+def _describe(held: dict | None) -> str:
+    return (
+        f"process {held.get('pid', '?')} of {held.get('host', '?').partition(' ')[0]}" if held else "nobody"
+    )
 
 
 def _create(path: Path, beside: Path, content: str) -> None:

@@ -13,6 +13,7 @@ from mixsweep.core.store.store import SweepStore, TrialFolder, TrialInfo
 from mixsweep.core.trainables.kinds import find_trainable
 
 POLICY_HELP = "all, none, best:N"
+POLICY_PATTERN = r"all|none|best:[1-9][0-9]*"
 
 # A trial's id and value; what else lies there (a file manager's, a sync's) is none of ours.
 _ENTRY = re.compile(r"[0-9a-f]{12}_-?(nan|inf|[0-9.]+(e[-+]?[0-9]+)?)")
@@ -20,7 +21,7 @@ _ENTRY = re.compile(r"[0-9a-f]{12}_-?(nan|inf|[0-9.]+(e[-+]?[0-9]+)?)")
 
 def is_policy(text: str) -> bool:
     """Whether a text names a policy of keeping checkpoints."""
-    return re.fullmatch(r"all|none|best:[1-9][0-9]*", text) is not None
+    return re.fullmatch(POLICY_PATTERN, text) is not None
 
 
 @dataclass(frozen=True)

@@ -36,8 +36,12 @@ class ImageConfig:
         ConfigError: a value is of the wrong type, out of range, or not among the allowed ones.
     """
 
-    model: str = option("mlp", "architecture: mlp, resnet18, mixer, or a registered one")
-    dataset: str = option("cifar10", "images: cifar10, digits, or a registered set")
+    model: str = option(
+        "mlp", "architecture: mlp, resnet18, mixer, or a registered one", examples=registry.BUILT_IN_MODELS
+    )
+    dataset: str = option(
+        "cifar10", "images: cifar10, digits, or a registered set", examples=registry.BUILT_IN_DATASETS
+    )
     split: str = option(
         "clean", "clean: valid images are never trained on; leaky: the course's two splits", choices=SPLITS
     )

@@ -1,4 +1,4 @@
-"""Looks at one trial in this process that are no part of the sweep: overfitting a few batches, a profile."""
+"""Checks of one trial in this process, outside the sweep: overfitting a few batches, a profile."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -23,7 +23,7 @@ _PROFILED_STEPS = 20
 def overfit_trial(
     config: TrialConfig, batches: int, plan: Plan, place: Place, data: Path | None, out: Console
 ) -> None:
-    """Train one trial on its first few batches, without augmentation: a sound model learns them by heart."""
+    """Train one trial on its first few batches, without augmentation: a working model reaches an accuracy near 1."""
     trial = _trial(config, batches, config.epochs, plan, place, data)
     view = RunView(SweepStore(plan.spec.name), out)
     accuracy = 0.0
@@ -62,7 +62,7 @@ def profile_trial(
 def _trial(
     config: TrialConfig, batches: int, epochs: int, plan: Plan, place: Place, data: Path | None
 ) -> "Trial":
-    """The trial on so many batches, as the sweep's resources would have it, in this process."""
+    """The trial on so many batches, with the sweep's resources, in this process."""
     from mixsweep.core.data.datasets import load_images
     from mixsweep.core.training import device as devices
     from mixsweep.core.training.trainer import Trial

@@ -7,17 +7,17 @@ from typing import Annotated
 import typer
 
 from mixsweep.core.errors import UserError
-from mixsweep.core.store.store import SweepStore
-from mixsweep.sweep.cli.arguments import Store, UsageError, find_sweep, out
-from mixsweep.sweep.planning.parse import find_sweep_file, load_spec
-from mixsweep.sweep.planning.plan import make_plan
+from mixsweep.sweep.cli.arguments import Store, SweepNames, UsageError, find_sweep, out
+from mixsweep.sweep.cli.completion import complete_sweep
 
 app = typer.Typer()
 
+_PANEL = "Looking at results"
 
-@app.command()
+
+@app.command(rich_help_panel=_PANEL)
 def report(
-    sweeps: Annotated[list[str], typer.Argument(metavar="SWEEP...", help="Names in the store, or folders.")],
+    sweeps: SweepNames,
     store: Store = Path("runs"),
     to: Annotated[Path | None, typer.Option("--out", help="A folder; left out: the sweep's own.")] = None,
 ) -> None:
@@ -28,20 +28,21 @@ def report(
     out.print(f"Report: {page}", markup=False, soft_wrap=True)
 
 
-@app.command()
+@app.command(rich_help_panel=_PANEL)
 def mirror(
-    sweeps: Annotated[list[str], typer.Argument(metavar="SWEEP...", help="Names in the store, or folders.")],
+    sweeps: SweepNames,
     store: Store = Path("runs"),
-    watch: Annotated[bool, typer.Option(help="Go on as the sweep grows, until Ctrl-C.")] = False,
-    offline: Annotated[bool, typer.Option(help="Write runs into the store, for `wandb sync`.")] = False,
+    watch: Annotated[bool, typer.Option(help="Keep pushing what the sweep adds, until Ctrl-C.")] = False,
+    offline: Annotated[bool, typer.Option(help="Write W&B runs into the store, for `wandb sync`.")] = False,
     artifacts: Annotated[
-        bool, typer.Option(help="The best trial's checkpoint and the report, too, as W&B artifacts.")
+        bool, typer.Option(help="Also push the best trial's checkpoint and the report, as W&B artifacts.")
     ] = False,
     project: Annotated[str, typer.Option(help="The W&B project.")] = "mixsweep",
     entity: Annotated[str | None, typer.Option(help="The W&B user or team; left out: your own.")] = None,
     beside: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> None:
-    """Push trials to W&B, online or offline; again adds only what is new."""
+    """Push trials to W&B, online or offline; run it again to add what is new."""
+    from mixsweep.core.store.store import SweepStore
     from mixsweep.sweep.cli.mirror_process import (
         MirrorOptions,
         mirror_sweeps,
@@ -52,7 +53,8 @@ def mirror(
 
     if artifacts and watch:
         raise UsageError(
-            "--artifacts keeps a sweep as it stands: give it without --watch, once the sweep ends"
+            "--artifacts: not with --watch, which would push a version every time; "
+            "run it once the sweep has ended"
         )
     options = MirrorOptions(
         offline=wants_offline(offline), project=project, entity=entity, artifacts=artifacts
@@ -77,7 +79,7 @@ def mirror(
     except UserError as error:
         if not beside:
             raise
-        say(f"{error}. The trials go on without a mirror.")
+        say(f"{error}. The trials continue without a mirror.")
         return
     say(f"W&B: {done.runs} runs, {done.changed} of them pushed, {done.rows} epochs.")
     if artifacts:
@@ -85,24 +87,30 @@ def mirror(
     for one in found if options.offline and not beside else ():
         say(f"To upload: wandb sync {offline_folder(one)}/offline-run-*")
     for trouble in done.troubles[:1]:
-        say(f"{len(done.troubles)} runs did not get through ({trouble}); run the same command again.")
+        say(f"{len(done.troubles)} runs were not pushed ({trouble}); run the same command again.")
     raise typer.Exit(1 if done.troubles else 0)
 
 
-@app.command()
+@app.command(rich_help_panel=_PANEL)
 def export(
     sweeps: Annotated[
-        list[str], typer.Argument(metavar="SWEEP...", help="Names in the store, or folders; or a sweep file.")
+        list[str],
+        typer.Argument(
+            metavar="SWEEP...",
+            help="Names in the store, or folders; or a sweep file.",
+            autocompletion=complete_sweep,
+        ),
     ],
     to: Annotated[Path, typer.Option(help="The table's file: .parquet or .csv; or wandb-sweep.")],
     store: Store = Path("runs"),
     project: Annotated[str, typer.Option(help="wandb-sweep: the W&B project.")] = "mixsweep",
 ) -> None:
     """One tidy table: a row an epoch record, with its trial's config. Or a sweep file for `wandb sweep`."""
-    from mixsweep.analysis.frames import load
-
     if str(to) == "wandb-sweep":
+        from mixsweep.core.store.store import SweepStore
         from mixsweep.sweep.cli.wandb_sweeps import definition
+        from mixsweep.sweep.planning.parse import find_sweep_file, load_spec
+        from mixsweep.sweep.planning.plan import make_plan
 
         if len(sweeps) != 1:
             raise UsageError("--to wandb-sweep: one sweep at a time")
@@ -112,6 +120,8 @@ def export(
         return
     if to.suffix not in (".parquet", ".csv"):
         raise UsageError(f"--to {to}: unknown kind of table; allowed: .parquet, .csv")
+    from mixsweep.analysis.frames import load
+
     frame = load(*(find_sweep(name, store).path for name in sweeps))
     if to.suffix == ".csv":
         frame.to_csv(to, index=False)

@@ -63,7 +63,7 @@ def summary(status: SweepStatus) -> list[RenderableType]:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(status.failures.items()))
         lines.append(Text(f"failures: {kinds}", "red"))
     if status.to_come:
-        lines.append(Text(f"{status.to_come} more trials are to be chosen by the search", "dim"))
+        lines.append(Text(f"{status.to_come} more trials will be chosen by the search", "dim"))
     if status.others:
         lines.append(Text(f"{status.others} trials in the store are no longer in the plan", "dim"))
     return lines
@@ -165,7 +165,7 @@ def live_picture(status: SweepStatus, rows: int = 8) -> RenderableType:
     running = [t for t in status.trials if t.state == "running"][:rows]
     shown = running + [t for t in _ranked(status) if t.state != "running"][: rows - 3]
     below: RenderableType = (
-        trials_table(shown, status.metric) if shown else Text("no trial at work yet", "dim")
+        trials_table(shown, status.metric) if shown else Text("no trial is running yet", "dim")
     )
     return Group(*summary(status), Text(""), curves_table(status), Text(""), below)
 
@@ -189,7 +189,7 @@ class RunView:
             self._live.stop()
 
     def tick(self) -> None:
-        """Draw the present, where there is a terminal."""
+        """Draw the present state, where there is a terminal."""
         if not self._console.is_terminal or time.monotonic() < self._next_at:
             return
         if self._live is None:
@@ -201,7 +201,7 @@ class RunView:
         self._next_at = end + max(1.0, 10 * (end - start))  # a large store is not read all the time
 
     def record(self, record: Record) -> None:
-        """Tell of one epoch."""
+        """Print one epoch."""
         self.say(
             f"{record.trial_id}  epoch {record.epoch}  "
             f"train {record['train_loss']:.4f} {record['train_accuracy']:.3f}  "
@@ -210,7 +210,7 @@ class RunView:
         )
 
     def end_of_trial(self, info: TrialInfo) -> None:
-        """Tell of one trial's end."""
+        """Print one trial's end."""
         last = info.attempts[-1]
         state = "waits" if last.end == "paused" else info.state
         line = Text(f"{info.trial_id}  ").append(state, STYLES[info.state])
@@ -244,7 +244,7 @@ def _pace(status: SweepStatus) -> str:
     if status.energy_joules:
         words.append(energy_text(status.energy_joules))
     if status.device_utilisation is not None:
-        words.append(f"devices {100 * status.device_utilisation:.0f} % at work")
+        words.append(f"device utilisation {100 * status.device_utilisation:.0f} %")
     words += [f"{count} on {name}" for name, count in status.devices.items()]
     return " · ".join(words)
 

@@ -27,17 +27,17 @@ class MirrorOptions:
     offline: bool = False
     project: str = PROJECT
     entity: str | None = None
-    artifacts: bool = False  # of a sweep as it stands: a mirror that watches would keep a version a look
+    artifacts: bool = False  # one version of a sweep: a mirror that watches would push one at every look
 
     def words(self) -> list[str]:
-        """As they are typed."""
+        """As words of a command line."""
         words = ["--project", self.project]
         words += ["--entity", self.entity] if self.entity else []
         return words + ["--offline"] * self.offline
 
 
 def wants_offline(asked: bool) -> bool:
-    """Whether to write folders: as asked, or as W&B's own variable says."""
+    """Whether runs are written into folders: as asked, or as W&B's own variable says."""
     return asked or os.environ.get("WANDB_MODE") in ("offline", "dryrun")
 
 
@@ -70,7 +70,7 @@ def parent_is_gone() -> bool:
 def mirror_beside(store: SweepStore, options: MirrorOptions, say: Callable[[str], None]) -> Iterator[None]:
     """A mirror of a sweep in a process of its own, as long as the block lasts and for a last pass.
 
-    It is neither waited for nor listened to while trials run; what it says is handed on.
+    Trials never wait for it; its lines are passed on.
     """
     command = [sys.executable, "-m", "mixsweep", "mirror", str(store.path.absolute()), "--watch", "--beside"]
     process = subprocess.Popen(
@@ -94,7 +94,7 @@ def mirror_beside(store: SweepStore, options: MirrorOptions, say: Callable[[str]
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-            say(f"The mirror did not get through in time; `sweep mirror {store.path}` completes it.")
+            say(f"The mirror did not finish in time; run `sweep mirror {store.path}` to complete it.")
         listener.join(5)
 
 

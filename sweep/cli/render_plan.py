@@ -22,7 +22,7 @@ from mixsweep.sweep.planning.plan import Plan
 from mixsweep.sweep.search.suggestions import coming, to_come
 
 
-def standing(config: TrialConfig, store: SweepStore, run_config: RunConfig) -> tuple[str, int]:
+def next_step(config: TrialConfig, store: SweepStore, run_config: RunConfig) -> tuple[str, int]:
     """What the next run does with a trial, and how many epochs that is.
 
     One of: done, failed, new, runs now, is tried again, continues, `from the start` (it has been trained,
@@ -48,7 +48,7 @@ def plan_mapping(plan: Plan, root: Path, place: Place) -> dict[str, Any]:
     rows = []
     todo = []
     for config in plan.trials:
-        what, epochs = standing(config, store, run_config)
+        what, epochs = next_step(config, store, run_config)
         label = plan.labels[config.trial_id]
         rows.append({"trial_id": config.trial_id, "label": label, "standing": what, "epochs_left": epochs})
         todo.append((config, epochs))
@@ -76,7 +76,7 @@ def describe_plan(plan: Plan, root: Path, place: Place, out: Console) -> None:
     todo: list[tuple[TrialConfig, int]] = []
     counts: Counter[str] = Counter()
     for config in plan.trials:
-        what, epochs = standing(config, store, run_config)
+        what, epochs = next_step(config, store, run_config)
         counts[what] += 1
         if epochs:
             todo.append((config, epochs))
@@ -87,11 +87,11 @@ def describe_plan(plan: Plan, root: Path, place: Place, out: Console) -> None:
     out.print(f"{len(plan.trials)} trials: {kinds}", markup=False)
     if more := coming(plan):
         todo += [(config, config.epochs) for config in more]
-        out.print(f"{len(more)} more are chosen as others end, by its search", markup=False)
+        out.print(f"{len(more)} more will be chosen by the search as others end", markup=False)
     if plan.duplicates:
         out.print(f"{plan.duplicates} duplicates left out: points that are the same trial", markup=False)
     if plan.shared:
-        out.print(f"{plan.shared} trials answer more than one question and run once", markup=False)
+        out.print(f"{plan.shared} trials answer several questions and run once", markup=False)
     for note in ineffective(plan):
         out.print(note, style="yellow", markup=False)
     cost = forecast([RemainingWork(config, epochs) for config, epochs in todo], measured_rates(root))

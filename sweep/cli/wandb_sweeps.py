@@ -23,7 +23,7 @@ COMMAND = ("${env}", "${interpreter}", "-m", "mixsweep", "agent")
 
 
 class AgentError(UserError):
-    """What W&B hands out is no trial of the sweep file."""
+    """W&B asks for a trial that the sweep file does not have."""
 
 
 def definition(plan: Plan, file: str, store: Path, project: str) -> str:

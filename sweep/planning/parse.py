@@ -4,22 +4,28 @@ A sweep file asks one question, or several as `[[parts]]`. All of it is checked 
 trial has, and what they may hold, is its kind's word (core.trainables).
 """
 
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mixsweep.core import registry
 from mixsweep.core.errors import ConfigError, did_you_mean
-from mixsweep.core.execution.run_config import BATCH_NORMS
-from mixsweep.core.store.retention import POLICY_HELP, is_policy
+from mixsweep.core.toml_keys import declared_keys, read_keys
 from mixsweep.core.toml_reader import Reader
 from mixsweep.core.trainables.interface import Trainable
 from mixsweep.core.trainables.kinds import find_trainable
 from mixsweep.sweep.planning.schema import (
+    FOLDER_NAME,
+    LONGEST_NAME,
     MODES,
-    RULES,
+    MOST_REPLICAS,
+    ONLY_IN_PARTS,
+    PART_KEYS,
+    TOP_KEYS,
     Claim,
+    Keep,
     Part,
     Resources,
     SpecError,
@@ -28,15 +34,9 @@ from mixsweep.sweep.planning.schema import (
 )
 from mixsweep.sweep.planning.search_schema import read_search
 from mixsweep.sweep.planning.space import SpaceError, check_axis
+from mixsweep.sweep.presets.catalog import PRESETS, preset_names
 
-PRESETS = Path(__file__).parents[1] / "presets"
-_MOST_REPLICAS = 10_000
-
-_TOP_KEYS = (
-    "name", "question", "reaches", "cost", "metric", "mode", "seeds", "samples", "search_seed", "imports", "project",
-    "base", "space", "when", "parts", "search", "stopping", "claims", "keep", "resources",
-)  # fmt: skip
-_PART_KEYS = ("name", "question", "base", "space", "when", "claims", "samples")
+Table = TypeVar("Table")
 
 
 def find_sweep_file(name: str) -> Path:
@@ -56,12 +56,9 @@ def find_sweep_file(name: str) -> Path:
             raise SpecError(f"{name}: a folder; name a sweep file in it, or a preset")
     except (OSError, ValueError) as error:  # a name that no file can have
         raise SpecError(f"{name}: no sweep file or preset: {error}") from error
+    if Path(f"{name}.toml").is_file():
+        raise SpecError(f"{name}: no such sweep file or preset; did you mean '{name}.toml'?")
     raise SpecError(f"{name}: no such sweep file or preset{did_you_mean(name, preset_names())}")
-
-
-def preset_names() -> tuple[str, ...]:
-    """The sweep files that are shipped."""
-    return tuple(sorted(path.stem for path in PRESETS.glob("*.toml")))
 
 
 def load_spec(name: str | Path, settings: Iterable[str] = ()) -> SweepSpec:
@@ -93,27 +90,27 @@ def parse_spec(source: Mapping[str, Any], path: Path | None = None) -> SweepSpec
         SpecError: as load_spec.
     """
     reader = Reader(str(path) if path else "sweep", SpecError)
-    reader.keys(source, _TOP_KEYS, "")
+    reader.keys(source, TOP_KEYS, "")
     default_name = path.stem if path else ""
     name = reader.text(source, "name", default_name)
-    if not _is_folder_name(name):
+    if not is_folder_name(name):
         raise reader.error("name", f"{name!r} is no folder's name")
     imports, project = _imports(reader, source, path)
     trainable = find_trainable()
+    plain = read_keys(reader, source, SweepSpec, only=("question", "reaches", "cost", "search_seed"))
     metric = reader.choice(source, "metric", trainable.default_metric, trainable.objectives)
     mode = reader.choice(source, "mode", trainable.better(metric), MODES)
     base = reader.table(source, "base")
     seeds = _seeds(reader, trainable, source, base)
     if "parts" in source:
-        for key in ("space", "when", "claims", "samples"):
+        for key in ONLY_IN_PARTS:
             if key in source:
                 raise reader.error(key, "stands inside each of [[parts]] in a file that has them")
         parts = _parts(reader, trainable, source, base)
     else:
-        question = reader.text(source, "question", "")
-        parts = (_part(reader, trainable, source, "", name, question, base),)
+        parts = (_part(reader, trainable, source, "", name, plain.get("question", ""), base),)
     search = read_search(reader, source, trainable, parts[0].space, parts[0].when, len(seeds))
-    stopping = _stopping(reader, source)
+    stopping = _read_table(reader, source, "stopping", Stopping) if "stopping" in source else None
     if stopping and "parts" in source:
         raise reader.error(
             "stopping", "not with [[parts]]: trials of several questions would compete; split the file"
@@ -122,29 +119,26 @@ def parse_spec(source: Mapping[str, Any], path: Path | None = None) -> SweepSpec
     return SweepSpec(
         name=name,
         parts=parts,
-        question=reader.text(source, "question", ""),
-        reaches=reader.text(source, "reaches", ""),
-        cost=reader.text(source, "cost", ""),
         metric=metric,
         mode=mode,
         seeds=seeds,
-        search_seed=reader.integer(source, "search_seed", 0, low=0),
         imports=imports,
         project=project,
         search=search,
         stopping=stopping,
-        keep_checkpoints=_keep(reader, source),
+        keep_checkpoints=_read_table(reader, source, "keep", Keep).checkpoints,
         resources=_resources(reader, source),
         kind=trainable.kind,
         source={**source, **named, **({"imports": list(imports), "project": project} if imports else {})},
         path=path,
+        **plain,
     )
 
 
-def _is_folder_name(name: str) -> bool:
-    if not name or name.startswith(".") or "/" in name or "\\" in name or not name.isprintable():
-        return False
-    return len(name.encode()) <= 200  # file systems take 255 bytes
+def is_folder_name(name: str) -> bool:
+    """Whether a sweep can have this name: its folder in the store has it."""
+    printable = re.fullmatch(FOLDER_NAME, name) is not None and name.isprintable()
+    return printable and len(name.encode()) <= LONGEST_NAME
 
 
 def find_project(folder: Path) -> Path:
@@ -195,9 +189,9 @@ def _seeds(
         if "seed" in base:
             raise reader.error("base.seed", f"{first!r} is not used, since `seeds` lists the seeds")
         return tuple(map(int, seeds))
-    if not 1 <= seeds <= _MOST_REPLICAS:
+    if not 1 <= seeds <= MOST_REPLICAS:
         raise reader.error(
-            "seeds", f"{seeds} replicas; allowed: 1 to {_MOST_REPLICAS}, or a list of seeds: [{seeds}]"
+            "seeds", f"{seeds} replicas; allowed: 1 to {MOST_REPLICAS}, or a list of seeds: [{seeds}]"
         )
     _trial_value(reader, trainable, "base.seed", "seed", first)
     _trial_value(reader, trainable, "seeds", "seed", first + seeds - 1)
@@ -213,7 +207,7 @@ def _parts(
     parts = []
     for number, table in enumerate(tables):
         where = f"parts[{number}]."
-        reader.keys(table, _PART_KEYS, where)
+        reader.keys(table, PART_KEYS, where)
         name = reader.text(table, "name", f"part-{number + 1}", where)
         question = reader.text(table, "question", "", where)
         own = reader.table(table, "base", where)
@@ -267,7 +261,7 @@ def _part(
         space=space,
         when=when,
         claims=_claims(reader, trainable, table, where, space),
-        samples=reader.integer(table, "samples", 1, low=1, where=where),
+        **read_keys(reader, table, Part, where, only=("samples",)),
     )
 
 
@@ -280,7 +274,7 @@ def _claims(
         raise reader.error(f"{where}claims", "write [[claims]] tables")
     for number, claim in enumerate(tables):
         at = f"{where}claims[{number}]."
-        reader.keys(claim, ("text", "compare", "better", "than"), at)
+        reader.keys(claim, declared_keys(Claim), at)
         compare = reader.choice(claim, "compare", "", space, at)
         if "better" not in claim:
             raise reader.error(
@@ -297,7 +291,7 @@ def _claims(
                     raise reader.error(at + key, f"{item!r} is not in space.{compare}: {known}")
         claims.append(
             Claim(
-                text=reader.text(claim, "text", "", at),
+                **read_keys(reader, claim, Claim, at),
                 compare=compare,
                 better=tuple(better) if isinstance(better, list) else (better,),
                 than=than if than == "rest" else tuple(than) if isinstance(than, list) else (than,),
@@ -306,45 +300,15 @@ def _claims(
     return tuple(claims)
 
 
-def _stopping(reader: Reader, source: Mapping[str, Any]) -> Stopping | None:
-    if "stopping" not in source:
-        return None
-    table = reader.table(source, "stopping")
-    reader.keys(table, ("rule", "grace_epochs", "reduction_factor"), "stopping.")
-    return Stopping(
-        rule=reader.choice(table, "rule", "asha", RULES, "stopping."),
-        grace_epochs=reader.integer(table, "grace_epochs", 1, low=1, where="stopping."),
-        reduction_factor=reader.number(table, "reduction_factor", 3, low=1.5, where="stopping."),
-    )
-
-
-def _keep(reader: Reader, source: Mapping[str, Any]) -> str:
-    table = reader.table(source, "keep")
-    reader.keys(table, ("checkpoints",), "keep.")
-    policy = reader.text(table, "checkpoints", "best:5", "keep.")
-    if not is_policy(policy):
-        raise reader.error("keep.checkpoints", f"{policy!r} is not known; allowed: {POLICY_HELP}")
-    return policy
+def _read_table(reader: Reader, source: Mapping[str, Any], name: str, table: type[Table]) -> Table:
+    """The table of this name, checked by what its class declares."""
+    values, at = reader.table(source, name), f"{name}."
+    reader.keys(values, declared_keys(table), at)
+    return table(**read_keys(reader, values, table, at))
 
 
 def _resources(reader: Reader, source: Mapping[str, Any]) -> Resources:
-    table = reader.table(source, "resources")
-    at = "resources."
-    reader.keys(table, vars(Resources()), at)
-    compile_ = table.get("compile", False)
-    if not isinstance(compile_, bool):
-        raise reader.error("resources.compile", f"{compile_!r} is neither true nor false")
-    reader.size(table, "memory", at)
-    made = Resources(
-        memory=reader.text(table, "memory", "", at),
-        custom=reader.numbers(table, "custom", at),
-        cpus=reader.integer(table, "cpus", 1, low=1, where=at),
-        gpus=reader.number(table, "gpus", 0, low=0, where=at) if "gpus" in table else None,
-        compile=compile_,
-        ranks=reader.integer(table, "ranks", 1, low=1, where=at),
-        nodes=reader.integer(table, "nodes", 1, low=1, where=at),
-        batch_norm=reader.choice(table, "batch_norm", "synchronised", BATCH_NORMS, at),
-    )
+    made = _read_table(reader, source, "resources", Resources)
     if made.ranks % made.nodes:
         raise reader.error(
             "resources.nodes", f"{made.ranks} ranks do not spread evenly over {made.nodes} nodes"

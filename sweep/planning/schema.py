@@ -1,13 +1,16 @@
-"""What a checked sweep file says."""
+"""What a checked sweep file says, and the keys of its tables: declared once, for reading and for `sweep schema`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 
 from mixsweep.core.errors import UserError
+from mixsweep.core.execution.run_config import BATCH_NORMS
+from mixsweep.core.store.retention import POLICY_HELP, POLICY_PATTERN
+from mixsweep.core.toml_keys import declared_keys, toml_key, toml_key_by_hand
 from mixsweep.core.trainables.interface import Trainable
 from mixsweep.core.trainables.kinds import BUILT_IN, find_trainable
 from mixsweep.sweep.planning.search_schema import Search
@@ -16,6 +19,15 @@ MODES = ("max", "min")
 
 
 RULES = ("asha",)
+
+
+FOLDER_NAME = r"[^./\\][^/\\]*"  # printable, and at most LONGEST_NAME bytes
+
+
+LONGEST_NAME = 200  # file systems take 255 bytes
+
+
+MOST_REPLICAS = 10_000
 
 
 class SpecError(UserError):
@@ -29,32 +41,51 @@ class SpecError(UserError):
 class Claim:
     """A statement that the report tests: `better` beats `than` (a value, several, or `rest`) on an axis."""
 
-    text: str
-    compare: str
-    better: tuple[Any, ...]
-    than: tuple[Any, ...] | str = "rest"
+    text: str = toml_key("", "the statement, as the report prints it")
+    compare: str = toml_key_by_hand(MISSING, "the field of [space] whose values are compared", required=True)
+    better: tuple[Any, ...] = toml_key_by_hand(
+        MISSING, "the value, or a list of values, that is claimed better", required=True
+    )
+    than: tuple[Any, ...] | str = toml_key_by_hand("rest", "a value, a list of values, or rest: all others")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
     """One question of a sweep: fixed fields, varied fields, and when a field counts."""
 
-    name: str
-    question: str
-    base: Mapping[str, Any]
-    space: Mapping[str, Mapping[str, Any]]
-    when: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    claims: tuple[Claim, ...] = ()
-    samples: int = 1
+    name: str = toml_key(MISSING, "the part's name; left out: part-1, part-2, …")
+    question: str = toml_key(MISSING, "what the report answers")
+    base: Mapping[str, Any] = toml_key_by_hand(
+        MISSING, "fields that all trials share; the others keep their default"
+    )
+    space: Mapping[str, Mapping[str, Any]] = toml_key_by_hand(
+        MISSING, "fields that vary, by Ray Tune's distributions"
+    )
+    when: Mapping[str, Mapping[str, Any]] = toml_key_by_hand(
+        {}, "fields that count for some values of others: patch_size = { model = 'mixer' }"
+    )
+    claims: tuple[Claim, ...] = toml_key_by_hand((), "what the report tests")
+    samples: int = toml_key(
+        1, "how often the drawn fields are drawn, for each combination of the grids", low=1
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stopping:
     """Asynchronous successive halving (Li et al., 2020, arXiv:1810.05934), as Ray Tune has it."""
 
-    rule: str = "asha"
-    grace_epochs: int = 1
-    reduction_factor: float = 3.0
+    rule: str = toml_key("asha", "the stopping rule", choices=RULES)
+    grace_epochs: int = toml_key(1, "epochs before a trial can be stopped", low=1)
+    reduction_factor: float = toml_key(3.0, "one trial in so many goes on at each rung", low=1.5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keep:
+    """What is kept of ended trials beside their records, config and log."""
+
+    checkpoints: str = toml_key(
+        "best:5", f"checkpoints of ended trials: {POLICY_HELP}", pattern=POLICY_PATTERN, allowed=POLICY_HELP
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,35 +96,56 @@ class Resources:
     one's. `memory` (`4G`) and `custom` resources are Ray's, which places by them.
     """
 
-    cpus: int = 1
-    gpus: float | None = None
-    memory: str = ""
-    custom: Mapping[str, float] = field(default_factory=dict)
-    compile: bool = False
-    ranks: int = 1
-    nodes: int = 1
-    batch_norm: str = "synchronised"
+    cpus: int = toml_key(1, "CPUs of each process, also its number of threads", low=1)
+    gpus: float | None = toml_key(
+        None, "GPUs of each process, or a share of one; left out: one where there is any", low=0
+    )
+    memory: str = toml_key("", "memory that Ray reserves for a trial: 4G", size=True)
+    custom: Mapping[str, float] = toml_key({}, "custom resources that Ray reserves for a trial", above=0)
+    compile: bool = toml_key(False, "train with torch.compile")
+    ranks: int = toml_key(1, "processes that train each trial together", low=1)
+    nodes: int = toml_key(1, "nodes that the ranks spread over evenly", low=1)
+    batch_norm: str = toml_key(
+        "synchronised",
+        "BatchNorm's statistics: over the whole batch, or over each rank's part",
+        choices=BATCH_NORMS,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepSpec:
     """A checked sweep file."""
 
-    name: str
-    parts: tuple[Part, ...]
-    question: str = ""
-    reaches: str = ""
-    cost: str = ""
-    metric: str
-    mode: str
-    seeds: tuple[int, ...] = (42,)
-    search_seed: int = 0
-    imports: tuple[str, ...] = ()
-    project: str = ""  # the root of the user's project, first on sys.path for what is imported
-    search: Search | None = None
-    stopping: Stopping | None = None
+    name: str = toml_key(
+        MISSING,
+        "the sweep's folder in the store; left out: the file's name",
+        pattern=FOLDER_NAME,
+        allowed="a name that a folder can have",
+    )
+    parts: tuple[Part, ...] = toml_key_by_hand(
+        MISSING, "several questions in one file, each with its own space"
+    )
+    question: str = toml_key("", "what the report answers")
+    reaches: str = toml_key("", "the result to expect, in words")
+    cost: str = toml_key("", "what it takes, in words")
+    metric: str = toml_key_by_hand(MISSING, "the metric that is compared")
+    mode: str = toml_key(
+        MISSING, "whether more or less of it is better; left out: as the metric wants", choices=MODES
+    )
+    seeds: tuple[int, ...] = toml_key_by_hand(
+        (42,), "replicas of every point (3), or the seeds themselves ([1, 2])"
+    )
+    search_seed: int = toml_key(0, "seed of drawn fields, and of a search", low=0)
+    imports: tuple[str, ...] = toml_key_by_hand(
+        (), "Python files that register models or data sets, from the file's folder on"
+    )
+    project: str = toml_key_by_hand(
+        "", "the folder that leads sys.path for them; left out: the nearest one with .git or pyproject.toml"
+    )
+    search: Search | None = toml_key_by_hand(None, "trials chosen as others end; in Ray places only")
+    stopping: Stopping | None = toml_key_by_hand(None, "a rule that stops poor trials early")
     keep_checkpoints: str = "best:5"
-    resources: Resources = Resources()
+    resources: Resources = toml_key_by_hand(Resources(), "what one trial is given")
     kind: str = BUILT_IN
     source: Mapping[str, Any] = field(default_factory=dict)  # the file's own tables, `--set` applied
     path: Path | None = None
@@ -111,3 +163,16 @@ class SweepSpec:
     def to_toml(self) -> str:
         """The file as it is run."""
         return tomli_w.dumps(dict(self.source))
+
+
+TABLES: Mapping[str, type] = {"search": Search, "stopping": Stopping, "keep": Keep, "resources": Resources}
+
+
+PART_KEYS = tuple(declared_keys(Part))
+
+
+TOP_KEYS = tuple(dict.fromkeys((*declared_keys(SweepSpec), *PART_KEYS, *TABLES)))
+
+
+# Keys of a file with one question that stand inside each of [[parts]] in a file that has them.
+ONLY_IN_PARTS = tuple(name for name in PART_KEYS if name not in (*declared_keys(SweepSpec), "base"))

@@ -8,20 +8,43 @@ import itertools
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from mixsweep.core.errors import did_you_mean
 
-# Name: how many numbers it takes; None for a list of values.
-DISTRIBUTIONS: dict[str, tuple[str, ...] | None] = {
-    "grid_search": None,
-    "choice": None,
-    "uniform": ("low", "high"),
-    "loguniform": ("low", "high"),
-    "quniform": ("low", "high", "q"),
-    "qloguniform": ("low", "high", "q"),
-    "randint": ("low", "high"),
-    "randn": ("mean", "sd"),
+
+@dataclass(frozen=True, kw_only=True)
+class Distribution:
+    """What a distribution is made of: a list of values, or numbers of these names."""
+
+    doc: str
+    numbers: tuple[str, ...] = ()  # none: a list of values
+    above_zero: tuple[str, ...] = ()  # of the numbers
+    integers: bool = False
+
+
+DISTRIBUTIONS: dict[str, Distribution] = {
+    "grid_search": Distribution(doc="every value, in all combinations with other grids"),
+    "choice": Distribution(doc="one of the values at random"),
+    "uniform": Distribution(doc="a number between low and high", numbers=("low", "high")),
+    "loguniform": Distribution(
+        doc="a number between low and high, uniform in its logarithm",
+        numbers=("low", "high"),
+        above_zero=("low", "high"),
+    ),
+    "quniform": Distribution(
+        doc="a multiple of q from low to high", numbers=("low", "high", "q"), above_zero=("q",)
+    ),
+    "qloguniform": Distribution(
+        doc="a multiple of q from low to high, uniform in its logarithm",
+        numbers=("low", "high", "q"),
+        above_zero=("low", "high", "q"),
+    ),
+    "randint": Distribution(
+        doc="an integer from low up to, but not including, high", numbers=("low", "high"), integers=True
+    ),
+    "randn": Distribution(doc="a normally distributed number", numbers=("mean", "sd"), above_zero=("sd",)),
 }
 
 
@@ -46,29 +69,30 @@ def check_axis(axis: Any) -> list[Any]:
         raise SpaceError(f"unknown distribution {name!r}{did_you_mean(name, DISTRIBUTIONS)}")
     if not isinstance(values, list) or not values:
         raise SpaceError(f"{name} = {values!r} is not a list of one value or more")
-    wanted = DISTRIBUTIONS[name]
-    if wanted is None:
+    shape = DISTRIBUTIONS[name]
+    if not shape.numbers:
         return values
-    if len(values) != len(wanted) or any(
+    if len(values) != len(shape.numbers) or any(
         isinstance(value, bool) or not isinstance(value, int | float) for value in values
     ):
-        raise SpaceError(f"{name} = {values!r} is not [{', '.join(wanted)}], all numbers")
+        raise SpaceError(f"{name} = {values!r} is not [{', '.join(shape.numbers)}], all numbers")
     if not all(abs(value) <= sys.float_info.max for value in values):
         raise SpaceError(f"{name} = {values!r}: not all are finite")
-    if name == "randn":
-        if values[1] <= 0:
-            raise SpaceError(f"{name} = {values!r}: sd must be above 0")
-        return []
-    low, high = values[:2]
-    if not low < high:
-        raise SpaceError(f"{name} = {values!r}: low is not below high")
-    if "log" in name and low <= 0:
-        raise SpaceError(f"{name} = {values!r}: low must be above 0")
-    if name == "randint" and not all(isinstance(value, int) for value in values):
+    if shape.integers and not all(isinstance(value, int) for value in values):
         raise SpaceError(f"{name} = {values!r}: both must be integers")
-    if name.startswith("q") and not (values[2] > 0 and all(_divides(values[2], v) for v in (low, high))):
+    named = dict(zip(shape.numbers, values))
+    if name != "randn" and not named["low"] < named["high"]:
+        raise SpaceError(f"{name} = {values!r}: low is not below high")
+    if "q" in named and not (
+        named["q"] > 0 and all(_divides(named["q"], named[end]) for end in ("low", "high"))
+    ):
         raise SpaceError(f"{name} = {values!r}: q must be above 0 and divide low and high")
-    return [low, high - 1] if name == "randint" else [low, high]
+    for number in shape.above_zero:
+        if named[number] <= 0:
+            raise SpaceError(f"{name} = {values!r}: {number} must be above 0")
+    if name == "randn":
+        return []
+    return [named["low"], named["high"] - 1] if shape.integers else [named["low"], named["high"]]
 
 
 def expand(
@@ -114,7 +138,7 @@ def to_ray(space: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     objects = {}
     for key, axis in space.items():
         ((name, values),) = axis.items()
-        arguments = [values] if DISTRIBUTIONS[name] is None else values
+        arguments = values if DISTRIBUTIONS[name].numbers else [values]
         objects[key] = getattr(tune, name)(*arguments)
     return objects
 

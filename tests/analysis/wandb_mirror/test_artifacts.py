@@ -201,7 +201,7 @@ def test_artifacts_that_a_server_refuses_are_one_line_and_the_runs_are_there(
         runs, artifacts, line = done.stdout.splitlines()
         assert runs == "W&B: 2 runs, 2 of them pushed, 4 epochs."
         assert artifacts == "Artifacts: 2, 0 of them pushed."
-        assert line.startswith("2 runs did not get through (artifact mirrored-model: ")
+        assert line.startswith("2 runs were not pushed (artifact mirrored-model: ")
         assert line.endswith("; run the same command again.")
         assert len(server.runs) == 4
 
@@ -221,7 +221,8 @@ def test_what_is_not_there_is_no_artifact(trained: Path, tmp_path: Path) -> None
     done = mirror(tmp_path / "runs", "--offline", "--artifacts", "--watch")
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
-        "sweep: --artifacts keeps a sweep as it stands: give it without --watch, once the sweep ends"
+        "sweep: --artifacts: not with --watch, which would push a version every time; "
+        "run it once the sweep has ended"
     ]
 
 

@@ -246,7 +246,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(trained: Path, tmp_path: Pa
     (tmp_path / "runs" / "mirrored" / "wandb").write_text("a file where a folder belongs")
     done = mirror(tmp_path / "runs", "--offline")
     assert (done.returncode, done.stderr) == (1, "")
-    (line,) = [line for line in done.stdout.splitlines() if "did not get through" in line]
+    (line,) = [line for line in done.stdout.splitlines() if "were not pushed" in line]
     assert "File exists" in line
 
 
@@ -279,7 +279,7 @@ def test_a_sweep_with_a_mirror_ends_as_without_one_where_wandb_cannot_be_used(
     (line,) = [line for line in done.stdout.splitlines() if "W&B" in line]
     assert line.startswith("W&B: ")
     assert words in line
-    assert line.endswith("The trials go on without a mirror.")
+    assert line.endswith("The trials continue without a mirror.")
     infos = [folder.info() for folder in SweepStore(tmp_path / "runs" / "small").trials()]
     assert [info and info.state for info in infos] == ["completed"] * 2
 

@@ -339,7 +339,9 @@ def test_a_ray_that_does_not_start_is_told_in_one_line_with_its_last_words() -> 
 
 def test_a_node_is_asked_for_what_its_trials_need_at_once(tmp_path: Path) -> None:
     slurm = places.SlurmPlace(launch="ray", nodes=2, trials_per_node=4)
-    spec = SweepSpec(name="s", parts=(), resources=Resources(cpus=3, gpus=1))
+    spec = SweepSpec(
+        name="s", parts=(), metric="valid_accuracy", mode="max", resources=Resources(cpus=3, gpus=1)
+    )
     backend = find_backend(Place(name="one", kind="slurm", slurm=slurm))
     (script,) = backend.scripts(spec, 100, SweepStore(tmp_path))
     lines = script.splitlines()

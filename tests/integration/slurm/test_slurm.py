@@ -226,7 +226,7 @@ def test_a_rule_stops_poor_trials_of_an_array_with_no_driver_running(
     write_sweep(folder, epochs=8, patches="4, 16", extra=rule)
     done = finish(command(folder, "cluster", "--detach"))
     assert done.returncode == 0, done.stdout
-    assert "Its jobs go on by themselves" in done.stdout
+    assert "The jobs keep running; follow them with: sweep status" in done.stdout
     store = store_of(folder)
     wait_until(lambda: not slurm.jobs(), 200)
     states = [info.state for info in infos(store)]

@@ -57,7 +57,7 @@ def place_of(name: str, folder: Path) -> Place:
 
 def script_of(name: str, folder: Path) -> str:
     _, resources, trials = PLACES[name]
-    spec = SweepSpec(name="my sweep", parts=(), resources=resources)
+    spec = SweepSpec(name="my sweep", parts=(), metric="valid_accuracy", mode="max", resources=resources)
     (script,) = find_backend(place_of(name, folder)).scripts(spec, trials, STORE)
     return script.replace(shlex.quote(sys.executable), "/venv/bin/python")
 
@@ -71,7 +71,8 @@ def test_the_script_is_the_recorded_one(name: str, tmp_path: Path, monkeypatch: 
 def test_an_array_over_the_limit_is_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "places.toml").write_text("[c]\nkind = 'slurm'\narray_limit = 4\ntrials_per_task = 2\n")
-    made = find_backend(places.find_place("c")).scripts(SweepSpec(name="s", parts=()), 13, STORE)
+    spec = SweepSpec(name="s", parts=(), metric="valid_accuracy", mode="max")
+    made = find_backend(places.find_place("c")).scripts(spec, 13, STORE)
     arrays = [line for script in made for line in script.splitlines() if "--array" in line]
     assert arrays == ["#SBATCH --array=0-3%4", "#SBATCH --array=0-2%3"]  # seven tasks of at most two trials
 

@@ -1,0 +1,40 @@
+"""`sweep --verbose`: what the modules log, on standard error, in this process and in those that it starts.
+
+Every module with something to say has `logging.getLogger(__name__)`; nothing is shown until SWEEP_VERBOSE is set.
+`import mixsweep` looks at that variable, so a worker of any place that inherits it, or is given it, logs too.
+"""
+
+import logging
+import os
+import sys
+
+VARIABLE = "SWEEP_VERBOSE"
+
+
+class _StandardError(logging.Handler):
+    """Writes to whatever sys.stderr is at that moment: a live view puts its own there."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            print(self.format(record), file=sys.stderr, flush=True)
+        except Exception:  # a closed or full standard error must not end a trial
+            self.handleError(record)
+
+
+def log_if_asked() -> None:
+    """Show the log where the variable is set to anything but 0."""
+    if os.environ.get(VARIABLE, "0") not in ("", "0"):
+        log_verbosely()
+
+
+def log_verbosely() -> None:
+    """Show the log of all of mixsweep's modules, here and in processes that inherit the environment."""
+    os.environ[VARIABLE] = "1"
+    logger = logging.getLogger("mixsweep")
+    if any(isinstance(handler, _StandardError) for handler in logger.handlers):
+        return
+    handler = _StandardError()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s[%(process)d]: %(message)s", "%H:%M:%S"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = False  # Ray and notebooks have handlers of their own at the root

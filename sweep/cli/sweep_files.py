@@ -1,0 +1,104 @@
+"""Commands on sweep files: write one, list the shipped ones, plan one, describe them to an editor."""
+
+import json
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from mixsweep.cluster.places import find_place
+from mixsweep.sweep.cli.arguments import File, Json, PlaceName, Set, Store, check_store, out, plan_of
+from mixsweep.sweep.cli.completion import complete_preset
+
+app = typer.Typer()
+
+_PANEL = "Sweep files"
+
+
+@app.command(rich_help_panel=_PANEL)
+def init(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME]", help="The sweep's name; left out: my-sweep, or the preset's."),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="PRESET",
+            help="Copy a preset, with its comments.",
+            autocompletion=complete_preset,
+        ),
+    ] = None,
+) -> None:
+    """Write NAME.toml, a commented sweep file to start from."""
+    from mixsweep.sweep.cli.starter import write_starter
+
+    path = write_starter(name, preset)
+    out.print(f"Wrote {path}. Next: sweep plan {shlex.quote(str(path))}", markup=False, soft_wrap=True)
+
+
+@app.command(rich_help_panel=_PANEL)
+def presets(as_json: Json = False) -> None:
+    """The shipped sweep files, each with its question."""
+    from mixsweep.sweep.planning.parse import load_spec
+    from mixsweep.sweep.planning.plan import make_plan
+    from mixsweep.sweep.presets.catalog import PRESETS, preset_names
+
+    specs = [load_spec(name) for name in preset_names()]
+    if as_json:
+        rows = [
+            {
+                "name": s.name,
+                "question": s.question,
+                "reaches": s.reaches,
+                "cost": s.cost,
+                "file": str(s.path),
+            }
+            for s in specs
+        ]
+        out.print_json(json.dumps(rows))
+        return
+    for spec in specs:
+        out.print(Text(spec.name, "bold"), Text(f"({len(make_plan(spec).trials)} trials)", "dim"))
+        for line in (spec.question, spec.reaches, spec.cost):
+            if line:
+                out.print(f"  {line}", markup=False)
+    words = f"\nTo change one, copy it: sweep init NAME --from PRESET. The files are in {PRESETS}."
+    out.print(words, markup=False, soft_wrap=True)
+
+
+@app.command(rich_help_panel=_PANEL)
+def plan(
+    file: File,
+    store: Store = Path("runs"),
+    place: PlaceName = "local",
+    settings: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Trials, duplicates, what is done already, and what the rest will cost; runs nothing."""
+    from mixsweep.sweep.cli.render_plan import describe_plan, plan_mapping
+
+    where = find_place(place)
+    check_store(store)
+    made = plan_of(file, settings, store)
+    if as_json:
+        out.print_json(json.dumps(plan_mapping(made, store, where)))
+    else:
+        describe_plan(made, store, where, out)
+
+
+@app.command(rich_help_panel=_PANEL)
+def schema(
+    places: Annotated[bool, typer.Option("--places", help="The schema of places.toml.")] = False,
+) -> None:
+    """Print the JSON Schema of sweep files, for editors.
+
+    Write it beside your sweep files (sweep schema > sweep.schema.json) and begin each of them with the line
+    `#:schema ./sweep.schema.json`: editors with Even Better TOML or taplo then complete and check the keys.
+    """
+    from mixsweep.sweep.planning.json_schema import places_schema, sweep_file_schema
+
+    print(json.dumps(places_schema() if places else sweep_file_schema(), indent=2, ensure_ascii=False))

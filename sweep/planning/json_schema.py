@@ -1,0 +1,270 @@
+"""JSON Schemas (draft 2020-12) of sweep files and of places.toml, for editors.
+
+Generated from the declarations that reading uses. What depends on several keys at once, or on a file that
+registers names, is left to `sweep plan`.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, Field
+from typing import Any
+
+from mixsweep.cluster.places import BUILT_IN, COMMON_KEYS, KINDS, Place, RayPlace, SlurmPlace
+from mixsweep.core.config import Field as TrialField
+from mixsweep.core.toml_keys import declared_keys, types_of
+from mixsweep.core.toml_reader import SIZE
+from mixsweep.core.trainables.kinds import find_trainable
+from mixsweep.sweep.planning.schema import (
+    LONGEST_NAME,
+    MOST_REPLICAS,
+    ONLY_IN_PARTS,
+    PART_KEYS,
+    TABLES,
+    TOP_KEYS,
+    Claim,
+    Part,
+    SweepSpec,
+)
+from mixsweep.sweep.planning.search_schema import Search
+from mixsweep.sweep.planning.space import DISTRIBUTIONS, Distribution
+
+Schema = dict[str, Any]
+
+_DRAFT = "https://json-schema.org/draft/2020-12/schema"
+_NOT_IN_FILES = ("parent",)  # only a population writes it
+
+# The schema of a value, by the type of its field.
+_TYPES: Mapping[Any, Schema] = {
+    str: {"type": "string"},
+    str | None: {"type": "string"},
+    bool: {"type": "boolean"},
+    int: {"type": "integer"},
+    int | None: {"type": "integer"},
+    float: {"type": "number"},
+    float | None: {"type": "number"},
+    tuple[str, ...]: {"type": "array", "items": {"type": "string"}},
+    tuple[int, ...]: {"type": "array", "items": {"type": "integer"}, "minItems": 1},
+    Mapping[str, float]: {"type": "object", "additionalProperties": {"type": "number"}},
+    Mapping[str, str]: {"type": "object", "additionalProperties": {"type": "string"}},
+    Mapping[str, str | int]: {
+        "type": "object",
+        "additionalProperties": {"type": ["string", "integer", "boolean"]},
+    },
+}
+
+
+def sweep_file_schema() -> Schema:
+    """The schema of sweep files."""
+    keys = {**_keys(Part), **_keys(SweepSpec)}
+    by_hand: Schema = {
+        "name": {"type": "string", "pattern": keys["name"]["pattern"], "maxLength": LONGEST_NAME},
+        "seeds": {
+            "anyOf": [
+                {"type": "integer", "minimum": 1, "maximum": MOST_REPLICAS},
+                {"type": "array", "items": _field_ref("seed"), "minItems": 1, "uniqueItems": True},
+            ],
+            "default": 1,
+        },
+        "imports": _TYPES[tuple[str, ...]],
+        "project": {"type": "string"},
+        "parts": {"type": "array", "items": {"$ref": "#/$defs/part"}, "minItems": 1},
+        **{name: {"$ref": f"#/$defs/{name}"} for name in ("base", "space", "when", "claims")},
+        **{name: {"$ref": f"#/$defs/{name}"} for name in TABLES},
+    }
+    keys["metric"] |= {"type": "string", "enum": list(find_trainable().objectives)}
+    keys["keep"] = {"description": "what is kept of ended trials beside their records, config and log"}
+    top = {name: {**keys[name], **by_hand.get(name, {})} for name in TOP_KEYS}
+    part = {name: top[name] for name in PART_KEYS} | {"name": _keys(Part)["name"]}
+    part["base"] = {**top["base"], "not": {"required": ["seed"]}}  # seeds are paired across parts
+    return {
+        "$schema": _DRAFT,
+        "title": "A sweep file of mixsweep",
+        **_table(top),
+        "dependentSchemas": {
+            # With several questions these stand inside each of [[parts]], or in a file of their own.
+            "parts": {"properties": dict.fromkeys((*ONLY_IN_PARTS, "search", "stopping"), False)},
+            "search": {"properties": {"samples": False}},
+        },
+        "$defs": {
+            "fields": {name: _trial_field(spec) for name, spec in _trial_fields().items()},
+            "base": _table({name: _field_ref(name) for name in _trial_fields()}),
+            "space": _table({name: _axis(spec) for name, spec in _trial_fields().items() if name != "seed"}),
+            "when": _table({name: {"$ref": "#/$defs/conditions"} for name in _trial_fields()}),
+            "conditions": {
+                **_table({name: _condition(spec) for name, spec in _trial_fields().items()}),
+                "minProperties": 1,
+            },
+            "claims": {"type": "array", "items": {"$ref": "#/$defs/claim"}},
+            "claim": _claim(),
+            "part": _table(part),
+            **{name: _table(_keys(table)) for name, table in TABLES.items()},
+            "search": _search(),
+        },
+    }
+
+
+def places_schema() -> Schema:
+    """The schema of places.toml: a table a place."""
+    common = {name: key for name, key in _keys(Place).items() if name in COMMON_KEYS}
+    common["data"]["type"] = "string"
+    own = {name: key for name, key in _keys(Place).items() if name not in COMMON_KEYS}
+    here = [kind for kind in KINDS if kind in BUILT_IN]
+    tables = {
+        "machine": (here, own),
+        "slurm": (["slurm"], _keys(SlurmPlace)),
+        "ray": (["ray"], _keys(RayPlace)),
+    }
+    places = {}
+    for name, (kinds, keys) in tables.items():
+        kind = {**common["kind"], "enum": kinds}
+        places[name] = {**_table({**common, "kind": kind, **keys}), "required": ["kind"]}
+    any_kind = [{"$ref": f"#/$defs/{name}"} for name in tables]
+    # The built-in places may leave out their kind.
+    unsaid = {**places["machine"], "required": []}
+    return {
+        "$schema": _DRAFT,
+        "title": "The places of mixsweep",
+        "type": "object",
+        "properties": {name: {"anyOf": [{"$ref": "#/$defs/built-in"}, *any_kind[1:]]} for name in BUILT_IN},
+        "additionalProperties": {"oneOf": any_kind},
+        "$defs": {**places, "built-in": unsaid},
+    }
+
+
+def _trial_fields() -> dict[str, TrialField]:
+    """The fields that a sweep file may set, by name."""
+    return {spec.name: spec for spec in find_trainable().fields if spec.name not in _NOT_IN_FILES}
+
+
+def _trial_field(spec: TrialField) -> Schema:
+    kind: Schema = {"type": {str: "string", int: "integer", float: "number"}[spec.type]}
+    kind |= _bounds(low=spec.low, high=spec.high, above=spec.above)
+    if spec.choices:
+        kind["enum"] = list(spec.choices)
+    schema = {"type": "array", "items": kind, "minItems": 1} if spec.is_list else kind
+    only = [f"{other} = {' or '.join(values)}" for other, values in spec.applies.items()]
+    schema["description"] = spec.doc + (f"; counts for {', '.join(only)} only" if only else "")
+    if spec.examples:
+        schema["examples"] = list(spec.examples)
+    if spec.default not in (None, ""):
+        schema["default"] = _plain(spec.default)
+    return schema
+
+
+def _field_ref(name: str) -> Schema:
+    return {"$ref": f"#/$defs/fields/{name}"}
+
+
+def _axis(spec: TrialField) -> Schema:
+    """One field's table in [space]: exactly one distribution."""
+    value = _trial_field(spec)
+    numeric = value["type"] in ("integer", "number")
+    names = [name for name, shape in DISTRIBUTIONS.items() if numeric or not shape.numbers]
+    shapes = {name: _distribution(DISTRIBUTIONS[name], spec.name) for name in names}
+    about = {"description": value["description"]}
+    return {**_table(shapes), "minProperties": 1, "maxProperties": 1, **about}
+
+
+def _distribution(shape: Distribution, field: str) -> Schema:
+    if not shape.numbers:
+        return {"type": "array", "items": _field_ref(field), "minItems": 1, "description": shape.doc}
+    items = []
+    for name in shape.numbers:
+        item: Schema = {"title": name, "type": "integer" if shape.integers else "number"}
+        if name == "low" or (name == "high" and not shape.integers):  # a trial may get it
+            item |= _field_ref(field)
+        if name in shape.above_zero:
+            item["exclusiveMinimum"] = 0
+        items.append(item)
+    return {
+        "type": "array",
+        "prefixItems": items,
+        "items": {"type": "number"},
+        "minItems": len(items),
+        "maxItems": len(items),
+        "description": f"[{', '.join(shape.numbers)}]: {shape.doc}",
+    }
+
+
+def _condition(spec: TrialField) -> Schema:
+    """A value that another field must have, or a list of them."""
+    one = _field_ref(spec.name)
+    if spec.is_list:
+        return one
+    return {"anyOf": [one, {"type": "array", "items": one}]}
+
+
+def _claim() -> Schema:
+    keys = _keys(Claim)
+    axes = [name for name in _trial_fields() if name != "seed"]
+    keys["compare"] |= {"type": "string", "enum": axes}
+    for name in ("better", "than"):
+        keys[name] |= {"type": ["string", "number", "boolean", "array"]}
+    return {**_table(keys), "required": _required(Claim)}
+
+
+def _search() -> Schema:
+    """The table of all searches' keys, of which each algorithm takes its own."""
+    schema = _table(_keys(Search))
+    schema["properties"]["algorithm"]["default"] = "tpe"
+    schema["properties"]["mutate"]["items"] = {
+        "type": "string",
+        "enum": list(find_trainable().mutable_fields),
+    }
+    schema["allOf"] = []
+    for algorithm in schema["properties"]["algorithm"]["enum"]:
+        meant: Schema = {"properties": {"algorithm": {"const": algorithm}}}
+        if algorithm != "tpe":  # left out, it is tpe
+            meant["required"] = ["algorithm"]
+        others = [n for n, s in declared_keys(Search).items() if not _stands_beside(s, algorithm)]
+        wanted = [name for name in _required(Search) if name not in others]
+        then = {"properties": dict.fromkeys(others, False), "required": wanted}
+        schema["allOf"].append({"if": meant, "then": then})
+    return schema
+
+
+def _stands_beside(spec: Field[Any], algorithm: str) -> bool:
+    return algorithm in spec.metadata["applies"].get("algorithm", (algorithm,))
+
+
+def _table(properties: Mapping[str, Any]) -> Schema:
+    return {"type": "object", "properties": dict(properties), "additionalProperties": False}
+
+
+def _required(table: type) -> list[str]:
+    return [name for name, spec in declared_keys(table).items() if spec.metadata["required"]]
+
+
+def _keys(table: type) -> dict[str, Schema]:
+    """The schemas of the keys that a dataclass declares."""
+    return {name: _value(spec, types_of(table)[name]) for name, spec in declared_keys(table).items()}
+
+
+def _value(spec: Field[Any], hint: Any) -> Schema:
+    """The schema of one declared value; of a value that is read by hand its meaning alone."""
+    rule = spec.metadata
+    schema: Schema = {"description": rule["doc"]}
+    if "choices" not in rule:
+        return schema
+    schema |= {
+        name: dict(part) if isinstance(part, dict) else part for name, part in _TYPES.get(hint, {}).items()
+    }
+    at = schema.get("items") or schema.get("additionalProperties") or schema
+    at |= _bounds(low=rule["low"], high=rule["high"], above=rule["above"])
+    if rule["choices"]:
+        at["enum"] = list(rule["choices"])
+    if pattern := rule.get("pattern") or (rule.get("size") and f"({SIZE})?"):
+        at["pattern"] = f"^({pattern})$"
+    if rule.get("required") and schema["type"] == "array":
+        schema["minItems"] = 1
+    if spec.default not in (MISSING, None, "", ()):
+        schema["default"] = _plain(spec.default)
+    return schema
+
+
+def _bounds(*, low: float | None, high: float | None, above: float | None) -> Schema:
+    found = {"minimum": low, "maximum": high, "exclusiveMinimum": above}
+    return {keyword: value for keyword, value in found.items() if value is not None}
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, Iterable) and not isinstance(value, str) else value
