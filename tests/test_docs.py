@@ -14,12 +14,11 @@ import pytest
 import typer
 
 import mixsweep
-from mixsweep import make_plan, parse_spec
+from mixsweep import TrialConfig, make_plan, parse_spec
 from mixsweep.cluster.places import RayPlace, SlurmPlace, find_place
-from mixsweep.core.config import TrialConfig
 from mixsweep.core.failures import POLICIES
-from mixsweep.core.records import SCHEMA
 from mixsweep.core.store.store import STATES
+from mixsweep.core.trainables.kinds import find_trainable
 from mixsweep.sweep.cli.app import app
 from mixsweep.sweep.planning.schema import Resources
 from mixsweep.sweep.planning.search_schema import Search
@@ -237,7 +236,7 @@ def test_the_page_on_places_lists_every_option_with_its_default() -> None:
 
 def test_the_page_on_the_store_lists_columns_states_and_kinds_of_failure() -> None:
     page = DOCS / "reference" / "store.md"
-    assert set(SCHEMA.names) == rows(page, "Columns of the records").keys()
+    assert set(find_trainable().schema.names) == rows(page, "Columns of the records").keys()
     assert set(STATES) == rows(page, "States of a trial").keys()
     kinds = rows(page, "Kinds of failure")
     assert kinds.keys() == POLICIES.keys()
