@@ -1,6 +1,6 @@
-"""Places: where to run, kept apart from what to run.
+"""Places: named configurations of where to run, read from `places.toml`.
 
-`debug` and `local` are built in. `places.toml` of the working folder, then the user's own, may set their
+`debug` and `local` are built in. The `places.toml` of the working folder, then that of the user, may set their
 options or name more places.
 """
 
@@ -23,54 +23,56 @@ _HOST_AND_PORT = re.compile(r"[^\s/:]+:[0-9]{1,5}|\[[0-9a-fA-F:]+\]:[0-9]{1,5}")
 
 
 class PlaceError(UserError):
-    """A place that cannot be used, in one line."""
+    """A place that cannot be used; the message is one line."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SlurmPlace:
-    """How jobs are asked for. An empty string leaves a directive to the cluster."""
+    """The options of a place of kind `slurm`. Where one is empty, the cluster's default holds."""
 
     partition: str = ""
     account: str = ""
     qos: str = ""
     constraint: str = ""
-    gres: str = ""  # instead of the count of GPUs, where a cluster wants a type: `gpu:a100:1`
-    exclude: str = ""  # nodes
-    mem: str = ""  # a node's, as sbatch reads it: `16G`
+    gres: str = ""  # replaces `gpus` where a cluster wants a type: `gpu:a100:1`
+    exclude: str = ""  # nodes not to use
+    mem: str = ""  # memory per node, in sbatch's syntax: `16G`
     time: int = 60  # minutes
-    gpus: int = 0  # of a trial whose sweep file does not say
-    parallelism: int = 256  # array tasks at once
-    trials_per_task: int = 1  # in turn
-    array_limit: int = 1000  # tasks of one array, where the cluster's own limit is not lower
-    warning_seconds: int = 120  # before the time limit, and before preemption where the cluster warns by it
-    setup: tuple[str, ...] = ()  # shell lines before Python starts
+    gpus: int = 0  # per trial, where the sweep file sets none
+    parallelism: int = 256  # array tasks that run at once
+    trials_per_task: int = 1  # one after the other
+    array_limit: int = 1000  # tasks per array; a lower limit of the cluster holds
+    warning_seconds: int = (
+        120  # from the warning to the time limit, and to preemption where the cluster warns of it
+    )
+    setup: tuple[str, ...] = ()  # shell lines that run before Python starts
     environment: Mapping[str, str] = field(default_factory=dict)
-    directives: Mapping[str, Any] = field(default_factory=dict)  # any further `#SBATCH --key=value`
-    python: str = ""  # the command that starts Python on a node; empty: this one's
-    launch: str = "array"  # trials as tasks of an array; `ray`: a Ray cluster inside one job of `nodes`
-    nodes: int = 1  # of that job
-    trials_per_node: int = 1  # of that job, at once
+    directives: Mapping[str, Any] = field(default_factory=dict)  # more `#SBATCH --key=value` lines
+    python: str = ""  # the command that starts Python on a node; empty: this interpreter
+    launch: str = "array"  # trials as array tasks; `ray`: on a Ray cluster inside one job
+    nodes: int = 1  # of the job with launch = "ray"
+    trials_per_node: int = 1  # at once, with launch = "ray"
 
 
 @dataclass(frozen=True, kw_only=True)
 class RayPlace:
-    """A Ray cluster that is there already. What it is asked for is beside the sweep file's `[resources]`."""
+    """The options of a place of kind `ray`: an existing Ray cluster. They add to the sweep file's `[resources]`."""
 
-    address: str = "auto"  # `http://host:8265`: by jobs; `auto` or `host:port`: this process is the driver
-    store: str = ""  # the folder of sweeps as the driver sees it; for jobs it has to be said
-    shared: bool = (
-        True  # whether all nodes see that folder; false: what they make is sent to the driver's node
+    address: str = (
+        "auto"  # `http://host:8265`: submit jobs; `auto` or `host:port`: this process is the driver
     )
-    memory: str = ""  # of a trial that does not say: `4G`
-    resources: Mapping[str, float] = field(default_factory=dict)  # custom ones of a trial
-    exclude: tuple[str, ...] = ()  # of what is shipped to the cluster: patterns of paths, as `notes/*`
+    store: str = ""  # the folder of sweeps as the driver sees it; required for jobs
+    shared: bool = True  # whether all nodes see that folder; false: results are sent to the driver's node
+    memory: str = ""  # per trial, where the sweep file sets none: `4G`
+    resources: Mapping[str, float] = field(default_factory=dict)  # custom resources per trial
+    exclude: tuple[str, ...] = ()  # path patterns not to ship to the cluster, as `notes/*`
     environment: Mapping[str, str] = field(default_factory=dict)
-    token_path: str = ""  # a file with the cluster's token; empty: as Ray's own RAY_AUTH_… variables say
+    token_path: str = ""  # a file with the cluster's token; empty: Ray's RAY_AUTH_… variables hold
     python: str = "python"  # the command that starts Python on the cluster
 
     @property
     def takes_jobs(self) -> bool:
-        """Whether the address is that of a job server."""
+        """Whether the address is a job server's."""
         return self.address.startswith(("http://", "https://"))
 
 
@@ -78,7 +80,7 @@ class RayPlace:
 class Place:
     """A place of one kind.
 
-    `cpus` and `gpus` are what the sweep may use of this machine in all (`debug`, `local`); None: everything.
+    `cpus` and `gpus` limit what a sweep may use of this machine (`debug`, `local`); None: no limit.
     """
 
     name: str
@@ -91,7 +93,7 @@ class Place:
 
 
 def places_files() -> tuple[Path, ...]:
-    """Where places are looked up, first match first."""
+    """The files in which places are looked up, in order of precedence."""
     home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
     return (Path("places.toml"), home / "mixsweep" / "places.toml")
 
@@ -100,7 +102,7 @@ def find_place(name: str) -> Place:
     """The place with this name.
 
     Raises:
-        PlaceError: there is none, or its table is wrong; with the file, the key and what is allowed.
+        PlaceError: there is none, or its table is invalid; names the file, the key and what is allowed.
     """
     names = list(BUILT_IN)
     for path in places_files():
@@ -146,16 +148,16 @@ def _ray(reader: Reader, table: Mapping[str, Any], at: str) -> RayPlace:
     values["environment"] = _environment(reader, table, at)
     values["resources"] = reader.numbers(table, "resources", at)
     reader.size(table, "memory", at)
-    made = RayPlace(**values)
-    if not made.takes_jobs and made.address != "auto" and not _HOST_AND_PORT.fullmatch(made.address):
+    place = RayPlace(**values)
+    if not place.takes_jobs and place.address != "auto" and not _HOST_AND_PORT.fullmatch(place.address):
         raise reader.error(
-            f"{at}address", f"{made.address!r} is neither http://HOST:8265 nor HOST:PORT nor auto"
+            f"{at}address", f"{place.address!r} is neither http://HOST:8265 nor HOST:PORT nor auto"
         )
-    if made.takes_jobs and not made.store.startswith("/"):
+    if place.takes_jobs and not place.store.startswith("/"):
         raise reader.error(
-            f"{at}store", "write the folder of sweeps on the cluster, from / on: jobs need one"
+            f"{at}store", "give the absolute path of the folder of sweeps on the cluster; jobs need one"
         )
-    return made
+    return place
 
 
 def _environment(reader: Reader, table: Mapping[str, Any], at: str) -> dict[str, str]:

@@ -118,9 +118,9 @@ def run(
     """Run what the plan says is left; the same command again resumes."""
     where = find_place(place)
     if where.ray:
-        from mixsweep.cluster.ray_cluster.connection import prepare
+        from mixsweep.cluster.ray_cluster.connection import set_ray_environment
 
-        prepare(where.ray)  # before anything imports Ray
+        set_ray_environment(where.ray)  # before anything imports Ray
         if where.ray.store and not where.ray.takes_jobs and store == Path("runs"):
             store = Path(where.ray.store)
     check_store(store)
@@ -272,10 +272,10 @@ def logs(
 ) -> None:
     """A trial's log; with --place also a sweep's, as its job writes it."""
     if place and (where := find_place(place)).ray and where.ray.takes_jobs:
-        from mixsweep.sweep.backends.ray.job import log_of, write_out
+        from mixsweep.sweep.backends.ray.job import write_job_log, write_out
 
         try:
-            if log_of(where, trial, follow, write_out):
+            if write_job_log(where, trial, follow, write_out):
                 return
         except KeyboardInterrupt:
             return
@@ -337,7 +337,7 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Check a place before you spend an allocation on it."""
-    from mixsweep.cluster.doctor.checks import examine
+    from mixsweep.cluster.doctor.examine import examine
     from mixsweep.sweep.run import find_data
 
     where = find_place(place)

@@ -38,7 +38,7 @@ class RetryLoop:
         halt: asked before each round; True ends it there.
         patience_seconds: how long to wait for trials that others hold; one that died on a host that is gone
             keeps its lease until that is stale.
-        workers_leave: whether workers pause by clocks of their own, so that a further round would not lead on.
+        workers_pause: whether workers pause by clocks of their own, so that a further round would not lead on.
     """
 
     store: SweepStore
@@ -46,7 +46,7 @@ class RetryLoop:
     run: Callable[[list[TrialConfig]], list[str]]
     halt: Callable[[], bool]
     patience_seconds: float = 0.0
-    workers_leave: bool = False
+    workers_pause: bool = False
 
     def run_all(self, trials: Sequence[TrialConfig]) -> Ending:
         """Run rounds of these trials.
@@ -59,32 +59,32 @@ class RetryLoop:
         while left:
             if self.halt():
                 return "halted"
-            if not self._free(left):
+            if not self._any_free(left):
                 if patience <= 0:
                     return "held"
                 time.sleep(_POLL_SECONDS)
                 patience -= _POLL_SECONDS
-                left = self._left(left)
+                left = self._remaining(left)
                 continue
             before = epochs_in_store(self.store, left)
             deaths = self.run(left)
             progress = epochs_in_store(self.store, left) > before
             if deaths and not progress:
                 raise UserError(f"no worker process could work: {deaths[0]}")
-            left = self._left(left)
-            if not deaths and self._free(left):
+            left = self._remaining(left)
+            if not deaths and self._any_free(left):
                 if not progress:
                     return "stuck"
-                if self.workers_leave:
+                if self.workers_pause:
                     return "paused"
             patience = self.patience_seconds
         return "done"
 
-    def _left(self, trials: Sequence[TrialConfig]) -> list[TrialConfig]:
+    def _remaining(self, trials: Sequence[TrialConfig]) -> list[TrialConfig]:
         """What is not done; a failure is tried anew by a new command, not by a new round."""
         return remaining(trials, self.store, replace(self.run_config, retry_failed=False))
 
-    def _free(self, trials: Sequence[TrialConfig]) -> bool:
+    def _any_free(self, trials: Sequence[TrialConfig]) -> bool:
         return not all(is_held(self.store, config) for config in trials)
 
 
@@ -114,7 +114,7 @@ def in_background(job: Callable[[], T], on_tick: Callable[[], None]) -> T:
     return results[0]
 
 
-def unless_unreadable(on_tick: Callable[[], None]) -> Callable[[], None]:
+def ignore_read_errors(on_tick: Callable[[], None]) -> Callable[[], None]:
     """A tick whose failure to read the store must not end the trials."""
 
     def tick() -> None:

@@ -104,7 +104,7 @@ def test_a_ray_place_is_attached_to_or_takes_jobs(folders: tuple[Path, Path]) ->
     ("line", "words"),
     [
         ("address = 'head'", "neither http://HOST:8265 nor HOST:PORT nor auto"),
-        ("address = 'http://head:8265'", "store: write the folder of sweeps on the cluster"),
+        ("address = 'http://head:8265'", "store: give the absolute path"),
         ("memory = '4 GB'", "is not a size like 512M or 4G"),
         ("resources = { a100 = 0 }", "resources.a100: 0 is not a number above 0"),
         ("shared = 'no'", "shared: 'no' is neither true nor false"),

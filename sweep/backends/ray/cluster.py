@@ -20,18 +20,18 @@ from mixsweep.core.store.lease import HEARTBEAT_SECONDS, STALE_SECONDS
 from mixsweep.core.store.store import SweepStore, TrialInfo
 from mixsweep.core.toml_reader import bytes_of
 from mixsweep.sweep.backends.base import Backend, RunOptions, SweepRun
-from mixsweep.sweep.backends.ray.lost_nodes import job_on, node_of, record_lost_nodes
+from mixsweep.sweep.backends.ray.lost_nodes import job_with_node, node_id_of, record_lost_nodes
 from mixsweep.sweep.backends.ray.rank_groups import run_rank_groups
 from mixsweep.sweep.backends.ray.search_driver import drive_search
 from mixsweep.sweep.backends.ray.tune_driver import RaySlots, Train, run_until_done
 from mixsweep.sweep.planning.plan import Plan
 from mixsweep.sweep.planning.schema import Resources
-from mixsweep.sweep.runtime.retry import in_background, unless_unreadable
+from mixsweep.sweep.runtime.retry import ignore_read_errors, in_background
 from mixsweep.sweep.runtime.worker import WorkerSpec, run_trials
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Cluster:
+class _ConnectedCluster:
     """What a driver knows of the cluster that it has come into, for the trials of one sweep."""
 
     worker_spec: WorkerSpec
@@ -61,14 +61,14 @@ class RayClusterBackend(Backend):
             raise ClusterError(f"resources.ranks: {unshared}")
 
     def run(self, sweep_run: SweepRun) -> int:
-        connection.prepare(self._ray)
-        with self._entered(sweep_run) as here:
+        connection.set_ray_environment(self._ray)
+        with self._connect(sweep_run) as here:
             if sweep_run.searches:
-                on_tick = here.watch.beside(sweep_run.callbacks.on_tick)
+                on_tick = here.watch.wrap_tick(sweep_run.callbacks.on_tick)
                 return drive_search(sweep_run, here.worker_spec, here.slots, on_tick)
 
             def halt() -> bool:
-                here.watch.look()
+                here.watch.check()
                 return sweep_run.stop_requested()
 
             run_until_done(
@@ -76,64 +76,69 @@ class RayClusterBackend(Backend):
                 here.worker_spec,
                 here.slots,
                 on_end=sweep_run.callbacks.on_end,
-                on_tick=here.watch.beside(sweep_run.callbacks.on_tick),
+                on_tick=here.watch.wrap_tick(sweep_run.callbacks.on_tick),
                 halt=halt,
                 patience_seconds=STALE_SECONDS + HEARTBEAT_SECONDS,
             )
         return 0
 
     @contextmanager
-    def _entered(self, sweep_run: SweepRun) -> Iterator[_Cluster]:
+    def _connect(self, sweep_run: SweepRun) -> Iterator[_ConnectedCluster]:
         """This process as the cluster's driver, with all that its workers need shipped."""
         with scratch_folder() as folder:
-            worker_spec, runtime_env = _ship(folder, sweep_run.worker_spec, self._ray.exclude)
-            with connection.attached(self._ray, runtime_env) as head:
-                look = partial(_look_around, sweep_run, worker_spec, self._ray, head)
+            worker_spec, runtime_env = _stage_files(folder, sweep_run.worker_spec, self._ray.exclude)
+            with connection.connect_to_cluster(self._ray, runtime_env) as head:
+                look = partial(_inspect_cluster, sweep_run, worker_spec, self._ray, head)
                 # Beside this thread: Ray does not return from a call while the head is silent.
                 yield in_background(look, head.check)
 
 
-def _ship(
+def _stage_files(
     folder: Path, worker_spec: WorkerSpec, exclude: Sequence[str]
 ) -> tuple[WorkerSpec, dict[str, object]]:
     """Stage what the cluster needs; return the worker spec with the imports as they are found there."""
-    if connection.is_in_a_job():  # which has shipped it: the workers' working folder is a copy of this one
-        return _relative_to(Path.cwd(), worker_spec), {}
+    if connection.is_ray_job():  # which has shipped it: the workers' working folder is a copy of this one
+        return _relative_imports(Path.cwd(), worker_spec), {}
     shipment = packaging.stage(folder, worker_spec.imports, worker_spec.project, exclude)
     there = replace(worker_spec, imports=shipment.imports, project=".")
     return there, shipment.runtime_env
 
 
-def _relative_to(here: Path, worker_spec: WorkerSpec) -> WorkerSpec:
+def _relative_imports(here: Path, worker_spec: WorkerSpec) -> WorkerSpec:
     """The worker spec of a job's driver, for workers whose working folder is a copy of this one."""
     imports = [Path(p) for p in worker_spec.imports]
     inside = [str(p.relative_to(here)) if p.is_relative_to(here) else str(p) for p in imports]
     return replace(worker_spec, imports=tuple(inside), project=".")
 
 
-def _look_around(
+def _inspect_cluster(
     sweep_run: SweepRun, worker_spec: WorkerSpec, place: RayPlace, head: HeadMonitor
-) -> _Cluster:
+) -> _ConnectedCluster:
     store, resources = sweep_run.store, sweep_run.plan.spec.resources
-    has_gpus = any(node.has.get("GPU") for node in connection.nodes())
+    has_gpus = any(node.resources.get("GPU") for node in connection.alive_nodes())
     gpus = resources.gpus if resources.gpus is not None else float(has_gpus)
     worker_spec = worker_spec.with_run_config(gpus=gpus)
     needs = needs_of(resources, gpus, place)
     count = connection.capacity(needs, resources.ranks)
     job = connection.this_job()
-    train: Train = partial(run_on_node, job)
+    train: Train = partial(run_trials_on_node, job)
     free: Callable[[Mapping[str, str]], object] = partial(_free_trials, store)
     if resources.ranks > 1:
-        train = partial(run_rank_groups, nodes=resources.nodes, needs=needs, here=partial(on_this_node, job))
+        train = partial(
+            run_rank_groups,
+            nodes=resources.nodes,
+            needs=needs,
+            localize=partial(worker_spec_on_this_node, job),
+        )
     if place.shared:
         if (store.path / "plan.parquet").exists():  # a search writes its own later
             _check_store_is_shared(store.path)
     else:
         proxy = _start_proxy(worker_spec, sweep_run.trials)
-        train = partial(run_remotely_on_node, proxy, job)
-        free = proxy.drop_nodes.remote
+        train = partial(run_remote_trials_on_node, proxy, job)
+        free = proxy.release_lost_nodes.remote
     slots = RaySlots(count=count, needs=needs, train=train)
-    return _Cluster(worker_spec=worker_spec, slots=slots, watch=_NodeWatch(head, free))
+    return _ConnectedCluster(worker_spec=worker_spec, slots=slots, watch=_NodeWatch(head, free))
 
 
 def needs_of(resources: Resources, gpus: float, place: RayPlace) -> dict[str, float]:
@@ -144,26 +149,28 @@ def needs_of(resources: Resources, gpus: float, place: RayPlace) -> dict[str, fl
     return {**needs, **place.resources, **resources.custom}
 
 
-def run_on_node(job: str, worker_spec: WorkerSpec, trials: Sequence[TrialConfig]) -> Iterator[TrialInfo]:
+def run_trials_on_node(
+    job: str, worker_spec: WorkerSpec, trials: Sequence[TrialConfig]
+) -> Iterator[TrialInfo]:
     """What a worker process does on whichever node it is."""
-    yield from run_trials(on_this_node(job, worker_spec), trials)
+    yield from run_trials(worker_spec_on_this_node(job, worker_spec), trials)
 
 
-def run_remotely_on_node(
+def run_remote_trials_on_node(
     proxy: Any, job: str, worker_spec: WorkerSpec, trials: Sequence[TrialConfig]
 ) -> Iterator[TrialInfo]:
-    """As run_on_node, where the store is seen by its keeper only."""
+    """As run_trials_on_node, where the store is seen by its keeper only."""
     from mixsweep.sweep.backends.ray.remote_worker import run_trials_remotely
 
-    here = on_this_node(job, worker_spec)
-    yield from run_trials_remotely(proxy, node_of(here.run_config.job), here, trials)
+    here = worker_spec_on_this_node(job, worker_spec)
+    yield from run_trials_remotely(proxy, node_id_of(here.run_config.job), here, trials)
 
 
-def on_this_node(job: str, worker_spec: WorkerSpec) -> WorkerSpec:
+def worker_spec_on_this_node(job: str, worker_spec: WorkerSpec) -> WorkerSpec:
     """The orders with where this process is: its attempts say on which node they ran."""
     node_id, host = connection.this_node()
     return replace(
-        worker_spec, run_config=replace(worker_spec.run_config, host=host, job=job_on(job, node_id))
+        worker_spec, run_config=replace(worker_spec.run_config, host=host, job=job_with_node(job, node_id))
     )
 
 
@@ -175,7 +182,7 @@ class _NodeWatch:
         self._free = free
         self._freed: Mapping[str, str] = {}
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Free what is to be freed now.
 
         Raises:
@@ -184,14 +191,14 @@ class _NodeWatch:
         self._head.check()
         self._free_lost()
 
-    def beside(self, on_tick: Callable[[], None]) -> Callable[[], None]:
+    def wrap_tick(self, on_tick: Callable[[], None]) -> Callable[[], None]:
         """A tick that looks, too."""
 
         def free_and_tick() -> None:
             self._free_lost()
             on_tick()
 
-        patient = unless_unreadable(free_and_tick)
+        patient = ignore_read_errors(free_and_tick)
 
         def tick() -> None:
             self._head.check()
@@ -224,7 +231,7 @@ def _start_proxy(worker_spec: WorkerSpec, trials: Sequence[TrialConfig]) -> Any:
 
 def _check_store_is_shared(path: Path) -> None:
     """Make sure that each node sees the store: else its trials would be written where nobody looks."""
-    blind = connection.nodes_that_miss(path / "plan.parquet")
+    blind = connection.nodes_missing_file(path / "plan.parquet")
     if blind:
         raise ClusterError(
             f"{path}: not seen on {', '.join(blind)}; give a shared folder, or write shared = false in the place"

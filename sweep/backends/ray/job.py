@@ -11,7 +11,7 @@ import tomli_w
 
 from mixsweep.cluster.places import Place
 from mixsweep.cluster.ray_cluster import packaging
-from mixsweep.cluster.ray_cluster.job_client import Job, JobServer
+from mixsweep.cluster.ray_cluster.job_client import JobServer, RayJob
 from mixsweep.core.scratch import scratch_folder
 from mixsweep.sweep.backends.base import Backend, Callbacks, Outcome, RunOptions, SweepRun
 from mixsweep.sweep.planning.plan import Plan
@@ -29,7 +29,7 @@ class RayJobBackend(Backend):
 
     def run_elsewhere(self, plan: Plan, options: RunOptions, callbacks: Callbacks) -> Outcome:
         """Submit the sweep's job or find it, and follow it."""
-        words = _words_of(options)
+        words = _arguments_of(options)
         job = submit_sweep(plan.spec, self.place, words, callbacks.say)
         there = f"--place {self.place.name}"
         if options.detach:
@@ -51,7 +51,7 @@ class RayJobBackend(Backend):
         raise AssertionError("the whole command runs on the cluster")
 
 
-def _words_of(options: RunOptions) -> list[str]:
+def _arguments_of(options: RunOptions) -> list[str]:
     """A command's options as words of `sweep run`, for the job."""
     words: list[str] = []
     for name, value in (("limit", options.limit), ("data", options.data_dir)):
@@ -66,7 +66,7 @@ def write_out(text: str) -> None:
     sys.stdout.flush()
 
 
-def submit_sweep(spec: SweepSpec, place: Place, words: Sequence[str], say: Callable[[str], None]) -> Job:
+def submit_sweep(spec: SweepSpec, place: Place, words: Sequence[str], say: Callable[[str], None]) -> RayJob:
     """Start a sweep's job, or find the one that runs already.
 
     Args:
@@ -86,7 +86,7 @@ def submit_sweep(spec: SweepSpec, place: Place, words: Sequence[str], say: Calla
         if spec.imports:
             source |= {"imports": list(shipment.imports), "project": "."}
         (shipment.working_dir / _FILE).write_text(tomli_w.dumps(source), encoding="utf-8")
-        there = tomli_w.dumps(_as_seen_there(place))
+        there = tomli_w.dumps(_place_on_cluster(place))
         (shipment.working_dir / "places.toml").write_text(there, encoding="utf-8")
         run = ["-m", "mixsweep", "run", _FILE, "--place", place.name, "--store", place.ray.store, *words]
         job = server.submit(spec.name, run, shipment.runtime_env)
@@ -94,12 +94,12 @@ def submit_sweep(spec: SweepSpec, place: Place, words: Sequence[str], say: Calla
     return job
 
 
-def running_job(server: JobServer, sweep: str) -> Job | None:
+def running_job(server: JobServer, sweep: str) -> RayJob | None:
     """The job that runs a sweep now."""
     return next((job for job in server.jobs_of(sweep) if job.is_live), None)
 
 
-def follow_sweep(place: Place, job: Job, write: Callable[[str], None]) -> tuple[int, str]:
+def follow_sweep(place: Place, job: RayJob, write: Callable[[str], None]) -> tuple[int, str]:
     """Write a sweep's log until its job ends; return the exit code, and what Ray says where it has none."""
     assert place.ray is not None
     ended = JobServer(place.ray).follow(job.job_id, write)
@@ -108,16 +108,16 @@ def follow_sweep(place: Place, job: Job, write: Callable[[str], None]) -> tuple[
     return (0, "") if ended.state == "SUCCEEDED" else (1, f"{ended.state}: {ended.message}".strip())
 
 
-def ask(place: Place, words: Sequence[str], write: Callable[[str], None]) -> int:
+def run_on_cluster(place: Place, words: Sequence[str], write: Callable[[str], None]) -> int:
     """Run another command of ours where the store is; return its exit code."""
     assert place.ray is not None
     server = JobServer(place.ray)
     with scratch_folder() as folder:
         runtime_env = packaging.stage(folder).runtime_env
-        return server.ask(["-m", "mixsweep", *words, "--store", place.ray.store], runtime_env, write)
+        return server.run_command(["-m", "mixsweep", *words, "--store", place.ray.store], runtime_env, write)
 
 
-def log_of(place: Place, sweep: str, follow: bool, write: Callable[[str], None]) -> bool:
+def write_job_log(place: Place, sweep: str, follow: bool, write: Callable[[str], None]) -> bool:
     """Write the log of a sweep's newest job; False where it never had one."""
     assert place.ray is not None
     server = JobServer(place.ray)
@@ -131,7 +131,7 @@ def log_of(place: Place, sweep: str, follow: bool, write: Callable[[str], None])
     return True
 
 
-def _as_seen_there(place: Place) -> dict[str, dict[str, object]]:
+def _place_on_cluster(place: Place) -> dict[str, dict[str, object]]:
     """The place for a process on the cluster, which is the driver."""
     assert place.ray is not None
     there: dict[str, object] = {"kind": "ray", "address": "auto", "shared": place.ray.shared}

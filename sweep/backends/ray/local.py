@@ -8,7 +8,7 @@ from mixsweep.sweep.backends.base import Backend, SweepRun
 from mixsweep.sweep.backends.ray.rank_groups import run_rank_groups
 from mixsweep.sweep.backends.ray.search_driver import drive_search
 from mixsweep.sweep.backends.ray.tune_driver import RaySlots, run_until_done
-from mixsweep.sweep.runtime.retry import unless_unreadable
+from mixsweep.sweep.runtime.retry import ignore_read_errors
 from mixsweep.sweep.runtime.worker import run_trials
 
 
@@ -20,7 +20,7 @@ class LocalRayBackend(Backend):
 
     def run(self, sweep_run: SweepRun) -> int:
         resources = sweep_run.plan.spec.resources
-        on_tick = unless_unreadable(sweep_run.callbacks.on_tick)
+        on_tick = ignore_read_errors(sweep_run.callbacks.on_tick)
         with local_ray(self.place.cpus, self.place.gpus) as has:
             gpus = resources.gpus if resources.gpus is not None else float(has.get("GPU", 0) > 0)
             spec = sweep_run.worker_spec.with_run_config(gpus=gpus)

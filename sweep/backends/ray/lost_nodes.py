@@ -7,13 +7,13 @@ from mixsweep.core.store.lease import holder_of
 from mixsweep.core.store.store import TrialFolder
 
 
-def job_on(job: str, node_id: str) -> str:
+def job_with_node(job: str, node_id: str) -> str:
     """What an attempt says of its job: Ray's name for it, and the beginning of its node's id."""
     return f"{job}@{node_id[:16]}"
 
 
-def node_of(job: str) -> str:
-    """The beginning of a node's id, of what job_on made."""
+def node_id_of(job: str) -> str:
+    """The beginning of a node's id, of what job_with_node made."""
     return job.rpartition("@")[2]
 
 
@@ -33,6 +33,6 @@ def record_lost_nodes(
         if info is None or not info.attempts or info.attempts[-1].end:
             continue
         job = info.attempts[-1].job
-        why = dead.get(node_of(job))
+        why = dead.get(node_id_of(job))
         if why is not None:
             record_killed_attempt(folder, job, "killed", f"its node is gone: {why}", dead_holder=holder)

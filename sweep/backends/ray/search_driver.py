@@ -16,7 +16,7 @@ from mixsweep.sweep.search.suggestions import SearchError, Suggestions, to_come,
 
 
 @contextmanager
-def driving(store: SweepStore) -> Iterator[Lease]:
+def hold_driver_lease(store: SweepStore) -> Iterator[Lease]:
     """The right to choose trials for a sweep.
 
     Raises:
@@ -44,7 +44,7 @@ def drive_search(
     Raises:
         SearchError: another live process chooses this sweep's trials, or no process could work.
     """
-    with driving(sweep_run.store) as lease:
+    with hold_driver_lease(sweep_run.store) as lease:
         search = partial(
             run_search,
             sweep_run.plan,

@@ -1,4 +1,4 @@
-"""The store's keeper: where workers see no folder of the driver's, they hand it what they make.
+"""The store's keeper: where workers see no folder of the driver's, they hand it state they make.
 
 The keeper is an actor on the driver's node. It holds a trial's real lease on behalf of a worker, gives the trial
 out as it stands, takes whole files as they are made, and no more from a worker whose lease another one has. All that
@@ -28,30 +28,30 @@ GIVEN, HELD, WAIT, DONE = "given", "held", "wait", "done"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Given:
-    """What a worker gets: whether it may train, by which right it then sends, and the trial as it stands."""
+class TrialGrant:
+    """What a worker gets: whether it may train, by which token it then sends, and the trial as it stands."""
 
-    what: str
-    right: str = ""
+    state: str
+    token: str = ""
     update: FolderUpdate = field(default_factory=FolderUpdate)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
-    """What a worker hears: that its right is gone, that the sweep shall stop, that the disk failed."""
+class UploadReply:
+    """What a worker hears: that its token is gone, that the sweep shall stop, that the disk failed."""
 
     lost: bool = False
     stop: bool = False
     errno: int = 0
-    problem: str = ""
+    error: str = ""
 
 
 @dataclass
-class _Grant:
-    right: str
+class _ActiveGrant:
+    token: str
     node: str
     lease: Lease
-    heard: float
+    heard_at: float
 
 
 class StoreProxy:
@@ -61,68 +61,68 @@ class StoreProxy:
         self._run_config = worker_spec.run_config
         self._store = SweepStore(worker_spec.run_config.store)
         self._configs = {config.trial_id: config for config in trials}
-        self._grants: dict[str, _Grant] = {}
-        self._returning_until = time.monotonic() + STALE_SECONDS if _is_restarted() else 0.0
+        self._grants: dict[str, _ActiveGrant] = {}
+        self._recovering_until = time.monotonic() + STALE_SECONDS if _is_restarted() else 0.0
         self._decide = prepare_worker(worker_spec)
 
-    def take(self, trial_id: str, node: str) -> Given:
+    def request_trial(self, trial_id: str, node: str) -> TrialGrant:
         """Ask for a trial, as core.execution.runner takes its lease."""
         grant = self._grants.get(trial_id)
-        if grant is not None and time.monotonic() - grant.heard < STALE_SECONDS:
-            return Given(what=HELD)
+        if grant is not None and time.monotonic() - grant.heard_at < STALE_SECONDS:
+            return TrialGrant(state=HELD)
         if grant is not None:
-            self._let_go(trial_id)
+            self._release(trial_id)
         folder = self._store.trial(trial_id)
         info = folder.info()
-        if time.monotonic() < self._returning_until and info and info.attempts and not info.attempts[-1].end:
-            return Given(what=WAIT)
+        if time.monotonic() < self._recovering_until and info and info.attempts and not info.attempts[-1].end:
+            return TrialGrant(state=WAIT)
         lease = take_lease(folder.path)
         if lease is None:
-            return Given(what=HELD)
+            return TrialGrant(state=HELD)
         info = folder.info()
         if is_done(info, self._configs[trial_id], self._run_config):
             lease.release()
-            return Given(what=DONE)
+            return TrialGrant(state=DONE)
         dead = finalize_killed_attempt(folder, info)
         if dead is not None and dead is not info:  # told by the clock of the files here
             folder.write_info(dead, lease.check)
         self._run_config.retention.release(self._store, trial_id)
-        right = uuid.uuid4().hex
-        self._grants[trial_id] = _Grant(right, node, lease, time.monotonic())
-        return Given(what=GIVEN, right=right, update=collect_changes(folder, {})[0])
+        token = uuid.uuid4().hex
+        self._grants[trial_id] = _ActiveGrant(token, node, lease, time.monotonic())
+        return TrialGrant(state=GIVEN, token=token, update=collect_changes(folder, {})[0])
 
-    def put(
-        self, trial_id: str, right: str, node: str, attempt: Attempt | None, update: FolderUpdate
-    ) -> Answer:
-        """Take what has changed in a trial; an empty parcel is a heartbeat."""
-        grant = self._grants.get(trial_id) or self._take_up_again(trial_id, right, node, attempt)
-        if grant is None or grant.right != right:
-            return Answer(lost=True)
-        grant.heard = time.monotonic()
+    def upload(
+        self, trial_id: str, token: str, node: str, attempt: Attempt | None, update: FolderUpdate
+    ) -> UploadReply:
+        """Take state has changed in a trial; an empty parcel is a heartbeat."""
+        grant = self._grants.get(trial_id) or self._restore_grant(trial_id, token, node, attempt)
+        if grant is None or grant.token != token:
+            return UploadReply(lost=True)
+        grant.heard_at = time.monotonic()
         folder = self._store.trial(trial_id)
         try:
             apply_update(folder, update, grant.lease.check)
             if update.info is not None:
                 self._retain(folder)
         except LeaseLostError:
-            self._let_go(trial_id)
-            return Answer(lost=True)
+            self._release(trial_id)
+            return UploadReply(lost=True)
         except OSError as error:
-            return Answer(errno=error.errno or 0, problem=f"{error.strerror or error} at the store's node")
-        return Answer(stop=self.stop_requested())
+            return UploadReply(errno=error.errno or 0, error=f"{error.strerror or error} at the store's node")
+        return UploadReply(stop=self.stop_requested())
 
-    def drop(self, trial_id: str, right: str) -> None:
+    def release(self, trial_id: str, token: str) -> None:
         """Give a trial back."""
         grant = self._grants.get(trial_id)
-        if grant is not None and grant.right == right:
-            self._let_go(trial_id)
+        if grant is not None and grant.token == token:
+            self._release(trial_id)
 
-    def drop_nodes(self, dead: Mapping[str, str]) -> None:
-        """Take back what workers on these nodes had, which are gone; by their ids' beginnings, with what is known."""
+    def release_lost_nodes(self, dead: Mapping[str, str]) -> None:
+        """Take back state workers on these nodes had, which are gone; by their ids' beginnings, with state is known."""
         for trial_id, grant in list(self._grants.items()):
             if grant.node in dead:
-                self._let_go(trial_id)
-        # A proxy before this one may have given a trial out; the proxy itself held its lease.
+                self._release(trial_id)
+        # A proxy before this one may have grant a trial out; the proxy itself held its lease.
         folders = map(self._store.trial, self._configs)
         record_lost_nodes(folders, dead, breaks_leases=False)
 
@@ -141,15 +141,17 @@ class StoreProxy:
         files = source_files(root) if dataset == "cifar10" else [p for p in root.rglob("*") if p.is_file()]
         return [(str(file.relative_to(root)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 
-    def data_part(self, name: str, start: int, count: int) -> bytes:
+    def data_chunk(self, name: str, start: int, count: int) -> bytes:
         """So many bytes of one of these files."""
         assert self._run_config.data_dir is not None
         with open(self._run_config.data_dir / name, "rb") as file:
             file.seek(start)
             return file.read(count)
 
-    def _take_up_again(self, trial_id: str, right: str, node: str, attempt: Attempt | None) -> _Grant | None:
-        """A worker's right of which a keeper before this one knew, unless another attempt has begun since."""
+    def _restore_grant(
+        self, trial_id: str, token: str, node: str, attempt: Attempt | None
+    ) -> _ActiveGrant | None:
+        """A worker's token of which a keeper before this one knew, unless another attempt has begun since."""
         folder = self._store.trial(trial_id)
         lease = take_lease(folder.path)
         if lease is None:
@@ -163,10 +165,10 @@ class StoreProxy:
         if not same:
             lease.release()
             return None
-        self._grants[trial_id] = _Grant(right, node, lease, time.monotonic())
+        self._grants[trial_id] = _ActiveGrant(token, node, lease, time.monotonic())
         return self._grants[trial_id]
 
-    def _let_go(self, trial_id: str) -> None:
+    def _release(self, trial_id: str) -> None:
         self._grants.pop(trial_id).lease.release()
 
     def _retain(self, folder: TrialFolder) -> None:

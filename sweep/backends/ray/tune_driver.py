@@ -55,14 +55,14 @@ def run_until_done(
     on_tick: Callable[[], None],
     halt: Callable[[], bool],
     patience_seconds: float = 0.0,
-    workers_leave: bool = False,
+    workers_pause: bool = False,
 ) -> Ending:
     """Run Tune again until every trial is terminal or held elsewhere, or halted.
 
     Args:
         on_end: called in this process for each trial that came to an end or a halt.
         on_tick: called about twice a second while Tune works; what it raises ends the run.
-        halt: see RetryLoop, as patience_seconds and workers_leave.
+        halt: see RetryLoop, as patience_seconds and workers_pause.
 
     Raises:
         UserError: processes die, and nothing is trained.
@@ -73,7 +73,7 @@ def run_until_done(
         run=lambda left: in_background(partial(run_on_ray, left, worker_spec, slots, on_end), on_tick),
         halt=halt,
         patience_seconds=patience_seconds,
-        workers_leave=workers_leave,
+        workers_pause=workers_pause,
     ).run_all(trials)
 
 
@@ -96,7 +96,7 @@ def run_on_ray(
     from ray import tune
 
     count = max(1, min(len(trials), slots.count, MAX_SLOTS))
-    return _run(trials, worker_spec, slots, on_end, {"slot": tune.grid_search(list(range(count)))}, {})
+    return _run_tune(trials, worker_spec, slots, on_end, {"slot": tune.grid_search(list(range(count)))}, {})
 
 
 def run_source_on_ray(
@@ -109,10 +109,10 @@ def run_source_on_ray(
         "num_samples": -1,
         "max_concurrent_trials": count,
     }
-    return _run([], worker_spec, slots, on_end, {}, search)
+    return _run_tune([], worker_spec, slots, on_end, {}, search)
 
 
-def _run(
+def _run_tune(
     trials: Sequence[TrialConfig],
     worker_spec: WorkerSpec,
     slots: RaySlots,
@@ -139,7 +139,7 @@ def _run(
             run_config=tune.RunConfig(
                 name="slots",
                 storage_path=str(scratch),
-                callbacks=[_end_of_trial(on_end)],
+                callbacks=[_end_callback(on_end)],
                 failure_config=tune.FailureConfig(max_failures=_RESTARTS),
                 verbose=0,
             ),
@@ -147,7 +147,7 @@ def _run(
     return [str(error).strip().splitlines()[-1] for error in results.errors]
 
 
-def _end_of_trial(on_end: Callable[[TrialInfo], None]) -> Any:
+def _end_callback(on_end: Callable[[TrialInfo], None]) -> Any:
     from ray.tune import Callback
 
     class EndOfTrial(Callback):

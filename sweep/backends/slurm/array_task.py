@@ -25,8 +25,8 @@ from mixsweep.sweep.runtime.worker import WorkerSpec, run_trials
 _LEASE_POLL_SECONDS = 2.0
 
 # Failures of the place, after which the job is tried again, and how often a task may be.
-_TRY_ELSEWHERE = ("node", "port", "rendezvous")
-_MOST_TROUBLES = 20
+_PLACE_FAILURES = ("node", "port", "rendezvous")
+_MAX_PLACE_FAILURES = 20
 
 
 def run_task(store_path: str, submission_id: str, index: int) -> None:
@@ -37,33 +37,35 @@ def run_task(store_path: str, submission_id: str, index: int) -> None:
     """
     store = SweepStore(store_path)
     submission = read_submission(store, submission_id)
-    if submission.run_config.ranks > 1 and not job_environment.export_ranks():
+    if submission.run_config.ranks > 1 and not job_environment.export_rank_variables():
         _follow_rank_0(store, submission, index)
         return
     reason = ""  # why the job has to come back
     ends_at = job_environment.ends_at(submission.minutes)
-    with JobSignals(ends_at, submission.warning_seconds, submission.kill_wait_seconds, last=True) as signals:
+    with JobSignals(
+        ends_at, submission.warning_seconds, submission.kill_wait_seconds, until_exit=True
+    ) as signals:
         try:
             trials, worker_spec = load_work(store, submission, submission.tasks[index])
             policy = PausePolicy(store, worker_spec.run_config, signals)
             _check_device(submission)
-            _work_until_free(worker_spec, trials, policy)
+            _work_and_wait(worker_spec, trials, policy)
             reason = policy.reason if remaining(trials, store, worker_spec.run_config) else ""
         except Interruption as interruption:  # its trial says so in the store
             reason = interruption.reason
         except Exception as error:
-            reason = _note(error, store, submission, index)
-            troubles = place_failures(store, submission_id, index)
-            if reason not in _TRY_ELSEWHERE or len(troubles) > _MOST_TROUBLES:
+            reason = _record_failure(error, store, submission, index)
+            failures = place_failures(store, submission_id, index)
+            if reason not in _PLACE_FAILURES or len(failures) > _MAX_PLACE_FAILURES:
                 raise
             print(f"{reason}: {error}", flush=True)
     if reason and is_still_running():
         broken = dict.fromkeys(t.node for t in place_failures(store, submission_id, index) if t.node)
         elsewhere = (*submission.exclude, *broken) if broken else ()
-        job_environment.go_back_into_the_queue(reason, exclude=",".join(elsewhere))
+        job_environment.requeue_this_job(reason, exclude=",".join(elsewhere))
 
 
-def _note(error: Exception, store: SweepStore, submission: Submission, index: int) -> str:
+def _record_failure(error: Exception, store: SweepStore, submission: Submission, index: int) -> str:
     """The kind of a failure; one of the place is noted, with this node where it is at fault."""
     from mixsweep.core.failures import (  # torch, which a command that only submits does without
         RankError,
@@ -71,7 +73,7 @@ def _note(error: Exception, store: SweepStore, submission: Submission, index: in
     )
 
     kind = end_of(error)
-    if kind in _TRY_ELSEWHERE:
+    if kind in _PLACE_FAILURES:
         # What another rank met is noted by that one: it knows its node.
         own = kind == "node" and not isinstance(error, RankError)
         record_place_failure(
@@ -147,7 +149,7 @@ def _follow_rank_0(store: SweepStore, submission: Submission, index: int) -> Non
             pass  # nothing is yielded here
     except Exception as error:
         if end_of(error) == "node" and not isinstance(error, RankError):
-            _note(error, store, submission, index)
+            _record_failure(error, store, submission, index)
         if end_of(error) not in INTERRUPTIONS:  # those are rank 0's to act upon
             raise
 
@@ -163,28 +165,28 @@ def _check_device(submission: Submission) -> None:
         )
 
 
-def _work_until_free(worker_spec: WorkerSpec, trials: Sequence[TrialConfig], policy: PausePolicy) -> None:
+def _work_and_wait(worker_spec: WorkerSpec, trials: Sequence[TrialConfig], policy: PausePolicy) -> None:
     """Work, and wait for trials whose holder may have died, until its lease would be stale, or is told to stop."""
     store = SweepStore(worker_spec.run_config.store)
     patience = STALE_SECONDS + HEARTBEAT_SECONDS
-    several = (
+    has_ranks = (
         worker_spec.run_config.ranks > 1
     )  # they begin and end their work together, once: rank 0 waits before it
     while True:
-        holders = _holders(trials, store, worker_spec.run_config)
+        holders = _other_holders(trials, store, worker_spec.run_config)
         waits = bool(holders) and patience > 0 and not policy.pause()
-        if not (several and waits):
+        if not (has_ranks and waits):
             for _ in run_trials(worker_spec, trials, policy.record, policy.pause):
                 patience = STALE_SECONDS + HEARTBEAT_SECONDS
-            holders = _holders(trials, store, worker_spec.run_config)
-            if several or not holders or patience <= 0 or policy.pause():
+            holders = _other_holders(trials, store, worker_spec.run_config)
+            if has_ranks or not holders or patience <= 0 or policy.pause():
                 return
         time.sleep(_LEASE_POLL_SECONDS)
         if not any(store.stop_requested(attempt.started_at) for attempt in holders):
             patience -= _LEASE_POLL_SECONDS
 
 
-def _holders(trials: Sequence[TrialConfig], store: SweepStore, run_config: RunConfig) -> list[Attempt]:
+def _other_holders(trials: Sequence[TrialConfig], store: SweepStore, run_config: RunConfig) -> list[Attempt]:
     """The attempts of others that have the trials which are left."""
     infos = (read_info(store, config.trial_id) for config in remaining(trials, store, run_config))
     return [info.attempts[-1] for info in infos if info is not None and info.state == "running"]
@@ -193,7 +195,7 @@ def _holders(trials: Sequence[TrialConfig], store: SweepStore, run_config: RunCo
 def is_still_running() -> bool:
     """Whether nobody has cancelled or requeued this job already; True where the queue cannot be asked."""
     try:
-        task = slurm.tasks_of([job_environment.job_id()]).get(job_environment.job_id())
+        task = slurm.query_tasks([job_environment.job_id()]).get(job_environment.job_id())
     except slurm.SlurmError:
         return True  # then the requeue will be refused in words
     return task is not None and task.state == "RUNNING"

@@ -8,7 +8,7 @@ from mixsweep.core.store.store import SweepStore
 from mixsweep.sweep.backends.base import Backend, RunOptions, SweepRun
 from mixsweep.sweep.backends.slurm.driver import ArrayDriver
 from mixsweep.sweep.backends.slurm.job_request import request_for
-from mixsweep.sweep.backends.slurm.submissions import folder_of, next_id
+from mixsweep.sweep.backends.slurm.submissions import next_submission_id, submission_folder
 from mixsweep.sweep.planning.plan import Plan
 from mixsweep.sweep.planning.schema import SweepSpec
 
@@ -45,7 +45,9 @@ class SlurmArrayBackend(Backend):
         tasks = self._count_tasks(trials)
         sizes = [min(place.array_limit, tasks - first) for first in range(0, tasks, place.array_limit)]
         return [
-            slurm.batch_script(place, request, size, folder_of(store, next_id(store, number)))
+            slurm.batch_script(
+                place, request, size, submission_folder(store, next_submission_id(store, number))
+            )
             for number, size in enumerate(sizes)
         ]
 

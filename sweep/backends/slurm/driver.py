@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from mixsweep.cluster.places import Place
 from mixsweep.cluster.slurm import client as slurm
-from mixsweep.cluster.slurm.client import Task
+from mixsweep.cluster.slurm.client import QueuedTask
 from mixsweep.core.config import TrialConfig
 from mixsweep.core.errors import UserError
 from mixsweep.core.execution.remaining import read_info, remaining
@@ -29,12 +29,12 @@ from mixsweep.sweep.backends.slurm.job_tracker import LostTrials, PendingWatch
 from mixsweep.sweep.backends.slurm.ray_in_job import run_ray_in_job
 from mixsweep.sweep.backends.slurm.submissions import (
     Submission,
-    covered,
-    folder_of,
+    assigned_trials,
     jobs_path,
-    next_id,
+    next_submission_id,
     save_submission,
     save_trials,
+    submission_folder,
     submissions,
     tasks_in_queue,
 )
@@ -66,11 +66,11 @@ class ArrayDriver:
         self._stop_requested = sweep_run.stop_requested
         self._run_config = sweep_run.worker_spec.run_config
         self._store = sweep_run.store
-        self._verdicts = JobExits(self._store)
-        self._waits = PendingWatch()
-        self._losses = LostTrials(self._store, self._attempts_of)
+        self._exits = JobExits(self._store)
+        self._pending = PendingWatch()
+        self._lost_trials = LostTrials(self._store, self._attempts_of)
         self._done: set[str] = set()  # within one command, what is done stays done
-        self._has_looked = False
+        self._has_read_store = False
 
     def submit_unassigned(self) -> list[Submission]:
         """Submit the trials that are left and that no live task has.
@@ -78,10 +78,10 @@ class ArrayDriver:
         Raises:
             slurm.SlurmError: the scheduler refused; nothing of this is left in its queue.
         """
-        with self._alone():
-            poll = self._read()
+        with self._submit_lock():
+            poll = self._poll()
             # A task of ours that is about to end may still hold some: the new ones wait for them.
-            return self._submit([*poll.homeless, *poll.leaving])
+            return self._submit([*poll.unassigned, *poll.leaving])
 
     def follow(self) -> None:
         """Wait until nothing is left, and submit anew what was lost.
@@ -99,17 +99,17 @@ class ArrayDriver:
         while True:
             began = time.monotonic()
             try:
-                poll = self._read()
+                poll = self._poll()
                 for trial_id in [c.trial_id for c in self._trials if c.trial_id in self._done - told]:
                     if info := self._info(trial_id):
                         told.add(trial_id)
                         self._callbacks.on_end(info)
-                self._refuse_what_never_starts(poll.queue, say)
+                self._cancel_unstartable(poll.queue, say)
                 # A file server may show an end late: what looks lost is looked at twice.
-                homeless = [config.trial_id for config in poll.homeless]
-                lost = [trial_id for trial_id in homeless if trial_id in suspects]
-                is_new = len(lost) < len(homeless)
-                suspects = set(homeless)
+                unassigned = [config.trial_id for config in poll.unassigned]
+                lost = [trial_id for trial_id in unassigned if trial_id in suspects]
+                is_new = len(lost) < len(unassigned)
+                suspects = set(unassigned)
                 stopped = self._stop_requested()
                 if lost and not stopped:
                     suspects -= self._submit_anew(lost, poll, say)
@@ -132,23 +132,23 @@ class ArrayDriver:
             cost = time.monotonic() - began
             _wait(min(max(interval, _COST_FACTOR * cost), _LONGEST_POLL_SECONDS), on_tick)
 
-    def _submit_anew(self, lost: Sequence[str], poll: "_Poll", say: Callable[[str], None]) -> set[str]:
+    def _submit_anew(self, lost: Sequence[str], poll: "_Snapshot", say: Callable[[str], None]) -> set[str]:
         """Submit those of the lost trials for which it is time; return which."""
-        due = self._losses.due(lost, poll.queue, time.monotonic())
+        due = self._lost_trials.ready(lost, poll.queue, time.monotonic())
         left = [config.trial_id for config in poll.left]
         # Another one's end may still lead on; what never gets anywhere must not hold that up.
-        if set(left) <= set(lost) and self._losses.hopeless(left):
-            raise SlurmBackendError(self._losses.describe(left))
-        if news := self._losses.news(lost):
+        if set(left) <= set(lost) and self._lost_trials.are_given_up(left):
+            raise SlurmBackendError(self._lost_trials.describe(left))
+        if news := self._lost_trials.new_message(lost):
             say(news)
         if not due:
             return set()
-        with self._alone():
-            trials = [config for config in self._read().homeless if config.trial_id in due]
+        with self._submit_lock():
+            trials = [config for config in self._poll().unassigned if config.trial_id in due]
             self._submit(trials)
         return {config.trial_id for config in trials}
 
-    def _read(self) -> "_Poll":
+    def _poll(self) -> "_Snapshot":
         """Ask the queue once, and read each trial that is not done once."""
         maybe = {config.trial_id for config in self._left()}
         asked = [s for s in submissions(self._store) if s.trial_ids & maybe]
@@ -157,27 +157,27 @@ class ArrayDriver:
         # The queue first, then the store: a task that the queue no longer has has said its last word there.
         queue = tasks_in_queue(asked, self._store)
         infos = {config.trial_id: self._info(config.trial_id) for config in self._left()}
-        if self._verdicts.record(filter(None, infos.values()), queue):
+        if self._exits.record(filter(None, infos.values()), queue):
             infos = {config.trial_id: self._info(config.trial_id) for config in self._left()}
         left = self._left(infos)
-        have = covered(asked, queue, self._store)
-        homeless, leaving = [], []
+        have = assigned_trials(asked, queue, self._store)
+        unassigned, leaving = [], []
         for config in left:
             info = infos[config.trial_id]
             if config.trial_id in have:
                 continue
             if info is None or info.state != "running":
-                homeless.append(config)
+                unassigned.append(config)
             elif info.attempts[-1].job:
                 leaving.append(config)
-        return _Poll(left, queue, homeless, leaving)
+        return _Snapshot(left, queue, unassigned, leaving)
 
     def _with_ids(self, asked: Sequence[Submission]) -> list[Submission]:
         """Find the jobs of a command that was killed before it had written their ids down."""
         jobs = slurm.jobs_by_folder()
         found = []
         for submission in asked:
-            folder = str(folder_of(self._store, submission.submission_id))
+            folder = str(submission_folder(self._store, submission.submission_id))
             if not submission.job_id and folder in jobs:
                 submission = replace(submission, job_id=jobs[folder])
                 save_submission(self._store, submission)
@@ -185,7 +185,7 @@ class ArrayDriver:
         return found
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _submit_lock(self) -> Iterator[None]:
         """One command at a time looks at what nobody has and submits it."""
         while (lease := take_lease(jobs_path(self._store))) is None:
             time.sleep(_TICK_SECONDS)
@@ -199,10 +199,10 @@ class ArrayDriver:
         infos = [i for config in self._trials if (i := self._info(config.trial_id)) is not None]
         attempts = {info.trial_id: len(info.attempts) for info in infos}
         where = self._place.name
-        failing = {*failing_nodes(infos, where), *self._losses.nodes(infos, where)}
+        failing = {*failing_nodes(infos, where), *self._lost_trials.suspect_nodes(infos, where)}
         request = request_for(self._spec.name, place, self._spec.resources, tuple(sorted(failing)))
         slurm.check_partition(place)
-        allowed = slurm.limits(place)
+        allowed = slurm.read_limits(place)
         in_one_job = place.launch == "ray"
         tasks = group(
             [config.trial_id for config in trials], len(trials) if in_one_job else place.trials_per_task
@@ -214,7 +214,7 @@ class ArrayDriver:
         made: list[Submission] = []
         for first in range(0, len(tasks), allowed.array_tasks):
             submission = Submission(
-                submission_id=next_id(self._store),
+                submission_id=next_submission_id(self._store),
                 place=self._place.name,
                 tasks=tasks[first : first + allowed.array_tasks],
                 worker=worker.to_mapping(),
@@ -228,7 +228,7 @@ class ArrayDriver:
             of_these = [config for config in trials if config.trial_id in ids]
             save_trials(self._store, submission.submission_id, of_these)
             save_submission(self._store, submission)
-            folder = folder_of(self._store, submission.submission_id)
+            folder = submission_folder(self._store, submission.submission_id)
             made_of = str(self._store.path.absolute()), submission.submission_id
             calls = [partial(run_task, *made_of, index) for index in range(len(submission.tasks))]
             if in_one_job:
@@ -242,24 +242,24 @@ class ArrayDriver:
             made.append(replace(submission, job_id=job_id))
             save_submission(self._store, made[-1])
         for submission in made:
-            self._losses.submitted(submission, attempts)
+            self._lost_trials.submitted(submission, attempts)
         return made
 
-    def _refuse_what_never_starts(self, queue: Mapping[str, Task], say: Callable[[str], None]) -> None:
+    def _cancel_unstartable(self, queue: Mapping[str, QueuedTask], say: Callable[[str], None]) -> None:
         """End what was accepted but can never run, instead of waiting for ever; tell of what is held."""
         now = time.monotonic()
-        self._waits.look(queue, now)
-        if stuck := self._waits.never(now):
+        self._pending.update(queue, now)
+        if stuck := self._pending.unstartable(now):
             slurm.cancel(stuck, waiting_only=True)
             job, reason = next(iter(stuck.items()))
             raise SlurmBackendError(f"job {job} can never start: {reason} (squeue); cancelled")
-        for line in self._waits.news(now):
+        for line in self._pending.new_messages(now):
             say(line)
 
     def _left(self, infos: Mapping[str, TrialInfo | None] | None = None) -> list[TrialConfig]:
         left = [config for config in self._trials if config.trial_id not in self._done]
-        if infos is not None or not self._has_looked:
-            self._has_looked = True
+        if infos is not None or not self._has_read_store:
+            self._has_read_store = True
             still = {c.trial_id for c in remaining(left, self._store, self._run_config, infos)}
             self._done.update(c.trial_id for c in left if c.trial_id not in still)
             left = [config for config in left if config.trial_id in still]
@@ -274,22 +274,22 @@ class ArrayDriver:
 
 
 @dataclass(frozen=True)
-class _Poll:
+class _Snapshot:
     """A command's trials and jobs, as one poll found them.
 
-    `homeless` trials are left and nobody has them; `leaving` ones are held by a task that will not go on.
+    `unassigned` trials are left and nobody has them; `leaving` ones are held by a task that will not go on.
     """
 
     left: list[TrialConfig]
-    queue: dict[str, Task]
-    homeless: list[TrialConfig]
+    queue: dict[str, QueuedTask]
+    unassigned: list[TrialConfig]
     leaving: list[TrialConfig]
 
 
 def cancel_waiting(store: SweepStore) -> int:
     """Cancel a sweep's tasks that wait in the queue, and no others; return how many there were."""
     queue = tasks_in_queue(list(submissions(store)), store)
-    waiting = [task_id for task_id, task in queue.items() if task.waits]
+    waiting = [task_id for task_id, task in queue.items() if task.is_waiting]
     slurm.cancel({task_id.partition("_")[0] for task_id in waiting}, waiting_only=True)
     return len(waiting)
 

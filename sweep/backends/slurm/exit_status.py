@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from itertools import pairwise
 
 from mixsweep.cluster.slurm import client as slurm
-from mixsweep.cluster.slurm.client import Task
+from mixsweep.cluster.slurm.client import QueuedTask
 from mixsweep.core.store.crash_recovery import record_killed_attempt
 from mixsweep.core.store.store import SweepStore, TrialInfo, since
 from mixsweep.sweep.backends.slurm.submissions import jobs_path
@@ -38,7 +38,7 @@ class JobExits:
         self._store = store
         self._asked: set[tuple[str, int]] = set()
 
-    def record(self, infos: Iterable[TrialInfo], queue: Mapping[str, Task]) -> bool:
+    def record(self, infos: Iterable[TrialInfo], queue: Mapping[str, QueuedTask]) -> bool:
         """Look at trials of which nobody has heard the end; whether something was written."""
         dead = {}
         for info in infos:
@@ -50,7 +50,7 @@ class JobExits:
                 dead[info.trial_id] = (job, number)
         states = {job: task.state for job, task in queue.items()}
         if forgotten := {job.partition("_")[0] for job, _ in dead.values() if job not in states}:
-            states |= slurm.ends_of(forgotten)
+            states |= slurm.query_final_states(forgotten)
         written = False
         for trial_id, (job, number) in dead.items():
             self._asked.add((trial_id, number))

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from mixsweep.cluster.places import SlurmPlace
-from mixsweep.cluster.slurm.client import Request
+from mixsweep.cluster.slurm.client import JobRequest
 from mixsweep.core.errors import UserError
 from mixsweep.sweep.planning.schema import Resources
 
@@ -12,7 +12,9 @@ class SlurmBackendError(UserError):
     """A sweep that cannot go on at its scheduler, in one line."""
 
 
-def request_for(name: str, place: SlurmPlace, resources: Resources, failing: tuple[str, ...] = ()) -> Request:
+def request_for(
+    name: str, place: SlurmPlace, resources: Resources, failing: tuple[str, ...] = ()
+) -> JobRequest:
     """What a task asks the scheduler for; `failing` nodes are left out.
 
     Raises:
@@ -34,7 +36,7 @@ def request_for(name: str, place: SlurmPlace, resources: Resources, failing: tup
                 "resources.ranks: under launch = 'ray' a trial has one process; use 'array'"
             )
         at_once = place.trials_per_node
-        return Request(
+        return JobRequest(
             name=name,
             cpus=resources.cpus * at_once,
             gpus=int(gpus) * at_once,
@@ -42,7 +44,7 @@ def request_for(name: str, place: SlurmPlace, resources: Resources, failing: tup
             nodes=place.nodes,
             exclude=exclude,
         )
-    return Request(
+    return JobRequest(
         name=name,
         cpus=resources.cpus,
         gpus=int(gpus),

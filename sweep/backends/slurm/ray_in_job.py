@@ -16,12 +16,12 @@ from pathlib import Path
 
 from mixsweep.cluster.ray_cluster import connection
 from mixsweep.cluster.ray_cluster.nodes import (
-    LEAVE_SECONDS,
+    DRAIN_SECONDS,
     ClusterAddress,
     RayError,
     RayNode,
-    connected,
-    living_nodes,
+    alive_node_resources,
+    connect_to_node,
     ray_node,
 )
 from mixsweep.cluster.slurm import job_environment
@@ -33,18 +33,18 @@ from mixsweep.core.store.lease import HEARTBEAT_SECONDS, STALE_SECONDS
 from mixsweep.core.store.store import SweepStore, TrialInfo
 from mixsweep.sweep.backends.ray.tune_driver import RaySlots, run_until_done
 from mixsweep.sweep.backends.slurm.array_task import PausePolicy, is_still_running, load_work
-from mixsweep.sweep.backends.slurm.submissions import Submission, folder_of, read_submission
+from mixsweep.sweep.backends.slurm.submissions import Submission, read_submission, submission_folder
 from mixsweep.sweep.runtime.worker import WorkerSpec, run_trials
 
 _JOIN_SECONDS = 180.0  # for all nodes to be there
-_GONE_SECONDS = 15.0  # for them to have left
+_LEAVE_SECONDS = 15.0  # for them to have left
 _POLL_SECONDS = 0.5
 
 # The cluster ends so long before the job's time is over, and its workers leave their trials as long before that.
 _TEARDOWN_SECONDS = 10.0
 
 # From SIGTERM on a worker has half of these to leave its trial: before Ray ends it.
-_GRACE_SECONDS = 1.5 * LEAVE_SECONDS
+_GRACE_SECONDS = 1.5 * DRAIN_SECONDS
 
 
 def run_ray_in_job(store_path: str, submission_id: str) -> None:
@@ -55,7 +55,7 @@ def run_ray_in_job(store_path: str, submission_id: str) -> None:
     """
     store = SweepStore(store_path)
     submission = read_submission(store, submission_id)
-    path = folder_of(store, submission_id) / f"{job_environment.restarts()}.ray"
+    path = submission_folder(store, submission_id) / f"{job_environment.restarts()}.ray"
     ends_at = job_environment.ends_at(submission.minutes) - _TEARDOWN_SECONDS
     signals = JobSignals(
         ends_at, submission.warning_seconds, min(submission.kill_wait_seconds, _GRACE_SECONDS)
@@ -65,50 +65,50 @@ def run_ray_in_job(store_path: str, submission_id: str) -> None:
     with signals:
         try:
             if is_first:
-                reason = _lead(submission, store, path, signals)
+                reason = _run_head_node(submission, store, path, signals)
             else:
-                _follow(path, signals)
+                _run_joining_node(path, signals)
         except Interruption as interruption:
             reason = interruption.reason
     if is_first and reason and _is_work_left(submission, store) and is_still_running():
-        job_environment.go_back_into_the_queue(reason)
+        job_environment.requeue_this_job(reason)
 
 
-def _lead(submission: Submission, store: SweepStore, path: Path, signals: JobSignals) -> str:
+def _run_head_node(submission: Submission, store: SweepStore, path: Path, signals: JobSignals) -> str:
     """Be the first node; return '' or why the job shall come back."""
     for old in path.parent.glob("*.ray"):
         old.unlink(missing_ok=True)  # of a run of this job that was killed
-    with ray_node(*_devices()) as node, connected(node):
-        _write_private(path, json.dumps(asdict(node.meeting)))
+    with ray_node(*_node_devices()) as node, connect_to_node(node):
+        _write_private(path, json.dumps(asdict(node.cluster_address)))
         try:
-            _wait_for_nodes(int(os.environ["SLURM_NNODES"]), partial(_check, node, signals))
-            reason = _drive(submission, store, node, signals)
+            _wait_for_nodes(int(os.environ["SLURM_NNODES"]), partial(_check_node, node, signals))
+            reason = _run_driver(submission, store, node, signals)
         finally:
             path.unlink(missing_ok=True)
-        deadline = time.monotonic() + _GONE_SECONDS
-        while len(living_nodes()) > 1 and time.monotonic() < deadline:
+        deadline = time.monotonic() + _LEAVE_SECONDS
+        while len(alive_node_resources()) > 1 and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)
         return reason
 
 
-def _follow(path: Path, signals: JobSignals) -> None:
+def _run_joining_node(path: Path, signals: JobSignals) -> None:
     """Be one more node, until the first one's word is gone."""
-    while (meeting := _read(path)) is None:
+    while (meeting := _read_address(path)) is None:
         if signals.reason:
             return
         time.sleep(_POLL_SECONDS)
-    with ray_node(*_devices(), join=meeting) as node:
-        while _read(path) is not None:
+    with ray_node(*_node_devices(), join=meeting) as node:
+        while _read_address(path) is not None:
             try:
-                _check(node, signals)
+                _check_node(node, signals)
             except RayError:
-                time.sleep(_GONE_SECONDS)  # a file server may show late that all is over
-                if _read(path) is not None:
+                time.sleep(_LEAVE_SECONDS)  # a file server may show late that all is over
+                if _read_address(path) is not None:
                     raise
             time.sleep(_POLL_SECONDS)
 
 
-def run_on_node(
+def run_trials_in_job(
     submission: Submission, ends_at: float, worker_spec: WorkerSpec, trials: Sequence[TrialConfig]
 ) -> Iterator[TrialInfo]:
     """What a worker process does on whichever node it is."""
@@ -121,12 +121,12 @@ def run_on_node(
         yield from run_trials(here, trials, policy.record, policy.pause)
 
 
-def _drive(submission: Submission, store: SweepStore, node: RayNode, signals: JobSignals) -> str:
+def _run_driver(submission: Submission, store: SweepStore, node: RayNode, signals: JobSignals) -> str:
     """Run Tune until nothing is left that this job could do; return '' or why the job has to come back."""
     left, worker_spec = _load_remaining(submission, store)
     run_config = worker_spec.run_config
     needs = {"CPU": float(run_config.cpus), "GPU": run_config.gpus}
-    train = partial(run_on_node, submission, signals.ends_at - _TEARDOWN_SECONDS)
+    train = partial(run_trials_in_job, submission, signals.ends_at - _TEARDOWN_SECONDS)
     slots = RaySlots(count=connection.capacity(needs), needs=needs, train=train)
 
     def asked_to_stop() -> bool:
@@ -137,11 +137,11 @@ def _drive(submission: Submission, store: SweepStore, node: RayNode, signals: Jo
             left,
             worker_spec,
             slots,
-            on_end=_say_end,
-            on_tick=partial(_check, node, signals),
+            on_end=_print_end,
+            on_tick=partial(_check_node, node, signals),
             halt=lambda: asked_to_stop() or bool(signals.reason),
             patience_seconds=STALE_SECONDS + HEARTBEAT_SECONDS,
-            workers_leave=True,
+            workers_pause=True,
         )
     except Exception as error:
         if signals.reason:
@@ -164,7 +164,7 @@ def _is_work_left(submission: Submission, store: SweepStore) -> bool:
     return bool(left) and not store.stop_requested(submission.started_at)
 
 
-def _devices() -> tuple[int, int]:
+def _node_devices() -> tuple[int, int]:
     """The CPUs and GPUs that this process has of its node."""
     cpus = int(os.environ.get("SLURM_CPUS_ON_NODE") or len(os.sched_getaffinity(0)))
     return cpus, len([one for one in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if one])
@@ -172,14 +172,14 @@ def _devices() -> tuple[int, int]:
 
 def _wait_for_nodes(count: int, check: Callable[[], None]) -> None:
     deadline = time.monotonic() + _JOIN_SECONDS
-    while (here := len(living_nodes())) < count:
+    while (here := len(alive_node_resources())) < count:
         check()
         if time.monotonic() > deadline:
             raise RayError(f"{here} of {count} nodes joined in {_JOIN_SECONDS:g} s; see what the others say")
         time.sleep(_POLL_SECONDS)
 
 
-def _check(node: RayNode, signals: JobSignals) -> None:
+def _check_node(node: RayNode, signals: JobSignals) -> None:
     """Make sure that the node's Ray lives; where it ends with the job, that is no error."""
     try:
         node.check()
@@ -189,7 +189,7 @@ def _check(node: RayNode, signals: JobSignals) -> None:
         raise
 
 
-def _say_end(info: TrialInfo) -> None:
+def _print_end(info: TrialInfo) -> None:
     print(f"{info.trial_id}: {info.state}", flush=True)
 
 
@@ -204,7 +204,7 @@ def _write_private(path: Path, text: str) -> None:
     os.replace(beside, path)
 
 
-def _read(path: Path) -> ClusterAddress | None:
+def _read_address(path: Path) -> ClusterAddress | None:
     try:
         return ClusterAddress(**json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from mixsweep.core.store.store import SweepStore
-from mixsweep.sweep.backends.slurm.submissions import folder_of
+from mixsweep.sweep.backends.slurm.submissions import submission_folder
 
 
 @dataclass(frozen=True)
@@ -21,14 +21,14 @@ class PlaceFailure:
 
 def record_place_failure(store: SweepStore, submission_id: str, index: int, trouble: PlaceFailure) -> None:
     """Add a trouble of a task."""
-    path = folder_of(store, submission_id) / f"{index}.troubles"
+    path = submission_folder(store, submission_id) / f"{index}.troubles"
     with open(path, "a", encoding="utf-8") as file:
         file.write(f"{trouble.kind} {trouble.node}\n")
 
 
 def place_failures(store: SweepStore, submission_id: str, index: int) -> list[PlaceFailure]:
     """A task's troubles, oldest first."""
-    path = folder_of(store, submission_id) / f"{index}.troubles"
+    path = submission_folder(store, submission_id) / f"{index}.troubles"
     with suppress(FileNotFoundError):
         words = (line.partition(" ") for line in path.read_text(encoding="utf-8").splitlines())
         return [PlaceFailure(kind, node) for kind, _, node in words]

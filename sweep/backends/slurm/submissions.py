@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mixsweep.cluster.slurm import client as slurm
-from mixsweep.cluster.slurm.client import Task
+from mixsweep.cluster.slurm.client import QueuedTask
 from mixsweep.core.config import TrialConfig
 from mixsweep.core.errors import UserError
 from mixsweep.core.execution.run_config import RunConfig
@@ -75,12 +75,12 @@ def jobs_path(store: SweepStore) -> Path:
     return store.path.absolute() / "jobs"
 
 
-def folder_of(store: SweepStore, submission_id: str) -> Path:
+def submission_folder(store: SweepStore, submission_id: str) -> Path:
     """A submission's own folder: its file, submitit's, and the output of its jobs."""
     return jobs_path(store) / submission_id
 
 
-def next_id(store: SweepStore, after: int = 0) -> str:
+def next_submission_id(store: SweepStore, after: int = 0) -> str:
     """The number of the next submission, or of one so many after it."""
     taken = [int(path.name) for path in jobs_path(store).glob("*") if path.name.isdigit()]
     return f"{max(taken, default=0) + 1 + after:04}"
@@ -89,14 +89,14 @@ def next_id(store: SweepStore, after: int = 0) -> str:
 def save_submission(store: SweepStore, submission: Submission) -> None:
     """Write a submission's file, or write it anew."""
     text = json.dumps(asdict(submission), indent=1, ensure_ascii=False) + "\n"
-    folder = folder_of(store, submission.submission_id)
+    folder = submission_folder(store, submission.submission_id)
     folder.mkdir(parents=True, exist_ok=True)
     files.write_bytes(folder / _NAME, text.encode())
 
 
 def save_trials(store: SweepStore, submission_id: str, trials: Sequence[TrialConfig]) -> None:
     """Keep a submission's trials as its command has them."""
-    folder = folder_of(store, submission_id)
+    folder = submission_folder(store, submission_id)
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps([config.to_mapping() for config in trials], ensure_ascii=False)
     files.write_bytes(folder / _TRIALS, text.encode())
@@ -104,7 +104,7 @@ def save_trials(store: SweepStore, submission_id: str, trials: Sequence[TrialCon
 
 def trials_as_submitted(store: SweepStore, submission_id: str) -> dict[str, TrialConfig]:
     """A submission's trials by id, as its command had them."""
-    text = (folder_of(store, submission_id) / _TRIALS).read_text(encoding="utf-8")
+    text = (submission_folder(store, submission_id) / _TRIALS).read_text(encoding="utf-8")
     configs = map(TrialConfig.from_store, json.loads(text))
     return {config.trial_id: config for config in configs}
 
@@ -116,7 +116,7 @@ def read_submission(store: SweepStore, submission_id: str) -> Submission:
         FileNotFoundError: there is none.
         UserError: its file cannot be read.
     """
-    path = folder_of(store, submission_id) / _NAME
+    path = submission_folder(store, submission_id) / _NAME
     try:
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         known = {name: values[name] for name in Submission.__dataclass_fields__ if name in values}
@@ -133,7 +133,7 @@ def submissions(store: SweepStore) -> Iterator[Submission]:
             yield read_submission(store, path.parent.name)
 
 
-def tasks_in_queue(asked: Sequence[Submission], store: SweepStore) -> dict[str, Task]:
+def tasks_in_queue(asked: Sequence[Submission], store: SweepStore) -> dict[str, QueuedTask]:
     """What the queue has of these submissions, by task, in one query.
 
     A number alone proves nothing: another cluster that uses the same store, or one whose numbers began anew, has
@@ -142,30 +142,32 @@ def tasks_in_queue(asked: Sequence[Submission], store: SweepStore) -> dict[str, 
     folders: dict[str, set[str]] = {}
     for submission in asked:
         if submission.job_id:
-            folder = os.path.realpath(folder_of(store, submission.submission_id))
+            folder = os.path.realpath(submission_folder(store, submission.submission_id))
             folders.setdefault(submission.job_id, set()).add(folder)
-    found = slurm.tasks_of(folders)
+    found = slurm.query_tasks(folders)
     return {
         task_id: task
         for task_id, task in found.items()
-        if _folder_of_script(task.script) in folders[task_id.partition("_")[0]]
+        if _script_folder(task.script) in folders[task_id.partition("_")[0]]
     }
 
 
 @cache
-def _folder_of_script(script: str) -> str:
+def _script_folder(script: str) -> str:
     return os.path.realpath(os.path.dirname(script))
 
 
-def covered(asked: Sequence[Submission], queue: Mapping[str, Task], store: SweepStore) -> set[str]:
+def assigned_trials(
+    asked: Sequence[Submission], queue: Mapping[str, QueuedTask], store: SweepStore
+) -> set[str]:
     """The trials that a live task has. Tasks of a command that was told to stop end without more."""
     found: set[str] = set()
     for submission in asked:
         if store.stop_requested(submission.started_at):
             continue
-        folder = os.path.realpath(folder_of(store, submission.submission_id))
+        folder = os.path.realpath(submission_folder(store, submission.submission_id))
         for index, trial_ids in enumerate(submission.tasks):
             task = queue.get(submission.task_id(index))
-            if task is not None and task.is_live and _folder_of_script(task.script) == folder:
+            if task is not None and task.is_live and _script_folder(task.script) == folder:
                 found.update(trial_ids)
     return found

@@ -159,10 +159,10 @@ def test_a_models_file_travels_with_the_job(here: Path) -> None:
             ["--set", "resources.gpus=0.5"],
             "1 CPU, 0.5 GPUs; no node has that: 3 with 1 CPU, 0 GPUs",
         ),
-        ("wrong", [], "nobody answers there"),
-        ("wrong_jobs", [], "nobody answers there"),
-        ("bad_token", [], "the cluster takes another token; set token_path"),
-        ("bad_token_jobs", [], "the cluster takes another token; set token_path"),
+        ("wrong", [], "nothing answers there"),
+        ("wrong_jobs", [], "nothing answers there"),
+        ("bad_token", [], "the cluster expects another token; set token_path"),
+        ("bad_token_jobs", [], "the cluster expects another token; set token_path"),
     ],
 )
 def test_what_cannot_run_is_one_line_within_seconds(

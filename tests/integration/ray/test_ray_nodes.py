@@ -98,7 +98,7 @@ def test_without_a_shared_folder_all_comes_to_the_drivers_node_though_keeper_and
     process = start([*cluster.inside, *sweep_command(file, hidden / "runs", "apart", *EIGHT)])
     try:
         wait_until(lambda: nodes_at_work(store) == 4)
-        (proxy,) = [pid for pid in session(cluster.head.pid) if _title(pid).startswith("ray::Keeper")]
+        (proxy,) = [pid for pid in session(cluster.head.pid) if _title(pid).startswith("ray::StoreProxy")]
         os.kill(proxy, signal.SIGKILL)
         cluster.kill(2)
         cluster.cut(1)

@@ -15,7 +15,7 @@ from mixsweep.core.store.lease import holder_of, take_lease
 from mixsweep.core.store.retention import Retention
 from mixsweep.core.store.store import SweepStore
 from mixsweep.core.store.transfer import FolderUpdate, apply_update, collect_changes
-from mixsweep.sweep.backends.ray import store_proxy as keepers
+from mixsweep.sweep.backends.ray import store_proxy as proxies
 from mixsweep.sweep.backends.ray.store_proxy import DONE, GIVEN, HELD, StoreProxy
 from mixsweep.sweep.runtime.worker import WorkerSpec
 
@@ -71,44 +71,44 @@ def test_a_parcel_makes_the_same_trial_elsewhere_and_the_next_one_holds_what_has
 def test_a_trial_is_given_to_one_worker_and_its_end_comes_to_the_store_with_what_is_kept(
     tmp_path: Path, proxy: StoreProxy, config: TrialConfig
 ) -> None:
-    given = proxy.take(config.trial_id, NODE)
-    assert given.what == GIVEN
-    assert proxy.take(config.trial_id, "another").what == HELD
+    grant = proxy.request_trial(config.trial_id, NODE)
+    assert grant.state == GIVEN
+    assert proxy.request_trial(config.trial_id, "another").state == HELD
     far = trained(SweepStore(tmp_path / "far"), config, 9).trial(config.trial_id)
-    answer = proxy.put(config.trial_id, given.right, NODE, None, collect_changes(far, {})[0])
+    answer = proxy.upload(config.trial_id, grant.token, NODE, None, collect_changes(far, {})[0])
     assert not answer.lost
-    proxy.drop(config.trial_id, given.right)
+    proxy.release(config.trial_id, grant.token)
     store = SweepStore(tmp_path / "s").trial(config.trial_id)
     info = store.info()
     assert info is not None
     assert info.state == "completed"
     assert store.records().equals(far.records())
     assert not store.checkpoint_path.exists()  # `none` are kept
-    assert proxy.take(config.trial_id, "another").what == DONE
+    assert proxy.request_trial(config.trial_id, "another").state == DONE
 
 
 def test_a_worker_that_was_silent_too_long_has_lost_its_trial_and_writes_nothing_more(
     tmp_path: Path, proxy: StoreProxy, config: TrialConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = proxy.take(config.trial_id, NODE)
-    monkeypatch.setattr(keepers, "STALE_SECONDS", 0.0)
-    second = proxy.take(config.trial_id, "another")
-    assert second.what == GIVEN
+    first = proxy.request_trial(config.trial_id, NODE)
+    monkeypatch.setattr(proxies, "STALE_SECONDS", 0.0)
+    second = proxy.request_trial(config.trial_id, "another")
+    assert second.state == GIVEN
     far = trained(SweepStore(tmp_path / "far"), config, 1).trial(config.trial_id)
-    assert proxy.put(config.trial_id, first.right, NODE, None, collect_changes(far, {})[0]).lost
+    assert proxy.upload(config.trial_id, first.token, NODE, None, collect_changes(far, {})[0]).lost
     assert SweepStore(tmp_path / "s").trial(config.trial_id).records().num_rows == 0
-    assert not proxy.put(config.trial_id, second.right, "another", None, FolderUpdate()).lost
+    assert not proxy.upload(config.trial_id, second.token, "another", None, FolderUpdate()).lost
 
 
 def test_a_node_that_is_gone_frees_its_trials_at_once_and_costs_no_retry(
     tmp_path: Path, proxy: StoreProxy, config: TrialConfig
 ) -> None:
-    given = proxy.take(config.trial_id, NODE)
-    proxy.drop_nodes({"another": "gone"})
-    assert proxy.take(config.trial_id, "third").what == HELD
-    proxy.drop_nodes({NODE: "gone"})
-    assert proxy.take(config.trial_id, "third").what == GIVEN
-    assert proxy.put(config.trial_id, given.right, NODE, None, FolderUpdate()).lost
+    grant = proxy.request_trial(config.trial_id, NODE)
+    proxy.release_lost_nodes({"another": "gone"})
+    assert proxy.request_trial(config.trial_id, "third").state == HELD
+    proxy.release_lost_nodes({NODE: "gone"})
+    assert proxy.request_trial(config.trial_id, "third").state == GIVEN
+    assert proxy.upload(config.trial_id, grant.token, NODE, None, FolderUpdate()).lost
 
 
 def test_a_death_that_is_told_frees_the_lease_of_that_holder_and_of_no_other(

@@ -12,7 +12,7 @@ import pytest
 
 from mixsweep.cluster.places import Place, SlurmPlace
 from mixsweep.cluster.slurm import client as slurm
-from mixsweep.cluster.slurm.client import Limits, Request, SlurmError, Task
+from mixsweep.cluster.slurm.client import JobRequest, QueuedTask, SlurmError, SlurmLimits
 from mixsweep.core.config import TrialConfig
 from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.store.store import Attempt, SweepStore, TrialInfo
@@ -39,8 +39,8 @@ epochs = 4
 hidden = {{ grid_search = [{widths}] }}
 """
 
-RUNNING = Task("RUNNING", "None", "n1")
-FAILED = Task("FAILED", "NonZeroExitCode", "n7")
+RUNNING = QueuedTask("RUNNING", "None", "n1")
+FAILED = QueuedTask("FAILED", "NonZeroExitCode", "n7")
 
 
 class TooLongError(Exception):
@@ -68,11 +68,11 @@ class Job:
     job_id: str
     at: float
     folder: Path
-    request: Request
+    request: JobRequest
 
 
 # What squeue says of a trial's task: by the trial's number in the plan, its job, and the job's age in seconds.
-Behaviour = Callable[[int, Job, float], Task]
+Behaviour = Callable[[int, Job, float], QueuedTask]
 
 
 @dataclass
@@ -87,14 +87,14 @@ class Scheduler:
     jobs: dict[str, Job] = field(default_factory=dict)
     cancelled: list[str] = field(default_factory=list)
 
-    def submit(self, place: SlurmPlace, request: Request, calls: Sequence[Any], folder: Path) -> str:
+    def submit(self, place: SlurmPlace, request: JobRequest, calls: Sequence[Any], folder: Path) -> str:
         if self.clock.now < self.refuses_until:
             raise SlurmError("sbatch: Socket timed out on send/recv operation")
         job = Job(str(100 + len(self.jobs)), self.clock.now, folder, request)
         self.jobs[job.job_id] = job
         return job.job_id
 
-    def tasks_of(self, job_ids: Iterable[str]) -> dict[str, Task]:
+    def query_tasks(self, job_ids: Iterable[str]) -> dict[str, QueuedTask]:
         numbers = {config.trial_id: number for number, config in enumerate(self.plan.trials)}
         found = {}
         for job_id in sorted(set(job_ids) & set(self.jobs)):
@@ -165,12 +165,12 @@ class Following:
             )
         )
 
-    def completes(self, number: int, job: Job, age: float, seconds: float, host: str = "n1") -> Task:
+    def completes(self, number: int, job: Job, age: float, seconds: float, host: str = "n1") -> QueuedTask:
         """A task that does its trial in so many seconds."""
         if age < seconds:
-            return Task("RUNNING", "None", host)
+            return QueuedTask("RUNNING", "None", host)
         self.attempt(number, job, "completed", 4, host)
-        return Task("COMPLETED", "None", host)
+        return QueuedTask("COMPLETED", "None", host)
 
 
 @pytest.fixture
@@ -185,11 +185,11 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Follo
         save_plan(plan, store)
         clock = Clock(seconds)
         scheduler = Scheduler(store, plan, clock)
-        for name in ("submit", "tasks_of", "cancel"):
+        for name in ("submit", "query_tasks", "cancel"):
             monkeypatch.setattr(slurm, name, getattr(scheduler, name))
         monkeypatch.setattr(slurm, "check_partition", lambda place: None)
-        monkeypatch.setattr(slurm, "limits", lambda place: Limits(1000, 30))
-        monkeypatch.setattr(slurm, "ends_of", lambda job_ids: {})
+        monkeypatch.setattr(slurm, "read_limits", lambda place: SlurmLimits(1000, 30))
+        monkeypatch.setattr(slurm, "query_final_states", lambda job_ids: {})
         monkeypatch.setattr("mixsweep.sweep.backends.slurm.driver.time", clock)
         run_config = RunConfig(
             store=store.path.absolute(),
@@ -217,7 +217,7 @@ def test_a_task_that_dies_at_each_start_ends_nothing_while_others_work_and_is_to
 ) -> None:
     it = make(trials=2)
 
-    def behave(number: int, job: Job, age: float) -> Task:
+    def behave(number: int, job: Job, age: float) -> QueuedTask:
         if number == 0:
             return it.completes(0, job, age, 3600)
         (job.folder / f"{job.job_id}_{'1_' * (job.job_id == '100')}0_log.out").write_text(
@@ -274,7 +274,7 @@ def test_a_trial_whose_node_is_mended_is_done(make: Callable[..., Following]) ->
 def test_a_scheduler_that_takes_no_job_for_minutes_is_asked_again(make: Callable[..., Following]) -> None:
     it = make(trials=1)
 
-    def behave(number: int, job: Job, age: float) -> Task:
+    def behave(number: int, job: Job, age: float) -> QueuedTask:
         it.scheduler.refuses_until = 300
         return FAILED if job.job_id == "100" else it.completes(number, job, age, 30)
 
@@ -290,12 +290,12 @@ def test_a_node_that_ends_tasks_without_a_word_is_left_out_where_another_works(
 ) -> None:
     it = make(trials=3)
 
-    def behave(number: int, job: Job, age: float) -> Task:
+    def behave(number: int, job: Job, age: float) -> QueuedTask:
         if number == 0 or "n7" in job.request.exclude:
             return it.completes(number, job, age, 5 if number == 0 else 30)
         if number == 1:  # of several nodes, nobody knows which one it was
-            return Task("FAILED", "NonZeroExitCode", "n[8-9]")
-        return FAILED if age > 20 else Task("RUNNING", "None", "n7")
+            return QueuedTask("FAILED", "NonZeroExitCode", "n[8-9]")
+        return FAILED if age > 20 else QueuedTask("RUNNING", "None", "n7")
 
     it.scheduler.behaviour = behave
     it.follow()
@@ -308,7 +308,7 @@ def test_a_node_that_ends_tasks_without_a_word_is_left_out_where_another_works(
 def test_trials_behind_one_that_kills_its_task_are_not_blamed(make: Callable[..., Following]) -> None:
     it = make(trials=2, trials_per_task=2)
 
-    def behave(number: int, job: Job, age: float) -> Task:
+    def behave(number: int, job: Job, age: float) -> QueuedTask:
         if (
             len(it.scheduler.jobs) <= 4
         ):  # the first trial's process is killed, and the second's turn never comes
@@ -414,7 +414,7 @@ def test_a_later_command_with_more_epochs_is_heard_by_tasks_that_wait(
 def test_what_a_follower_submits_anew_is_of_its_own_command(make: Callable[..., Following]) -> None:
     it = make(trials=2)
 
-    def behave(number: int, job: Job, age: float) -> Task:
+    def behave(number: int, job: Job, age: float) -> QueuedTask:
         it.later_command("space.hidden.grid_search=[[8]]", 'question="Another?"')
         return FAILED if job.job_id == "100" else it.completes(number, job, age, 30)
 
@@ -425,7 +425,7 @@ def test_what_a_follower_submits_anew_is_of_its_own_command(make: Callable[..., 
     assert trials == (it.config(1),)
 
 
-WAITING = Task("PENDING", "Priority")
+WAITING = QueuedTask("PENDING", "Priority")
 
 
 @pytest.mark.parametrize("why", ["more epochs", "a retry"])
@@ -434,7 +434,7 @@ def test_a_stop_and_a_status_see_tasks_whose_trials_have_ended_before(
 ) -> None:
     it = make(trials=2)
     for number in range(2):
-        earlier = Job("7", 0.0, it.store.path, Request(name="earlier", cpus=1))
+        earlier = Job("7", 0.0, it.store.path, JobRequest(name="earlier", cpus=1))
         if why == "more epochs":
             it.attempt(number, earlier, "completed", epoch=2)
         else:
@@ -467,7 +467,7 @@ def test_numbers_that_began_anew_leave_no_trial_to_a_job_of_another_submission(
     save_submission(it.store, replace(first, job_id="101", tasks=first.tasks[:1]))
     save_submission(it.store, replace(first, submission_id="0002", job_id="101", tasks=first.tasks[1:]))
     del it.scheduler.jobs["100"]
-    it.scheduler.jobs["101"] = Job("101", 0.0, it.store.path / "jobs" / "0002", Request(name="x", cpus=1))
+    it.scheduler.jobs["101"] = Job("101", 0.0, it.store.path / "jobs" / "0002", JobRequest(name="x", cpus=1))
     (made,) = it.driver.submit_unassigned()
     assert made.tasks == ((it.config(0).trial_id,),)
 
@@ -486,21 +486,21 @@ def test_a_store_that_is_reached_by_a_link_has_the_same_jobs(
     ("held", "told"),
     [
         (
-            Task("PENDING", "launch failed requeued held"),
+            QueuedTask("PENDING", "launch failed requeued held"),
             "(launch failed requeued held); scontrol release 100",
         ),
-        (Task("SPECIAL_EXIT", "job requeued in held state"), "state); scontrol release 100"),
-        (Task("PENDING", "JobHeldUser"), "(JobHeldUser); scontrol release 100"),
-        (Task("PENDING", "JobHeldAdmin"), "(JobHeldAdmin); its cluster's administrators hold it"),
+        (QueuedTask("SPECIAL_EXIT", "job requeued in held state"), "state); scontrol release 100"),
+        (QueuedTask("PENDING", "JobHeldUser"), "(JobHeldUser); scontrol release 100"),
+        (QueuedTask("PENDING", "JobHeldAdmin"), "(JobHeldAdmin); its cluster's administrators hold it"),
     ],
 )
 def test_tasks_that_are_held_are_told_of_once_and_go_on_when_released(
-    held: Task, told: str, make: Callable[..., Following]
+    held: QueuedTask, told: str, make: Callable[..., Following]
 ) -> None:
     it = make(trials=3)
     heard: list[float] = []
 
-    def behave(number: int, job: Job, age: float) -> Task:
+    def behave(number: int, job: Job, age: float) -> QueuedTask:
         heard.extend([it.clock.now] if it.said and not heard else [])
         return held if number and age < 3000 else it.completes(number, job, age, 3100)
 
@@ -517,7 +517,7 @@ def test_tasks_that_are_held_are_told_of_once_and_go_on_when_released(
 
 def test_a_stop_cancels_what_is_held(make: Callable[..., Following]) -> None:
     it = make(trials=1)
-    it.scheduler.behaviour = lambda number, job, age: Task("SPECIAL_EXIT", "job requeued in held state")
+    it.scheduler.behaviour = lambda number, job, age: QueuedTask("SPECIAL_EXIT", "job requeued in held state")
     it.driver.submit_unassigned()
     assert cancel_waiting(it.store) == 1
     assert it.scheduler.cancelled == ["100"]
@@ -526,7 +526,7 @@ def test_a_stop_cancels_what_is_held(make: Callable[..., Following]) -> None:
 @pytest.mark.parametrize("reason", ["BadConstraints", "PartitionTimeLimit"])
 def test_what_can_never_start_is_believed_after_a_minute(reason: str, make: Callable[..., Following]) -> None:
     it = make(trials=2)
-    never = Task("PENDING", reason)
+    never = QueuedTask("PENDING", reason)
     it.scheduler.behaviour = lambda number, job, age: never if number else it.completes(0, job, age, 10)
     with pytest.raises(SlurmBackendError, match=f"job 100_1 can never start: {reason}"):
         it.follow()
@@ -537,9 +537,9 @@ def test_what_can_never_start_is_believed_after_a_minute(reason: str, make: Call
 def test_what_says_so_in_passing_goes_on(make: Callable[..., Following]) -> None:
     it = make(trials=1)
 
-    def behave(number: int, job: Job, age: float) -> Task:
+    def behave(number: int, job: Job, age: float) -> QueuedTask:
         in_passing = age < 40 or 80 < age < 120
-        waiting = Task("PENDING", "BadConstraints" if in_passing else "Priority")
+        waiting = QueuedTask("PENDING", "BadConstraints" if in_passing else "Priority")
         return waiting if age < 200 else it.completes(number, job, age, 300)
 
     it.scheduler.behaviour = behave
