@@ -70,7 +70,7 @@ class RetryLoop:
             deaths = self.run(left)
             progress = epochs_in_store(self.store, left) > before
             if deaths and not progress:
-                raise UserError(f"no worker process could work: {deaths[0]}")
+                raise UserError(f"every worker process failed: {deaths[0]}")
             left = self._remaining(left)
             if not deaths and self._any_free(left):
                 if not progress:

@@ -1,4 +1,4 @@
-"""Trials on a Ray of our own on this machine."""
+"""The backend of `local`: trials on a private Ray cluster of this machine."""
 
 from typing import ClassVar
 
@@ -13,7 +13,7 @@ from mixsweep.sweep.runtime.worker import run_trials
 
 
 class LocalRayBackend(Backend):
-    """The place `local`, or one of its kind."""
+    """A place of kind `local`."""
 
     spans_nodes: ClassVar[bool] = False
     searches: ClassVar[bool] = True
@@ -21,8 +21,8 @@ class LocalRayBackend(Backend):
     def run(self, sweep_run: SweepRun) -> int:
         resources = sweep_run.plan.spec.resources
         on_tick = ignore_read_errors(sweep_run.callbacks.on_tick)
-        with local_ray(self.place.cpus, self.place.gpus) as has:
-            gpus = resources.gpus if resources.gpus is not None else float(has.get("GPU", 0) > 0)
+        with local_ray(self.place.cpus, self.place.gpus) as available:
+            gpus = resources.gpus if resources.gpus is not None else float(available.get("GPU", 0) > 0)
             spec = sweep_run.worker_spec.with_run_config(gpus=gpus)
             needs = {"CPU": float(resources.cpus), "GPU": gpus}
             slots = RaySlots(

@@ -1,8 +1,8 @@
-"""A worker that does not see the store: it trains in a folder of its own node, and sends state it makes.
+"""A worker on a node that does not see the store: it trains in a local folder and uploads the files.
 
-The training is core.execution.runner's, unchanged, in a store that holds one trial at a time. Whole files go
-to the store proxy after each record, as soon as there is a checkpoint, and at the end; state it answers ends the
-trial's lease here where another one has it.
+core.execution.runner trains, unchanged, in a local store that holds one trial at a time. Changed files are uploaded
+whole to the store proxy after each record, every few seconds, and at the end. Where the proxy replies that another
+worker has the trial, its local lease is removed, which ends the attempt.
 """
 
 import hashlib
@@ -33,18 +33,18 @@ from mixsweep.core.store.transfer import Stamps, apply_update, collect_changes
 from mixsweep.sweep.backends.ray.store_proxy import DONE, HELD, WAIT, UploadReply
 from mixsweep.sweep.runtime.worker import WorkerSpec
 
-_SEND_SECONDS = 2.0  # between two looks at state has changed; each is a heartbeat
+_SEND_SECONDS = 2.0  # between two uploads of changes; each is a heartbeat
 _CHUNK_BYTES = 8 * 2**20
 
 
 def run_trials_remotely(
     proxy: Any, node: str, worker_spec: WorkerSpec, trials: Sequence[TrialConfig]
 ) -> Iterator[TrialInfo]:
-    """Run state is free of these trials, one after the other, as core.execution.runner.work, in the proxy's store.
+    """Run those of these trials that are free, one after the other, as core.execution.runner.work; yield their ends.
 
     Args:
-        keeper: a handle of the actor.
-        node: the id of this process's node, as the keeper is told of its death.
+        proxy: the handle of the store proxy's actor.
+        node: the start of the id of this process's node, by which the proxy learns of its death.
     """
     import ray
 
@@ -52,8 +52,8 @@ def run_trials_remotely(
     pending = list(trials)
     progress = True
     while pending and progress:
-        again: list[TrialConfig] = []
-        progress = waits = False
+        later: list[TrialConfig] = []
+        progress = must_wait = False
         for config in pending:
             if ray.get(proxy.stop_requested.remote()):
                 return
@@ -61,26 +61,26 @@ def run_trials_remotely(
             if grant.state == DONE:
                 continue
             if grant.state in (HELD, WAIT):
-                again.append(config)
-                waits |= grant.state == WAIT
+                later.append(config)
+                must_wait |= grant.state == WAIT
                 continue
-            with scratch_folder("mixsweep-far-") as scratch:
+            with scratch_folder("mixsweep-remote-") as scratch:
                 store = SweepStore(scratch / worker_spec.run_config.store.name)
                 folder = store.trial(config.trial_id)
                 apply_update(folder, grant.update)
                 if (yield from _train(proxy, node, grant.token, config, store, worker_spec)):
                     progress = True
-                    again.append(config)  # then done, unless another one has it
-        if waits and not progress:
+                    later.append(config)  # asked for again, to see whether it is done
+        if must_wait and not progress:
             time.sleep(_SEND_SECONDS)
             progress = True
-        pending = again
+        pending = later
 
 
 def _train(
     proxy: Any, node: str, token: str, config: TrialConfig, store: SweepStore, worker_spec: WorkerSpec
 ) -> Generator[TrialInfo, None, bool]:
-    """Take one trial on; yield its ends, and return whether there were any that the keeper has."""
+    """Train one granted trial; yield its ends; return whether there were any and the proxy has the last one."""
     import ray
 
     from mixsweep.core.execution.runner import work
@@ -88,7 +88,7 @@ def _train(
     run_config = replace(
         worker_spec.run_config,
         store=store.path,
-        retention=Retention("all"),  # state is kept is the keeper's to say
+        retention=Retention("all"),  # the proxy applies the sweep's retention
         data_dir=local_data_dir(proxy, config.dataset, worker_spec.run_config.data_dir),
     )
     trained = False
@@ -101,14 +101,14 @@ def _train(
             report=sender.report,
         ):
             trained = True
-            with suppress(OSError):  # a full disk over there is told, as one here is
+            with suppress(OSError):  # a full disk of the store; its error is recorded as a local one
                 sender.send()
             yield info
     return trained and sender.is_delivered
 
 
 class _UpdateSender:
-    """Sends a trial's folder to the keeper as it changes; a context manager that gives the trial back."""
+    """Uploads a trial's folder to the store proxy as it changes; a context manager that releases the trial."""
 
     def __init__(self, proxy: Any, node: str, token: str, folder: TrialFolder):
         self._proxy = proxy
@@ -123,10 +123,10 @@ class _UpdateSender:
         self._thread.start()
 
     def send(self) -> None:
-        """Send state has changed.
+        """Upload what has changed.
 
         Raises:
-            OSError: the store's disk did not take it.
+            OSError: the store's disk failed.
         """
         import ray
 
@@ -140,7 +140,7 @@ class _UpdateSender:
                 self._proxy.upload.remote(self._folder.trial_id, self._token, self._node, attempt, update)
             )
             if self._reply.lost:
-                # The trial's process finds its lease gone before it writes again.
+                # The runner notices the missing lease before it writes again.
                 (self._folder.path / "lease").unlink(missing_ok=True)
             elif self._reply.error:
                 raise OSError(self._reply.errno, self._reply.error)
@@ -149,18 +149,20 @@ class _UpdateSender:
 
     @property
     def is_delivered(self) -> bool:
-        """Whether the keeper took the last parcel."""
+        """Whether the proxy has written the last update."""
         return not (self._reply.lost or self._reply.error)
 
     def report(self, record: EpochRecord) -> None:
+        """Upload after an epoch."""
         self.send()
 
     def pause(self) -> str:
+        """The reason to leave the trial, '' for none."""
         return "interrupted" if self._reply.stop else ""
 
     def _keep_sending(self) -> None:
         while not self._stop.wait(_SEND_SECONDS):
-            with suppress(OSError, UserError):  # met again by the training itself
+            with suppress(OSError, UserError):  # the next upload of the training loop raises it again
                 self.send()
 
     def __enter__(self) -> "_UpdateSender":
@@ -177,7 +179,7 @@ class _UpdateSender:
 
 
 def local_data_dir(proxy: Any, dataset: str, data_dir: Path | None) -> Path | None:
-    """Where this node has the data: in the folder of that name, else in one copy that all its processes share."""
+    """The data folder of this node: `data_dir` if it exists, else a downloaded copy that all processes share."""
     import ray
 
     if data_dir is None or data_dir.is_dir():

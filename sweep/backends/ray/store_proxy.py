@@ -1,8 +1,8 @@
-"""The store's keeper: where workers see no folder of the driver's, they hand it state they make.
+"""The store proxy: access to the store for workers whose nodes do not see it.
 
-The keeper is an actor on the driver's node. It holds a trial's real lease on behalf of a worker, gives the trial
-out as it stands, takes whole files as they are made, and no more from a worker whose lease another one has. All that
-it knows is in the store, so that one which is killed and started again goes on.
+The proxy is a Ray actor on the driver's node. It holds a trial's lease on behalf of a worker, sends the worker the
+trial's files, writes the files that the worker uploads, and rejects uploads once another worker has the trial. All
+its state can be restored from the store, so that Ray may kill and restart it.
 """
 
 import time
@@ -23,13 +23,13 @@ from mixsweep.core.store.transfer import FolderUpdate, apply_update, collect_cha
 from mixsweep.sweep.backends.ray.lost_nodes import record_lost_nodes
 from mixsweep.sweep.runtime.worker import WorkerSpec, prepare_worker
 
-# What happens to a trial that is asked for; `wait`: its worker may still come back to a keeper that was killed.
+# Answers to a request for a trial. `wait`: after a restart of the proxy the trial's worker may still upload.
 GIVEN, HELD, WAIT, DONE = "given", "held", "wait", "done"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialGrant:
-    """What a worker gets: whether it may train, by which token it then sends, and the trial as it stands."""
+    """The reply to a request for a trial: whether it is granted, the token for uploads, and the trial's files."""
 
     state: str
     token: str = ""
@@ -38,7 +38,7 @@ class TrialGrant:
 
 @dataclass(frozen=True, kw_only=True)
 class UploadReply:
-    """What a worker hears: that its token is gone, that the sweep shall stop, that the disk failed."""
+    """The reply to an upload: whether the trial is lost, the sweep shall stop, or the store's disk failed."""
 
     lost: bool = False
     stop: bool = False
@@ -48,6 +48,8 @@ class UploadReply:
 
 @dataclass
 class _ActiveGrant:
+    """A trial that a worker has: its token and node, the lease, and the time of its last upload."""
+
     token: str
     node: str
     lease: Lease
@@ -55,7 +57,7 @@ class _ActiveGrant:
 
 
 class StoreProxy:
-    """Keeps a sweep's store for workers that do not see it. Runs as an actor; all its methods are short."""
+    """Reads and writes a sweep's store for workers that do not see it. Runs as an actor; no method blocks for long."""
 
     def __init__(self, worker_spec: WorkerSpec, trials: Iterable[TrialConfig]):
         self._run_config = worker_spec.run_config
@@ -66,7 +68,7 @@ class StoreProxy:
         self._decide = prepare_worker(worker_spec)
 
     def request_trial(self, trial_id: str, node: str) -> TrialGrant:
-        """Ask for a trial, as core.execution.runner takes its lease."""
+        """Grant a trial to a worker if it is free and not done, as core.execution.runner takes its lease."""
         grant = self._grants.get(trial_id)
         if grant is not None and time.monotonic() - grant.heard_at < STALE_SECONDS:
             return TrialGrant(state=HELD)
@@ -84,7 +86,7 @@ class StoreProxy:
             lease.release()
             return TrialGrant(state=DONE)
         dead = finalize_killed_attempt(folder, info)
-        if dead is not None and dead is not info:  # told by the clock of the files here
+        if dead is not None and dead is not info:  # only this node's clock fits the files' time stamps
             folder.write_info(dead, lease.check)
         self._run_config.retention.release(self._store, trial_id)
         token = uuid.uuid4().hex
@@ -94,7 +96,7 @@ class StoreProxy:
     def upload(
         self, trial_id: str, token: str, node: str, attempt: Attempt | None, update: FolderUpdate
     ) -> UploadReply:
-        """Take state has changed in a trial; an empty parcel is a heartbeat."""
+        """Write the changed files of a trial; an empty update is a heartbeat."""
         grant = self._grants.get(trial_id) or self._restore_grant(trial_id, token, node, attempt)
         if grant is None or grant.token != token:
             return UploadReply(lost=True)
@@ -112,29 +114,30 @@ class StoreProxy:
         return UploadReply(stop=self.stop_requested())
 
     def release(self, trial_id: str, token: str) -> None:
-        """Give a trial back."""
+        """Release a worker's trial."""
         grant = self._grants.get(trial_id)
         if grant is not None and grant.token == token:
             self._release(trial_id)
 
     def release_lost_nodes(self, dead: Mapping[str, str]) -> None:
-        """Take back state workers on these nodes had, which are gone; by their ids' beginnings, with state is known."""
+        """Release the trials of workers on dead nodes; `dead` has the cause by the start of the node's id."""
         for trial_id, grant in list(self._grants.items()):
             if grant.node in dead:
                 self._release(trial_id)
-        # A proxy before this one may have grant a trial out; the proxy itself held its lease.
+        # Trials that a proxy before this one granted are recorded too; that proxy held their leases.
         folders = map(self._store.trial, self._configs)
         record_lost_nodes(folders, dead, breaks_leases=False)
 
     def decide(self, record: EpochRecord) -> bool:
-        """The stopping rule's word."""
+        """Whether the stopping rule lets the trial continue."""
         return self._decide(record)
 
     def stop_requested(self) -> bool:
+        """Whether a stop was requested since the command started."""
         return self._store.stop_requested(self._run_config.started_at)
 
     def data_files(self, dataset: str) -> list[tuple[str, int, int]]:
-        """The files of the data folder that a data set needs: path, size and time of each."""
+        """The files that a data set needs: path within the data folder, size, and modification time in ns."""
         root = self._run_config.data_dir
         if root is None or not root.is_dir():
             return []
@@ -142,7 +145,7 @@ class StoreProxy:
         return [(str(file.relative_to(root)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 
     def data_chunk(self, name: str, start: int, count: int) -> bytes:
-        """So many bytes of one of these files."""
+        """`count` bytes of one of the `data_files`, from `start` on."""
         assert self._run_config.data_dir is not None
         with open(self._run_config.data_dir / name, "rb") as file:
             file.seek(start)
@@ -151,18 +154,18 @@ class StoreProxy:
     def _restore_grant(
         self, trial_id: str, token: str, node: str, attempt: Attempt | None
     ) -> _ActiveGrant | None:
-        """A worker's token of which a keeper before this one knew, unless another attempt has begun since."""
+        """Accept the token of a proxy before this one, unless another attempt has started since; None: rejected."""
         folder = self._store.trial(trial_id)
         lease = take_lease(folder.path)
         if lease is None:
             return None
         info = folder.info()
         stored = info.attempts if info else ()
-        begun = attempt.number if attempt else 0
-        same = len(stored) < begun or (
-            len(stored) == begun and attempt is not None and stored[-1].started_at == attempt.started_at
+        number = attempt.number if attempt else 0
+        is_newest = len(stored) < number or (
+            len(stored) == number and attempt is not None and stored[-1].started_at == attempt.started_at
         )
-        if not same:
+        if not is_newest:
             lease.release()
             return None
         self._grants[trial_id] = _ActiveGrant(token, node, lease, time.monotonic())
@@ -172,7 +175,7 @@ class StoreProxy:
         self._grants.pop(trial_id).lease.release()
 
     def _retain(self, folder: TrialFolder) -> None:
-        """Keep or remove the checkpoint of a trial that has come to its end, as core.execution.runner does."""
+        """Keep or delete the checkpoint of a trial that has ended, as core.execution.runner does."""
         info = folder.info()
         if info is not None and info.state in ("completed", "stopped", "diverged"):
             rows = records.from_table(folder.records())
@@ -180,7 +183,7 @@ class StoreProxy:
 
 
 def _is_restarted() -> bool:
-    """Whether this process is an actor that was killed and started again."""
+    """Whether this process is an actor that Ray restarted."""
     import ray
 
     context = ray.get_runtime_context() if ray.is_initialized() else None

@@ -1,4 +1,4 @@
-"""core.store.transfer and sweep.backends.ray.store_proxy: a trial's files between machines without a shared folder."""
+"""core.store.transfer and sweep.backends.ray.store_proxy: trials on nodes without a shared folder."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +15,7 @@ from mixsweep.core.store.lease import holder_of, take_lease
 from mixsweep.core.store.retention import Retention
 from mixsweep.core.store.store import SweepStore
 from mixsweep.core.store.transfer import FolderUpdate, apply_update, collect_changes
-from mixsweep.sweep.backends.ray import store_proxy as proxies
+from mixsweep.sweep.backends.ray import store_proxy
 from mixsweep.sweep.backends.ray.store_proxy import DONE, GIVEN, HELD, StoreProxy
 from mixsweep.sweep.runtime.worker import WorkerSpec
 
@@ -40,7 +40,7 @@ def proxy(tmp_path: Path, config: TrialConfig) -> StoreProxy:
 
 
 def trained(store: SweepStore, config: TrialConfig, epochs: int) -> SweepStore:
-    """A store in which a trial was left at its checkpoint after so many epochs, or has ended."""
+    """A store in which a trial has paused after `epochs` epochs, or has ended."""
     seen: list[int] = []
     run_config = RunConfig(store=store.path, retention=Retention("all"), checkpoint_share=1.0)
     pause = lambda: "interrupted" if len(seen) >= epochs else ""  # noqa: E731
@@ -48,7 +48,7 @@ def trained(store: SweepStore, config: TrialConfig, epochs: int) -> SweepStore:
     return store
 
 
-def test_a_parcel_makes_the_same_trial_elsewhere_and_the_next_one_holds_what_has_changed(
+def test_an_update_copies_a_trial_and_the_next_one_holds_only_what_has_changed(
     tmp_path: Path, config: TrialConfig
 ) -> None:
     here = trained(SweepStore(tmp_path / "here"), config, 2).trial(config.trial_id)
@@ -68,39 +68,39 @@ def test_a_parcel_makes_the_same_trial_elsewhere_and_the_next_one_holds_what_has
     assert again == FolderUpdate(log=here.log_path.read_bytes())
 
 
-def test_a_trial_is_given_to_one_worker_and_its_end_comes_to_the_store_with_what_is_kept(
+def test_a_trial_is_granted_to_one_worker_and_its_end_reaches_the_store_with_retention_applied(
     tmp_path: Path, proxy: StoreProxy, config: TrialConfig
 ) -> None:
     grant = proxy.request_trial(config.trial_id, NODE)
     assert grant.state == GIVEN
     assert proxy.request_trial(config.trial_id, "another").state == HELD
-    far = trained(SweepStore(tmp_path / "far"), config, 9).trial(config.trial_id)
-    answer = proxy.upload(config.trial_id, grant.token, NODE, None, collect_changes(far, {})[0])
-    assert not answer.lost
+    remote = trained(SweepStore(tmp_path / "remote"), config, 9).trial(config.trial_id)
+    reply = proxy.upload(config.trial_id, grant.token, NODE, None, collect_changes(remote, {})[0])
+    assert not reply.lost
     proxy.release(config.trial_id, grant.token)
     store = SweepStore(tmp_path / "s").trial(config.trial_id)
     info = store.info()
     assert info is not None
     assert info.state == "completed"
-    assert store.records().equals(far.records())
-    assert not store.checkpoint_path.exists()  # `none` are kept
+    assert store.records().equals(remote.records())
+    assert not store.checkpoint_path.exists()  # by the retention "none"
     assert proxy.request_trial(config.trial_id, "another").state == DONE
 
 
-def test_a_worker_that_was_silent_too_long_has_lost_its_trial_and_writes_nothing_more(
+def test_a_worker_that_was_silent_too_long_has_lost_its_trial_and_uploads_nothing_more(
     tmp_path: Path, proxy: StoreProxy, config: TrialConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = proxy.request_trial(config.trial_id, NODE)
-    monkeypatch.setattr(proxies, "STALE_SECONDS", 0.0)
+    monkeypatch.setattr(store_proxy, "STALE_SECONDS", 0.0)
     second = proxy.request_trial(config.trial_id, "another")
     assert second.state == GIVEN
-    far = trained(SweepStore(tmp_path / "far"), config, 1).trial(config.trial_id)
-    assert proxy.upload(config.trial_id, first.token, NODE, None, collect_changes(far, {})[0]).lost
+    remote = trained(SweepStore(tmp_path / "remote"), config, 1).trial(config.trial_id)
+    assert proxy.upload(config.trial_id, first.token, NODE, None, collect_changes(remote, {})[0]).lost
     assert SweepStore(tmp_path / "s").trial(config.trial_id).records().num_rows == 0
     assert not proxy.upload(config.trial_id, second.token, "another", None, FolderUpdate()).lost
 
 
-def test_a_node_that_is_gone_frees_its_trials_at_once_and_costs_no_retry(
+def test_a_dead_node_releases_its_trials_at_once(
     tmp_path: Path, proxy: StoreProxy, config: TrialConfig
 ) -> None:
     grant = proxy.request_trial(config.trial_id, NODE)
@@ -111,7 +111,7 @@ def test_a_node_that_is_gone_frees_its_trials_at_once_and_costs_no_retry(
     assert proxy.upload(config.trial_id, grant.token, NODE, None, FolderUpdate()).lost
 
 
-def test_a_death_that_is_told_frees_the_lease_of_that_holder_and_of_no_other(
+def test_a_recorded_death_breaks_the_lease_of_that_holder_and_of_no_other(
     tmp_path: Path, config: TrialConfig
 ) -> None:
     store = trained(SweepStore(tmp_path / "s"), config, 1)
