@@ -1,4 +1,4 @@
-"""Places of kind `slurm`: trials as tasks of array jobs, or on a Ray cluster inside one job."""
+"""The backends of kind `slurm`: trials as array tasks, or on a Ray cluster inside one job."""
 
 from typing import ClassVar
 
@@ -14,7 +14,7 @@ from mixsweep.sweep.planning.schema import SweepSpec
 
 
 class SlurmArrayBackend(Backend):
-    """Trials as tasks of array jobs. No driver has to live: the tasks decide, stop and requeue by the store."""
+    """Trials as array tasks. They need no driver: tasks stop and requeue by what the store says."""
 
     detaches: ClassVar[bool] = True
     ends_with_command: ClassVar[bool] = False
@@ -37,7 +37,7 @@ class SlurmArrayBackend(Backend):
         return 0
 
     def scripts(self, spec: SweepSpec, trials: int, store: SweepStore) -> list[str]:
-        """The batch scripts that would be submitted, without asking the cluster for its limits."""
+        """The batch scripts that would be submitted; the cluster's limits are not queried."""
         if not trials:
             return []
         place = self._slurm

@@ -1,4 +1,4 @@
-"""What a sweep asks SLURM for: a task's resources, and which trials each task takes."""
+"""Build a sweep's job requests: the resources of a task, and the trials of each task."""
 
 from collections.abc import Sequence
 
@@ -9,27 +9,27 @@ from mixsweep.sweep.planning.schema import Resources
 
 
 class SlurmBackendError(UserError):
-    """A sweep that cannot go on at its scheduler, in one line."""
+    """A sweep that cannot run on its SLURM cluster; the message is one line."""
 
 
 def request_for(
     name: str, place: SlurmPlace, resources: Resources, failing: tuple[str, ...] = ()
 ) -> JobRequest:
-    """What a task asks the scheduler for; `failing` nodes are left out.
+    """The job request of a task, which excludes the `failing` nodes.
 
     Raises:
-        SlurmBackendError: the scheduler does not give such a thing.
+        SlurmBackendError: SLURM cannot provide these resources.
     """
     gpus = place.gpus if resources.gpus is None else resources.gpus
     exclude = (*filter(None, [place.exclude]), *failing)
     if gpus != int(gpus):
         raise SlurmBackendError(
-            f"resources.gpus = {gpus:g}: SLURM gives whole GPUs; use 0 or 1, and trials_per_task"
+            f"resources.gpus = {gpus:g}: SLURM allocates whole GPUs; use 0 or 1, and trials_per_task"
         )
     if place.launch == "ray":
         if place.trials_per_task > 1:
             raise SlurmBackendError(
-                "trials_per_task is of launch = 'array'; with 'ray' see trials_per_node and nodes"
+                "trials_per_task: only with launch = 'array'; with 'ray' set trials_per_node and nodes"
             )
         if resources.ranks > 1:
             raise SlurmBackendError(
@@ -55,6 +55,6 @@ def request_for(
 
 
 def group(trials: Sequence[str], per_task: int) -> tuple[tuple[str, ...], ...]:
-    """Trials in turn for each task. The first ones of all tasks come first in the plan's order."""
+    """Distribute trials over tasks, round-robin, so that the tasks' first trials are the first of the plan."""
     count = -(-len(trials) // per_task)
     return tuple(tuple(trials[index::count]) for index in range(count))

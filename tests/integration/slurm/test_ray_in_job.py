@@ -352,6 +352,7 @@ def test_a_node_is_asked_for_what_its_trials_need_at_once(tmp_path: Path) -> Non
 def test_trials_in_turn_are_no_option_of_a_ray_cluster() -> None:
     slurm = places.SlurmPlace(launch="ray", trials_per_task=3)
     with pytest.raises(
-        SlurmBackendError, match=r"trials_per_task is of launch = 'array'; with 'ray' see trials_per_node"
+        SlurmBackendError,
+        match=r"trials_per_task: only with launch = 'array'; with 'ray' set trials_per_node",
     ):
         request_for("s", slurm, Resources())

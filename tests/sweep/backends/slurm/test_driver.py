@@ -1,4 +1,4 @@
-"""Following jobs: the real Batch against a stand-in for the scheduler's answers, on a clock that the test moves."""
+"""The real ArrayDriver against a fake scheduler, on a clock that the test moves."""
 
 import errno
 import os
@@ -44,12 +44,12 @@ FAILED = QueuedTask("FAILED", "NonZeroExitCode", "n7")
 
 
 class TooLongError(Exception):
-    """The clock of the test has run out."""
+    """The clock has passed its end."""
 
 
 @dataclass
 class Clock:
-    """Stands in for `time`: sleeping moves it."""
+    """A fake of `time`: sleeping moves it."""
 
     end: float
     now: float = 0.0
@@ -71,13 +71,13 @@ class Job:
     request: JobRequest
 
 
-# What squeue says of a trial's task: by the trial's number in the plan, its job, and the job's age in seconds.
+# What squeue shows of a trial's task: by the trial's number in the plan, its job, and the job's age in seconds.
 Behaviour = Callable[[int, Job, float], QueuedTask]
 
 
 @dataclass
 class Scheduler:
-    """Stands in for sbatch, squeue and scancel; what happens to tasks, a test says."""
+    """A fake of sbatch, squeue and scancel; `behaviour` sets the states of tasks."""
 
     store: SweepStore
     plan: Plan
@@ -121,7 +121,7 @@ class Scheduler:
 
 @dataclass
 class Following:
-    """A command that follows a sweep, and all that it said and told."""
+    """A command that follows a sweep, with its messages and the trials that ended."""
 
     store: SweepStore
     plan: Plan
@@ -136,7 +136,7 @@ class Following:
         self.driver.follow()
 
     def later_command(self, *settings: str) -> None:
-        """Leave the plan in the store that a later command has, with this put over the sweep file."""
+        """Save the plan of a later command, with these settings over the sweep file."""
         save_plan(make_plan(load_spec(str(self.plan.spec.path), settings)), self.store)
 
     def config(self, number: int) -> TrialConfig:
@@ -145,7 +145,7 @@ class Following:
     def attempt(
         self, number: int, job: Job, state: str, epoch: int = 0, host: str = "n1", end: str = ""
     ) -> None:
-        """Write one more attempt of a trial into the store, if this job has not made one."""
+        """Record an attempt of a trial, unless this job has one."""
         folder = self.store.trial(self.config(number).trial_id)
         info = folder.info()
         attempts = info.attempts if info else ()
@@ -166,7 +166,7 @@ class Following:
         )
 
     def completes(self, number: int, job: Job, age: float, seconds: float, host: str = "n1") -> QueuedTask:
-        """A task that does its trial in so many seconds."""
+        """A task that completes its trial after so many seconds."""
         if age < seconds:
             return QueuedTask("RUNNING", "None", host)
         self.attempt(number, job, "completed", 4, host)
@@ -175,7 +175,7 @@ class Following:
 
 @pytest.fixture
 def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Following]:
-    """Makes a command that follows so many trials, on a clock that stops after so many seconds."""
+    """Makes a command that follows some trials, on a clock that stops after some seconds."""
 
     def make(trials: int = 2, seconds: float = 7200, **options: Any) -> Following:
         path = tmp_path / "followed.toml"
@@ -212,7 +212,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Follo
     return make
 
 
-def test_a_task_that_dies_at_each_start_ends_nothing_while_others_work_and_is_told_once(
+def test_a_task_that_dies_at_each_start_is_reported_once_and_given_up_after_all_others(
     make: Callable[..., Following],
 ) -> None:
     it = make(trials=2)
@@ -226,12 +226,16 @@ def test_a_task_that_dies_at_each_start_ends_nothing_while_others_work_and_is_to
         return FAILED
 
     it.scheduler.behaviour = behave
-    with pytest.raises(SlurmBackendError, match=r"times without a word: python: not found \(.*_log.out\)"):
+    with pytest.raises(
+        SlurmBackendError, match=r"times without recording an attempt: python: not found \(.*_log"
+    ):
         it.follow()
     assert it.clock.now > 3600
     assert it.ended == [it.config(0).trial_id]
     (line,) = it.said
-    assert f"trial {it.config(1).trial_id} ended 2 times without a word: python: not found" in line
+    assert (
+        f"trial {it.config(1).trial_id} ended 2 times without recording an attempt: python: not found" in line
+    )
     times = [job.at for job in it.scheduler.submissions_of(1)]
     assert 5 <= len(times) <= 10
     assert times[1] < 10  # at once
@@ -240,29 +244,31 @@ def test_a_task_that_dies_at_each_start_ends_nothing_while_others_work_and_is_to
     assert 30 <= gaps[0] < 65
 
 
-def test_the_ends_of_others_do_not_make_a_dying_task_be_submitted_without_bound(
+def test_a_dying_task_is_submitted_with_growing_delays_while_others_end(
     make: Callable[..., Following],
 ) -> None:
     it = make(trials=16)
     it.scheduler.behaviour = lambda n, job, age: it.completes(n, job, age, 10 * n) if n else FAILED
-    with pytest.raises(SlurmBackendError, match="without a word"):
+    with pytest.raises(SlurmBackendError, match="without recording an attempt"):
         it.follow()
     assert len(it.ended) == 15
     assert len(it.scheduler.submissions_of(0)) <= 5  # in 150 seconds
 
 
-def test_where_every_task_dies_the_command_ends_soon_and_names_no_node(
+def test_where_every_task_dies_the_command_ends_soon_and_excludes_no_node(
     make: Callable[..., Following],
 ) -> None:
     it = make(trials=3)
     it.scheduler.behaviour = lambda number, job, age: FAILED
-    with pytest.raises(SlurmBackendError, match=r"\(and 2 more\) ended 3 times without a word: it left no"):
+    with pytest.raises(
+        SlurmBackendError, match=r"\(and 2 more\) ended 3 times without recording an attempt: it"
+    ):
         it.follow()
     assert it.clock.now < 120
     assert [job.request.exclude for job in it.scheduler.jobs.values()] == [(), (), ()]
 
 
-def test_a_trial_whose_node_is_mended_is_done(make: Callable[..., Following]) -> None:
+def test_a_trial_completes_once_its_node_works_again(make: Callable[..., Following]) -> None:
     it = make(trials=2)
     it.scheduler.behaviour = lambda n, job, age: (
         it.completes(n, job, age, 2000 if n == 0 else 30) if n == 0 or job.at > 200 else FAILED
@@ -271,7 +277,9 @@ def test_a_trial_whose_node_is_mended_is_done(make: Callable[..., Following]) ->
     assert set(it.ended) == {config.trial_id for config in it.plan.trials}
 
 
-def test_a_scheduler_that_takes_no_job_for_minutes_is_asked_again(make: Callable[..., Following]) -> None:
+def test_a_submission_is_retried_where_the_scheduler_fails_for_minutes(
+    make: Callable[..., Following],
+) -> None:
     it = make(trials=1)
 
     def behave(number: int, job: Job, age: float) -> QueuedTask:
@@ -285,7 +293,7 @@ def test_a_scheduler_that_takes_no_job_for_minutes_is_asked_again(make: Callable
     assert it.clock.now < 400
 
 
-def test_a_node_that_ends_tasks_without_a_word_is_left_out_where_another_works(
+def test_a_node_that_loses_tasks_is_excluded_where_another_works(
     make: Callable[..., Following],
 ) -> None:
     it = make(trials=3)
@@ -293,7 +301,7 @@ def test_a_node_that_ends_tasks_without_a_word_is_left_out_where_another_works(
     def behave(number: int, job: Job, age: float) -> QueuedTask:
         if number == 0 or "n7" in job.request.exclude:
             return it.completes(number, job, age, 5 if number == 0 else 30)
-        if number == 1:  # of several nodes, nobody knows which one it was
+        if number == 1:  # with several nodes it is unknown which one failed
             return QueuedTask("FAILED", "NonZeroExitCode", "n[8-9]")
         return FAILED if age > 20 else QueuedTask("RUNNING", "None", "n7")
 
@@ -305,7 +313,7 @@ def test_a_node_that_ends_tasks_without_a_word_is_left_out_where_another_works(
     assert second.request.exclude == ("n7",)
 
 
-def test_trials_behind_one_that_kills_its_task_are_not_blamed(make: Callable[..., Following]) -> None:
+def test_trials_behind_one_that_kills_its_task_are_not_given_up(make: Callable[..., Following]) -> None:
     it = make(trials=2, trials_per_task=2)
 
     def behave(number: int, job: Job, age: float) -> QueuedTask:
@@ -323,7 +331,7 @@ def test_trials_behind_one_that_kills_its_task_are_not_blamed(make: Callable[...
     assert it.said == []
 
 
-def test_a_file_server_that_fails_for_a_while_is_asked_again(
+def test_polling_continues_where_the_file_server_fails_for_a_while(
     make: Callable[..., Following], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     it = make(trials=2)
@@ -343,7 +351,7 @@ def test_a_file_server_that_fails_for_a_while_is_asked_again(
     assert line.endswith("; asking again")
 
 
-def test_a_file_server_that_stays_away_ends_the_following(
+def test_following_ends_where_the_file_server_fails_for_half_an_hour(
     make: Callable[..., Following], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     it = make(trials=1)
@@ -380,7 +388,7 @@ def test_a_damaged_trial_does_not_hold_up_the_others_of_its_task(
     assert (damaged / "trial.json").read_text() == "{"
 
 
-def test_a_later_command_with_fewer_and_shorter_trials_takes_nothing_from_tasks_that_wait(
+def test_a_later_command_with_fewer_and_shorter_trials_changes_no_pending_task(
     make: Callable[..., Following], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     it = make(trials=3)
@@ -398,7 +406,7 @@ def test_a_later_command_with_fewer_and_shorter_trials_takes_nothing_from_tasks_
     }  # those that a rule compares
 
 
-def test_a_later_command_with_more_epochs_is_heard_by_tasks_that_wait(
+def test_a_later_command_with_more_epochs_extends_the_trials_of_pending_tasks(
     make: Callable[..., Following], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     it = make(trials=2)
@@ -411,7 +419,7 @@ def test_a_later_command_with_more_epochs_is_heard_by_tasks_that_wait(
     assert (info.state, info.epoch) == ("completed", 6)
 
 
-def test_what_a_follower_submits_anew_is_of_its_own_command(make: Callable[..., Following]) -> None:
+def test_following_submits_lost_trials_of_its_own_command(make: Callable[..., Following]) -> None:
     it = make(trials=2)
 
     def behave(number: int, job: Job, age: float) -> QueuedTask:
@@ -429,7 +437,7 @@ WAITING = QueuedTask("PENDING", "Priority")
 
 
 @pytest.mark.parametrize("why", ["more epochs", "a retry"])
-def test_a_stop_and_a_status_see_tasks_whose_trials_have_ended_before(
+def test_stop_and_status_include_tasks_whose_trials_ended_before(
     why: str, make: Callable[..., Following]
 ) -> None:
     it = make(trials=2)
@@ -446,7 +454,7 @@ def test_a_stop_and_a_status_see_tasks_whose_trials_have_ended_before(
     assert it.scheduler.cancelled == ["100"]
 
 
-def test_a_strangers_job_under_the_same_number_is_neither_ours_nor_cancelled(
+def test_a_foreign_job_with_the_same_id_is_ignored_and_not_cancelled(
     make: Callable[..., Following],
 ) -> None:
     it = make(trials=1)
@@ -455,10 +463,10 @@ def test_a_strangers_job_under_the_same_number_is_neither_ours_nor_cancelled(
     assert queue_counts(it.store) == {}
     assert cancel_waiting(it.store) == 0
     assert it.scheduler.cancelled == []
-    assert len(it.driver.submit_unassigned()) == 1  # what the stranger waits for is not our trial
+    assert len(it.driver.submit_unassigned()) == 1  # the foreign job does not hold our trial
 
 
-def test_numbers_that_began_anew_leave_no_trial_to_a_job_of_another_submission(
+def test_restarted_job_ids_do_not_assign_a_trial_to_another_submission(
     make: Callable[..., Following],
 ) -> None:
     it = make(trials=2)
@@ -472,9 +480,7 @@ def test_numbers_that_began_anew_leave_no_trial_to_a_job_of_another_submission(
     assert made.tasks == ((it.config(0).trial_id,),)
 
 
-def test_a_store_that_is_reached_by_a_link_has_the_same_jobs(
-    make: Callable[..., Following], tmp_path: Path
-) -> None:
+def test_a_store_behind_a_link_has_the_same_jobs(make: Callable[..., Following], tmp_path: Path) -> None:
     it = make(trials=1)
     it.scheduler.behaviour = lambda number, job, age: WAITING
     it.driver.submit_unassigned()
@@ -483,7 +489,7 @@ def test_a_store_that_is_reached_by_a_link_has_the_same_jobs(
 
 
 @pytest.mark.parametrize(
-    ("held", "told"),
+    ("held", "message"),
     [
         (
             QueuedTask("PENDING", "launch failed requeued held"),
@@ -494,14 +500,14 @@ def test_a_store_that_is_reached_by_a_link_has_the_same_jobs(
         (QueuedTask("PENDING", "JobHeldAdmin"), "(JobHeldAdmin); its cluster's administrators hold it"),
     ],
 )
-def test_tasks_that_are_held_are_told_of_once_and_go_on_when_released(
-    held: QueuedTask, told: str, make: Callable[..., Following]
+def test_held_tasks_are_reported_once_and_run_when_released(
+    held: QueuedTask, message: str, make: Callable[..., Following]
 ) -> None:
     it = make(trials=3)
-    heard: list[float] = []
+    reported_at: list[float] = []
 
     def behave(number: int, job: Job, age: float) -> QueuedTask:
-        heard.extend([it.clock.now] if it.said and not heard else [])
+        reported_at.extend([it.clock.now] if it.said and not reported_at else [])
         return held if number and age < 3000 else it.completes(number, job, age, 3100)
 
     it.scheduler.behaviour = behave
@@ -511,11 +517,11 @@ def test_tasks_that_are_held_are_told_of_once_and_go_on_when_released(
     assert len(made) == len(it.scheduler.jobs) == 1
     (line,) = it.said
     assert line.startswith("job 100: 2 of its tasks held (")
-    assert line.endswith(told)
-    assert 60 <= heard[0] < 150
+    assert line.endswith(message)
+    assert 60 <= reported_at[0] < 150
 
 
-def test_a_stop_cancels_what_is_held(make: Callable[..., Following]) -> None:
+def test_a_stop_cancels_held_tasks(make: Callable[..., Following]) -> None:
     it = make(trials=1)
     it.scheduler.behaviour = lambda number, job, age: QueuedTask("SPECIAL_EXIT", "job requeued in held state")
     it.driver.submit_unassigned()
@@ -524,7 +530,9 @@ def test_a_stop_cancels_what_is_held(make: Callable[..., Following]) -> None:
 
 
 @pytest.mark.parametrize("reason", ["BadConstraints", "PartitionTimeLimit"])
-def test_what_can_never_start_is_believed_after_a_minute(reason: str, make: Callable[..., Following]) -> None:
+def test_a_task_that_can_never_start_is_cancelled_after_a_minute(
+    reason: str, make: Callable[..., Following]
+) -> None:
     it = make(trials=2)
     never = QueuedTask("PENDING", reason)
     it.scheduler.behaviour = lambda number, job, age: never if number else it.completes(0, job, age, 10)
@@ -534,7 +542,7 @@ def test_what_can_never_start_is_believed_after_a_minute(reason: str, make: Call
     assert it.scheduler.cancelled == ["100_1"]
 
 
-def test_what_says_so_in_passing_goes_on(make: Callable[..., Following]) -> None:
+def test_a_reason_that_is_shown_for_a_moment_is_ignored(make: Callable[..., Following]) -> None:
     it = make(trials=1)
 
     def behave(number: int, job: Job, age: float) -> QueuedTask:
