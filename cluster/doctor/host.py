@@ -162,8 +162,8 @@ def ensured_folder(path: Path) -> Iterator[Path]:
 
 def one_line(error: BaseException) -> str:
     """The text of an exception as one line."""
-    said = " ".join(str(error).split())
-    return said if isinstance(error, UserError) else f"{type(error).__name__}: {said}"
+    text = " ".join(str(error).split())
+    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
 
 
 def _check_lease(folder: Path) -> None:

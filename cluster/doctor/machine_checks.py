@@ -16,7 +16,7 @@ def check_machine(place: Place) -> list[Check]:
     found = f"{machine.cores} cores, {_bf16_of(machine)}"
     if place.cpus and place.cpus > machine.cores:
         cores = Check(
-            "processor", "warning", f"{found}; the place says cpus = {place.cpus}", "lower cpus in the place"
+            "processor", "warning", f"{found}; the place has cpus = {place.cpus}", "lower cpus in the place"
         )
     else:
         cores = Check("processor", "ok", found)
@@ -48,8 +48,8 @@ def check_gpus(machine: Machine, wanted: int | None) -> Check:
     found = ", ".join(map(_describe, gpus)) or "none"
     if not gpus and machine.driver and machine.visible not in ("", "-1"):
         built = f"torch is built for CUDA {machine.cuda}" if machine.cuda else "torch is built without CUDA"
-        said = f" ({machine.gpu_warning})" if machine.gpu_warning else ""
-        mismatch = f"none usable: the driver is {machine.driver}, {built}{said}"
+        detail = f" ({machine.gpu_warning})" if machine.gpu_warning else ""
+        mismatch = f"none usable: the driver is {machine.driver}, {built}{detail}"
         return Check(
             "gpus", "failed" if wanted else "warning", mismatch, "install a torch that fits the driver"
         )

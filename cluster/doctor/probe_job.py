@@ -192,9 +192,7 @@ def _probe_place(place: SlurmPlace) -> SlurmPlace:
     )
 
 
-def _await_report(
-    name: str, folder: Path, wait_seconds: float, say: Callable[[str], None]
-) -> QueuedTask | None:
+def _await_report(name: str, folder: Path, wait_seconds: float, say: Say) -> QueuedTask | None:
     """Wait for the report, the job's end or the time-out; return the task as the queue last showed it."""
     began = time.monotonic()
     deadline, next_query, pause = began + wait_seconds, began, _POLL_SECONDS

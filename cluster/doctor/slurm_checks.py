@@ -93,7 +93,7 @@ def check_accounting(place: SlurmPlace) -> list[Check]:
     """Check whether accounting can be queried, and whether the place's account belongs to this user."""
     config = _configuration()
     if "slurmdbd" not in config.get("AccountingStorageType", ""):
-        found = "off: how jobs ended is read from the queue and the store"
+        found = "off: ends of jobs are read from the queue and the store"
         return [Check("accounting", "ok", found)]
     if missing := [name for name in ("sacct", "sacctmgr") if not shutil.which(name)]:
         found = f"on, but not found: {', '.join(missing)}"
@@ -118,14 +118,14 @@ def check_by_job(
         SlurmError: the scheduler refused.
     """
     probe = run_probe(place, store, data, wait_seconds, say)
-    advice = "change setup or python of the place"
+    advice = "see setup and python of the place"
     checks = []
     if probe.broken_setup:
         checks = [Check("setup", "warning", f"this line fails: {probe.broken_setup}", advice)]
     if probe.pending_reason:
         found = f"{probe.job} did not start in {probe.seconds:.0f} s: {probe.pending_reason}; cancelled"
         state = "warning" if probe.pending_reason in _NORMAL_REASONS else "failed"
-        return [Check("job", state, found, "use a longer --wait, another partition, or --no-job")]
+        return [Check("job", state, found, "a longer --wait, another partition, or --no-job")]
     if probe.report is None:
         return [*checks, Check("job", "failed", f"{probe.job} {probe.failure}", advice)]
     ran = Check("job", "ok", f"{probe.job} ran on {probe.report.node}, {probe.seconds:.0f} s in all")

@@ -1,7 +1,7 @@
-"""Run rounds on a cluster until every trial is terminal or held elsewhere.
+"""Run passes on a cluster until every trial is terminal or held elsewhere.
 
-One round hands the cluster all that is left. What a round leaves behind, because processes died in it or others
-held it, is looked up in the store, and tried again as long as that leads on.
+One pass runs all trials that are left. Trials that it leaves, because processes died or other commands held them,
+are found in the store and run again as long as passes make progress.
 """
 
 import threading
@@ -21,7 +21,7 @@ from mixsweep.core.store.store import SweepStore
 
 T = TypeVar("T")
 
-# Done; told to halt; only others' trials are left; workers left by themselves, with or without having trained.
+# All done; `halt` returned True; other processes hold what is left; all workers left, with or without progress.
 Ending = Literal["done", "halted", "held", "paused", "stuck"]
 
 _POLL_SECONDS = 0.5
@@ -29,16 +29,16 @@ _POLL_SECONDS = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class RetryLoop:
-    """How to go on until nothing is left.
+    """Runs passes until no trial is left, or no further pass would help.
 
     Args:
-        store: of the sweep.
+        store: the sweep's.
         run_config: of this command.
-        run: one round on the cluster; returns a line for each worker process that died for good.
-        halt: asked before each round; True ends it there.
-        patience_seconds: how long to wait for trials that others hold; one that died on a host that is gone
-            keeps its lease until that is stale.
-        workers_pause: whether workers pause by clocks of their own, so that a further round would not lead on.
+        run: one pass on the cluster; returns a line for each worker process that died after its restarts.
+        halt: called before each pass; True ends the loop.
+        patience_seconds: how long to wait for trials that other processes hold; a process that died on another host
+            holds its lease until that is stale.
+        workers_pause: whether workers pause by their own clock, so that another pass would not help.
     """
 
     store: SweepStore
@@ -49,10 +49,10 @@ class RetryLoop:
     workers_pause: bool = False
 
     def run_all(self, trials: Sequence[TrialConfig]) -> Ending:
-        """Run rounds of these trials.
+        """Run passes of these trials; return why the loop ended.
 
         Raises:
-            UserError: processes die, and nothing is trained.
+            UserError: every worker process failed and nothing was trained.
         """
         left = list(trials)
         patience = self.patience_seconds
@@ -81,20 +81,21 @@ class RetryLoop:
         return "done"
 
     def _remaining(self, trials: Sequence[TrialConfig]) -> list[TrialConfig]:
-        """What is not done; a failure is tried anew by a new command, not by a new round."""
+        """The trials that are not done; failed ones are retried by a new command only, not by a new pass."""
         return remaining(trials, self.store, replace(self.run_config, retry_failed=False))
 
     def _any_free(self, trials: Sequence[TrialConfig]) -> bool:
+        """Whether one of the trials is not held by a process."""
         return not all(is_held(self.store, config) for config in trials)
 
 
 def epochs_in_store(store: SweepStore, trials: Sequence[TrialConfig]) -> int:
-    """The epochs that these trials have recorded."""
+    """The number of epochs that these trials have recorded."""
     return sum(store.trial(config.trial_id).records().num_rows for config in trials)
 
 
 def in_background(job: Callable[[], T], on_tick: Callable[[], None]) -> T:
-    """Run a job in a thread, so that this one hears signals and ticks; hand on how the job or a tick ended."""
+    """Run `job` in a thread while this one handles signals and ticks; return its result or raise its error."""
     results: list[T] = []
     errors: list[BaseException] = []
 
@@ -115,7 +116,7 @@ def in_background(job: Callable[[], T], on_tick: Callable[[], None]) -> T:
 
 
 def ignore_read_errors(on_tick: Callable[[], None]) -> Callable[[], None]:
-    """A tick whose failure to read the store must not end the trials."""
+    """A tick that ignores errors in reading the store, which must not end the trials."""
 
     def tick() -> None:
         with suppress(OSError, UserError, pa.ArrowInvalid):

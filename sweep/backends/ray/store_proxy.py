@@ -129,7 +129,7 @@ class StoreProxy:
         record_lost_nodes(folders, dead, breaks_leases=False)
 
     def decide(self, record: EpochRecord) -> bool:
-        """Whether the stopping rule lets the trial continue."""
+        """Whether the stopping rule stops the trial after this epoch."""
         return self._decide(record)
 
     def stop_requested(self) -> bool:

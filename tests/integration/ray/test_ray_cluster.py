@@ -227,7 +227,7 @@ def test_what_is_too_large_for_ray_is_refused_with_its_largest_files_before_anyt
     done = finish(sweep("run", str(write_many(here, EPOCHS)), "--place", "jobs"))
     assert done.returncode == 2, done.stdout
     assert len(done.stdout.splitlines()) == 1
-    assert "MiB would be shipped, Ray takes 0.1 MiB; the largest: " in done.stdout
+    assert "MiB would be shipped, Ray's limit is 0.1 MiB; the largest: " in done.stdout
     assert not (here / "runs").exists()
 
 
