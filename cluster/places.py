@@ -1,6 +1,6 @@
-"""Places: where to run, kept apart from what to run.
+"""Places: named configurations of where to run, read from `places.toml`.
 
-`debug` and `local` are built in. `places.toml` of the working folder, then the user's own, may set their
+`debug` and `local` are built in. The `places.toml` of the working folder, then that of the user, may set their
 options or name more places.
 """
 
@@ -24,12 +24,12 @@ _HOST_AND_PORT = re.compile(r"[^\s/:]+:[0-9]{1,5}|\[[0-9a-fA-F:]+\]:[0-9]{1,5}")
 
 
 class PlaceError(UserError):
-    """A place that cannot be used, in one line."""
+    """A place that cannot be used; the message is one line."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SlurmPlace:
-    """How jobs are asked for. An empty string leaves a directive to the cluster."""
+    """The options of a place of kind `slurm`. Where one is empty, the cluster's default holds."""
 
     partition: str = toml_key("", "one, or several with commas; left out: the cluster's default")
     account: str = toml_key("", "who pays")
@@ -61,7 +61,7 @@ class SlurmPlace:
 
 @dataclass(frozen=True, kw_only=True)
 class RayPlace:
-    """A Ray cluster that is there already. What it is asked for is beside the sweep file's `[resources]`."""
+    """The options of a place of kind `ray`: an existing Ray cluster. They add to the sweep file's `[resources]`."""
 
     address: str = toml_key(
         "auto", "http://HOST:8265: by jobs; auto or HOST:PORT: this command is the driver"
@@ -81,7 +81,7 @@ class RayPlace:
 
     @property
     def takes_jobs(self) -> bool:
-        """Whether the address is that of a job server."""
+        """Whether the address is a job server's."""
         return self.address.startswith(("http://", "https://"))
 
 
@@ -89,7 +89,7 @@ class RayPlace:
 class Place:
     """A place of one kind.
 
-    `cpus` and `gpus` are what the sweep may use of this machine in all (`debug`, `local`); None: everything.
+    `cpus` and `gpus` limit what a sweep may use of this machine (`debug`, `local`); None: no limit.
     """
 
     name: str
@@ -102,7 +102,7 @@ class Place:
 
 
 def places_files() -> tuple[Path, ...]:
-    """Where places are looked up, first match first."""
+    """The files in which places are looked up, in order of precedence."""
     home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
     return (Path("places.toml"), home / "mixsweep" / "places.toml")
 
@@ -111,7 +111,7 @@ def find_place(name: str) -> Place:
     """The place with this name.
 
     Raises:
-        PlaceError: there is none, or its table is wrong; with the file, the key and what is allowed.
+        PlaceError: there is none, or its table is invalid; names the file, the key and what is allowed.
     """
     names = list(BUILT_IN)
     for path in places_files():
@@ -150,13 +150,13 @@ def _slurm(reader: Reader, table: Mapping[str, Any], at: str) -> SlurmPlace:
 
 def _ray(reader: Reader, table: Mapping[str, Any], at: str) -> RayPlace:
     reader.keys(table, (*COMMON_KEYS, *declared_keys(RayPlace)), at)
-    made = RayPlace(**read_keys(reader, table, RayPlace, at))
-    if not made.takes_jobs and made.address != "auto" and not _HOST_AND_PORT.fullmatch(made.address):
+    place = RayPlace(**read_keys(reader, table, RayPlace, at))
+    if not place.takes_jobs and place.address != "auto" and not _HOST_AND_PORT.fullmatch(place.address):
         raise reader.error(
-            f"{at}address", f"{made.address!r} is neither http://HOST:8265 nor HOST:PORT nor auto"
+            f"{at}address", f"{place.address!r} is neither http://HOST:8265 nor HOST:PORT nor auto"
         )
-    if made.takes_jobs and not made.store.startswith("/"):
+    if place.takes_jobs and not place.store.startswith("/"):
         raise reader.error(
-            f"{at}store", "write the folder of sweeps on the cluster, from / on: jobs need one"
+            f"{at}store", "give the absolute path of the folder of sweeps on the cluster; jobs need one"
         )
-    return made
+    return place

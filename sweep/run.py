@@ -1,4 +1,4 @@
-"""Run a plan at a place: the one place that picks a backend."""
+"""Run a plan at a place: prepare the run, pick the backend, and report the outcome."""
 
 import os
 import shlex
@@ -40,21 +40,21 @@ def run_plan(
     options: RunOptions = RunOptions(),
     callbacks: Callbacks = Callbacks(),
 ) -> Outcome:
-    """Run what is left of a plan and return how its trials stand.
+    """Run the remaining trials of a plan, and return the outcome.
 
     Args:
         plan: from make_plan.
-        place: a place's name, or the place.
-        store_root: the folder of sweeps; None: as `options` has it.
-        options: what is asked for beside that.
-        callbacks: what the caller hears while the trials run.
+        place: a place, or its name.
+        store_root: the folder of sweeps; None: that of `options`.
+        options: further options.
+        callbacks: called while the trials run.
 
     Raises:
         UserError: the place, the store or the data cannot be used; nothing was allocated.
     """
     place = find_place(place) if isinstance(place, str) else place
     options = options if store_root is None else replace(options, store_root=Path(store_root))
-    if submitter := os.environ.get(SUBMITTER_VERSION):  # of the job that this is
+    if submitter := os.environ.get(SUBMITTER_VERSION):  # this process is the driver of a submitted job
         check_version(submitter)
     backend = find_backend(place)
     backend.check(plan, options)
@@ -69,7 +69,7 @@ def run_plan(
         callbacks.on_end(info)
 
     sweep_run = replace(sweep_run, callbacks=replace(callbacks, on_end=on_end))
-    unchosen = 0  # trials that a search has yet to choose
+    unchosen = 0  # the number of trials that a search has yet to choose
     if sweep_run.trials or (sweep_run.searches and to_come(plan.spec, len(sweep_run.plan.trials))):
         stop = stop_on_signal(sweep_run.store, callbacks.on_interrupt)
         with stop if backend.ends_with_command else nullcontext():
@@ -80,10 +80,10 @@ def run_plan(
 
 
 def _prepare(plan: Plan, place: Place, options: RunOptions, callbacks: Callbacks) -> SweepRun:
-    """What is left of the plan, once the store and the data are known to be usable.
+    """Check store and data, save the plan and the forecast; return the run of the remaining trials.
 
     Raises:
-        UserError: one of them is not.
+        UserError: the store or the data cannot be used.
     """
     store = SweepStore(options.store_root / plan.spec.name)
     searches = plan.spec.search is not None and options.only is None
@@ -115,7 +115,7 @@ def _prepare(plan: Plan, place: Place, options: RunOptions, callbacks: Callbacks
 def _outcome(
     sweep_run: SweepRun, options: RunOptions, unchosen: int, unrecorded: Sequence[TrialInfo]
 ) -> Outcome:
-    """How the trials that the command was asked for stand in the store."""
+    """The outcome of the command's trials, from the store."""
     store = sweep_run.store
     plan = with_known(sweep_run.plan, store) if sweep_run.searches else sweep_run.plan
     asked = (options.only or plan.trials) if options.limit is None else sweep_run.trials
@@ -134,7 +134,7 @@ def _outcome(
 def make_run_config(
     spec: SweepSpec, store: SweepStore, place: Place, options: RunOptions = RunOptions()
 ) -> RunConfig:
-    """How the processes of this command train."""
+    """The run config of this command's worker processes."""
     return RunConfig(
         store=store.path.absolute(),
         place=place.name,
@@ -155,7 +155,7 @@ def make_run_config(
 
 
 def find_data(data_dir: Path | None, place: Place) -> Path | None:
-    """Where this machine's data lies: `--data`, SWEEP_DATA, or the place's own."""
+    """The data folder of this machine: `--data`, SWEEP_DATA, or the place's; None: none is set."""
     if data_dir is not None:
         return data_dir.expanduser().absolute()
     if os.environ.get("SWEEP_DATA"):
@@ -164,10 +164,10 @@ def find_data(data_dir: Path | None, place: Place) -> Path | None:
 
 
 def check_data(trials: Sequence[TrialConfig], run_config: RunConfig) -> None:
-    """Make sure that the trials' data is there, before anything is allocated.
+    """Check that the data of the trials exists, before anything is allocated.
 
     Raises:
-        DataError: what is missing, where, and what to do.
+        DataError: files are missing; says where and what to do.
     """
     for kind in {config.kind for config in trials}:
         find_trainable(kind).check_data(
@@ -198,25 +198,25 @@ def _save_forecast(
 
 
 def _resumes_from(store: SweepStore, config: TrialConfig) -> int:
-    """The epoch that a trial has a checkpoint of, as far as can be told without reading it."""
+    """The epoch of a trial's checkpoint, from the trial's info; the checkpoint itself is not read."""
     info = read_info(store, config.trial_id)
-    has_one = info is not None and has_checkpoint(store.trial(config.trial_id).path)
-    return max(config.begins_after, info.epoch if info and has_one else 0)
+    resumes = info is not None and has_checkpoint(store.trial(config.trial_id).path)
+    return max(config.begins_after, info.epoch if info and resumes else 0)
 
 
 @contextmanager
 def stop_on_signal(store: SweepStore, on_interrupt: Callable[[], None]) -> Iterator[None]:
-    """A first Ctrl-C (or SIGTERM, or a lost terminal) asks for a stop at the next safe point, a second stops now."""
+    """On a first Ctrl-C, SIGTERM or SIGHUP request a stop at the next safe point; on a second stop at once."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    asked = False
+    requested = False
 
     def on_signal(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
+        nonlocal requested
+        if requested:
             raise KeyboardInterrupt
-        asked = True
+        requested = True
         store.request_stop()
         on_interrupt()
 

@@ -1,1 +1,1 @@
-"""Checks of a place before an allocation is spent on it."""
+"""`sweep doctor`: check a place before an allocation is spent on it."""

@@ -1,6 +1,6 @@
-"""What a doctor asks of the machine that it is on: Python, devices, folders, internet.
+"""Facts about the machine that this process runs on: Python, devices, folders, internet access.
 
-Needs the standard library alone until it tries the rest, so that a broken installation is told, not met.
+Imports no third-party library at module level, so that a broken installation is reported instead of raised.
 """
 
 import os
@@ -32,7 +32,7 @@ _NATIVE_BF16 = (8, 0)  # compute capability
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """A CUDA device; `error` says why it cannot compute."""
+    """A CUDA device; `error` says why it cannot compute, or is empty."""
 
     name: str
     memory_bytes: int = 0
@@ -43,25 +43,25 @@ class Gpu:
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """A machine as this process finds it. `broken` and `gpu_trouble` are complaints, '' where there are none."""
+    """A machine as this process sees it. `import_error` and `gpu_warning` are empty where all is well."""
 
     host: str
     python: str
     versions: dict[str, str]
-    broken: str  # what an import said
-    cores: int  # that this process may use
-    bf16_flags: tuple[str, ...]  # of the processor
-    cuda: str  # the version that torch is built for
-    driver: str  # of the kernel
+    import_error: str
+    cores: int  # available to this process
+    bf16_flags: tuple[str, ...]  # the processor's flags for native bf16
+    cuda: str  # the CUDA version that torch is built for
+    driver: str  # the version of the NVIDIA kernel driver
     visible: str | None  # CUDA_VISIBLE_DEVICES
     gpus: tuple[Gpu, ...]
-    gpu_trouble: str
+    gpu_warning: str
     tmp_free_bytes: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Folder:
-    """A folder that has been written to, or the error; `clock_seconds` is how far its stamps are ahead of us."""
+    """A folder that was written to, or the error; `clock_seconds`: its time stamps minus this process's clock."""
 
     free_bytes: int = 0
     clock_seconds: float = 0.0
@@ -70,17 +70,17 @@ class Folder:
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """The images' files that a folder holds, or why it holds none."""
+    """The image files that a folder holds, or the error."""
 
     files: int = 0
     size_bytes: int = 0
     error: str = ""
 
 
-def look_at_machine() -> Machine:
-    """This machine and its Python, with torch imported and each GPU tried."""
+def inspect_machine() -> Machine:
+    """Import torch, run a computation on each GPU, and return the facts of this machine."""
     known = provenance()
-    broken, cuda, trouble = "", "", ""
+    import_error, cuda, gpu_warning = "", "", ""
     gpus: tuple[Gpu, ...] = ()
     try:
         with warnings.catch_warnings():
@@ -90,87 +90,91 @@ def look_at_machine() -> Machine:
 
             import mixsweep.core.execution.runner  # noqa: F401
         cuda = torch.version.cuda or ""
-        gpus, trouble = _look_at_gpus()
-    except Exception as error:  # a library that is there but broken raises anything
-        broken = line_of(error)
+        gpus, gpu_warning = _inspect_gpus()
+    except Exception as error:  # a broken library can raise anything
+        import_error = one_line(error)
     return Machine(
         host=known["host"],
         python=known["python"],
         versions=known["versions"],
-        broken=broken,
+        import_error=import_error,
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         bf16_flags=_bf16_flags(),
         cuda=cuda,
         driver=_driver(),
         visible=os.environ.get("CUDA_VISIBLE_DEVICES"),
         gpus=gpus,
-        gpu_trouble=trouble,
+        gpu_warning=gpu_warning,
         tmp_free_bytes=shutil.disk_usage(tempfile.gettempdir()).free,
     )
 
 
-def look_at_folder(path: Path) -> Folder:
-    """Do in a folder what the store does: exclusive creates, time stamps, replaced files; leaves nothing there."""
+def inspect_folder(path: Path) -> Folder:
+    """Try in a folder what the store needs: exclusive creates, time stamps, renames; leave nothing there."""
     try:
-        with made(path) as folder:
-            place = folder / f".doctor-{uuid.uuid4().hex[:8]}"
+        with ensured_folder(path) as folder:
+            scratch = folder / f".doctor-{uuid.uuid4().hex[:8]}"
             try:
-                _hold_a_lease(place)
-                return Folder(free_bytes=shutil.disk_usage(folder).free, clock_seconds=_replace_a_file(place))
+                _check_lease(scratch)
+                return Folder(free_bytes=shutil.disk_usage(folder).free, clock_seconds=_check_rename(scratch))
             finally:
-                shutil.rmtree(place, ignore_errors=True)
+                shutil.rmtree(scratch, ignore_errors=True)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return Folder(error=f"{where}{error.strerror or error}")
 
 
-def look_at_data(path: Path) -> Data:
-    """CIFAR-10's files in a folder."""
+def inspect_data(path: Path) -> Data:
+    """The CIFAR-10 files in a folder."""
     try:
         from mixsweep.core.data.cifar10 import source_files
 
         files = source_files(path)
         return Data(files=len(files), size_bytes=sum(file.stat().st_size for file in files))
     except Exception as error:
-        return Data(error=line_of(error))
+        return Data(error=one_line(error))
 
 
 def reaches_internet() -> bool:
-    """Whether a connection to a public name, or to the proxy that the environment names, opens within seconds."""
+    """Whether a connection to a public host, or to the proxy of the environment, opens within seconds."""
     proxy = urlsplit(getproxies().get("https", ""))
-    name = (proxy.hostname, proxy.port or 443) if proxy.hostname else PUBLIC_NAME
+    address = (proxy.hostname, proxy.port or 443) if proxy.hostname else PUBLIC_NAME
 
     def connect() -> None:
-        with socket.create_connection(name, timeout=_CONNECT_SECONDS):
+        with socket.create_connection(address, timeout=_CONNECT_SECONDS):
             pass
 
     return _succeeds_within(_CONNECT_SECONDS, connect)
 
 
 @contextmanager
-def made(path: Path) -> Iterator[Path]:
-    """A folder, made with its parents where it is missing; what is made and left empty is removed again."""
+def ensured_folder(path: Path) -> Iterator[Path]:
+    """Create a folder and its missing parents; on exit, remove those that were created and are empty."""
     missing = [one for one in (path, *path.parents) if not one.exists()]
     try:
         path.mkdir(parents=True, exist_ok=True)
         yield path
     finally:
         for one in missing:
-            with suppress(OSError):  # it was not made, or is used by now
+            with suppress(OSError):  # it was not created, or is no longer empty
                 one.rmdir()
 
 
-def line_of(error: BaseException) -> str:
-    """An exception as one line."""
-    said = " ".join(str(error).split())
-    return said if isinstance(error, UserError) else f"{type(error).__name__}: {said}"
+def one_line(error: BaseException) -> str:
+    """The text of an exception as one line."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
 
 
-def _hold_a_lease(folder: Path) -> None:
-    """Raises OSError where a lease would not keep others out or could not show that its holder lives."""
+def _check_lease(folder: Path) -> None:
+    """Check that a lease in this folder is exclusive and that its heartbeat shows.
+
+    Raises:
+        OSError: exclusive creates or time stamps do not work here.
+    """
     lease = take_lease(folder)
     if lease is None:
-        raise OSError("a new folder seems to be held by another process")
+        raise OSError("the lease of a new folder is already taken")
     with lease:
         if second := take_lease(folder):
             second.release()
@@ -181,8 +185,8 @@ def _hold_a_lease(folder: Path) -> None:
             raise OSError("time stamps of files do not move there")
 
 
-def _replace_a_file(folder: Path) -> float:
-    """Replace a file by a rename, and return how many seconds its stamp is ahead of this process's clock."""
+def _check_rename(folder: Path) -> float:
+    """Replace a file by a rename; return its time stamp minus this process's clock, in seconds."""
     path, beside = folder / "file", folder / ".file"
     ahead = 0.0
     for content in ("before", "after"):
@@ -194,32 +198,32 @@ def _replace_a_file(folder: Path) -> float:
         ahead = beside.stat().st_mtime - (before + time.time()) / 2
         os.replace(beside, path)
     if path.read_text() != "after":
-        raise OSError("a renamed file still shows what it replaced")
+        raise OSError("after a rename the old content is still read")
     return ahead
 
 
-def _look_at_gpus() -> tuple[tuple[Gpu, ...], str]:
-    """The CUDA devices, each with a computation tried, and what torch complains of."""
+def _inspect_gpus() -> tuple[tuple[Gpu, ...], str]:
+    """The CUDA devices after a computation on each, and the first warning of torch."""
     import torch
 
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        gpus = tuple(_look_at_gpu(index) for index in range(count))
-    return gpus, " ".join(str(said[0].message).split()) if said else ""
+        gpus = tuple(_inspect_gpu(index) for index in range(count))
+    return gpus, " ".join(str(caught[0].message).split()) if caught else ""
 
 
-def _look_at_gpu(index: int) -> Gpu:
+def _inspect_gpu(index: int) -> Gpu:
     import torch
 
     name = f"GPU {index}"
     try:
         name = torch.cuda.get_device_name(index)
-        torch.ones(8, device=f"cuda:{index}").sum().item()  # fails where torch has no kernels for it
+        torch.ones(8, device=f"cuda:{index}").sum().item()  # fails if torch has no kernels for the device
         free, total = torch.cuda.mem_get_info(index)
         has_bf16 = torch.cuda.get_device_capability(index) >= _NATIVE_BF16
     except Exception as error:
-        return Gpu(name=name, error=line_of(error))
+        return Gpu(name=name, error=one_line(error))
     return Gpu(name=name, memory_bytes=total, free_bytes=free, has_bf16=has_bf16)
 
 
@@ -243,7 +247,7 @@ def _read(path: str) -> str:
 
 
 def _succeeds_within(seconds: float, call: Callable[[], None]) -> bool:
-    """Whether a call returns in time; looking up a name heeds no time-out of its own."""
+    """Whether a call returns in time; a thread, since name lookup ignores socket time-outs."""
     done: list[bool] = []
 
     def run() -> None:

@@ -1,4 +1,4 @@
-"""A Ray cluster that is there already: come in as a driver, see what it has, and which of its nodes live."""
+"""Connect to an existing Ray cluster as a driver; query its nodes and their resources."""
 
 import atexit
 import logging
@@ -17,81 +17,81 @@ from typing import Any
 
 from mixsweep.cluster.places import PlaceError, RayPlace
 from mixsweep.cluster.ray_cluster.head_monitor import ClusterError, HeadMonitor, exit_message
-from mixsweep.cluster.ray_cluster.nodes import quiet
+from mixsweep.cluster.ray_cluster.nodes import quiet_ray_environment
 
-_REACH_SECONDS = 5.0
+_CONNECT_SECONDS = 5.0
 _INIT_SECONDS = 15.0
-_ANSWER_SECONDS = 60.0  # of a node that has to start a process first
+_TASK_SECONDS = 60.0  # a node may have to start a worker process first
 
-# Set for each job's own processes by Ray: its runtime environment.
-_IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+# Ray sets this in the processes of a job, to the job's runtime environment.
+_RAY_JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 
 @dataclass(frozen=True)
-class Node:
-    """One living node: Ray's id of it, what it calls itself, its address, and what it has of each resource."""
+class NodeInfo:
+    """An alive node: Ray's id, host name, address, and the amount of each resource."""
 
     node_id: str
     host: str
     address: str
-    has: Mapping[str, float]
+    resources: Mapping[str, float]
 
 
-def is_in_a_job() -> bool:
-    """Whether this process is the driver of a Ray job, so that its files are on the cluster already."""
-    return _IN_A_JOB in os.environ
+def is_ray_job() -> bool:
+    """Whether this process is the driver of a Ray job, whose files are already on the cluster."""
+    return _RAY_JOB_VARIABLE in os.environ
 
 
-def prepare(place: RayPlace) -> None:
-    """Set what Ray reads when it is imported: this place's token, and what keeps it quiet.
+def set_ray_environment(place: RayPlace) -> None:
+    """Set the variables that Ray reads on import: the place's token, and those that keep Ray quiet.
 
     Raises:
-        PlaceError: there is no token where the place says.
+        PlaceError: the place's token file does not exist.
     """
     if place.token_path:
         path = Path(place.token_path).expanduser()
         if not path.is_file():
             raise PlaceError(f"token_path: {path} is no file; write the cluster's token into it")
-        os.environ.pop("RAY_AUTH_TOKEN", None)  # it would come before the path
+        os.environ.pop("RAY_AUTH_TOKEN", None)  # it has precedence over the path
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(path))
-    os.environ.update(quiet(os.environ))
+    os.environ.update(quiet_ray_environment(os.environ))
 
 
 @contextmanager
-def attached(place: RayPlace, runtime_env: Mapping[str, object]) -> Iterator[HeadMonitor]:
-    """This process as a driver of the cluster.
+def connect_to_cluster(place: RayPlace, runtime_env: Mapping[str, object]) -> Iterator[HeadMonitor]:
+    """Connect this process to the cluster as a driver; disconnect on exit.
 
     Args:
-        runtime_env: what Ray ships to each worker; empty: as the job has it.
+        runtime_env: what Ray ships to each worker; empty: the runtime environment of the job.
 
     Yields:
-        the cluster's head; who waits for anything that Ray does checks it meanwhile.
+        a monitor of the cluster's head; check it while waiting for Ray, whose calls block without a head.
 
     Raises:
-        ClusterError: there is no cluster at the address, or it does not let this process in, or its head is gone.
+        ClusterError: no cluster answers at the address, it rejects the token, or its head is gone.
     """
-    prepare(place)
-    os.environ["RAY_OVERRIDE_JOB_RUNTIME_ENV"] = "1"  # a job's variables and ours together
+    set_ray_environment(place)
+    os.environ["RAY_OVERRIDE_JOB_RUNTIME_ENV"] = "1"  # merge a job's variables with ours
     if place.address != "auto":
-        _reach(place.address)
+        _check_reachable(place.address)
     ended = (
-        f"sweep: address {place.address}: ended without a word: killed, or by Ray as the cluster is gone from this "
-        "machine; once it is back, or the place names another one, the same command goes on"
+        f"sweep: address {place.address}: killed, or ended by Ray because the cluster is gone from this machine; "
+        "run the same command again once it is back, or with another place"
     )
-    with exit_message(ended), _connected(place, runtime_env) as head:
+    with exit_message(ended), _init_ray(place, runtime_env) as head:
         yield head
 
 
 @contextmanager
-def _connected(place: RayPlace, runtime_env: Mapping[str, object]) -> Iterator[HeadMonitor]:
+def _init_ray(place: RayPlace, runtime_env: Mapping[str, object]) -> Iterator[HeadMonitor]:
     import ray
 
-    environment = {**runtime_env, "env_vars": {**quiet(os.environ), **place.environment}}
+    environment = {**runtime_env, "env_vars": {**quiet_ray_environment(os.environ), **place.environment}}
     handlers = {}
     if threading.current_thread() is threading.main_thread():
         handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
     try:
-        with _in_time(place.address):
+        with _init_timeout(place.address):
             ray.init(
                 address=place.address,
                 runtime_env=environment,
@@ -102,9 +102,9 @@ def _connected(place: RayPlace, runtime_env: Mapping[str, object]) -> Iterator[H
     except ClusterError:
         raise
     except Exception as error:
-        raise ClusterError(_why(place.address, error)) from error
+        raise ClusterError(_connection_error(place.address, error)) from error
     for number, handler in handlers.items():
-        signal.signal(number, handler)  # Ray's own would end this process at once
+        signal.signal(number, handler)  # Ray's handlers end the process at once
     head = HeadMonitor(ray.get_runtime_context().gcs_address, _dead_nodes)
     with head:
         try:
@@ -112,65 +112,68 @@ def _connected(place: RayPlace, runtime_env: Mapping[str, object]) -> Iterator[H
         except ClusterError:
             raise
         except Exception:
-            head.wait_for_answer()  # or what went wrong is only what follows from its death
+            head.wait_for_answer()  # the error may only follow from the loss of the head
             raise
         finally:
-            if head.is_quick:
+            if head.is_responsive:
                 ray.shutdown()
-            else:  # it would wait for the head
+            else:  # ray.shutdown would wait for the head
                 atexit.unregister(ray.shutdown)
 
 
-def nodes() -> list[Node]:
-    """The living nodes of the cluster that this process is connected to."""
+def alive_nodes() -> list[NodeInfo]:
+    """The alive nodes of the cluster that this process is connected to."""
     import ray
 
     return [
-        Node(n["NodeID"], n["NodeManagerHostname"], n["NodeManagerAddress"], dict(n["Resources"]))
+        NodeInfo(n["NodeID"], n["NodeManagerHostname"], n["NodeManagerAddress"], dict(n["Resources"]))
         for n in ray.nodes()
         if n["Alive"]
     ]
 
 
 def _dead_nodes() -> dict[str, str]:
-    """Nodes that this cluster has lost: the first 16 digits of their ids, and what is known of each."""
+    """The dead nodes of this cluster: name and cause of death by the first 16 digits of the id."""
     import ray
 
-    return {n["NodeID"][:16]: _last_words(n) for n in ray.nodes() if not n["Alive"]}
+    return {n["NodeID"][:16]: _death_reason(n) for n in ray.nodes() if not n["Alive"]}
 
 
-def _last_words(node: Mapping[str, Any]) -> str:
+def _death_reason(node: Mapping[str, Any]) -> str:
     reason = str(node.get("DeathReasonMessage") or "").strip().partition("\n")[0]
     name = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
     return f"{name}: {reason}" if reason else name
 
 
-def nodes_that_miss(path: Path) -> list[str]:
-    """The nodes on which a file of this one is not there."""
+def nodes_missing_file(path: Path) -> list[str]:
+    """The nodes on which a path of this node does not exist."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     @ray.remote(num_cpus=0, max_retries=0)
-    def sees(text: str) -> bool:
-        return os.path.exists(text)
+    def path_exists(path: str) -> bool:
+        return os.path.exists(path)
 
-    asked = [
-        (node, sees.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False)))
-        for node in nodes()
+    tasks = [
+        (
+            node,
+            path_exists.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False)),
+        )
+        for node in alive_nodes()
     ]
-    answers = [(node, task.remote(str(path))) for node, task in asked]
+    results = [(node, task.remote(str(path))) for node, task in tasks]
 
-    def is_seen(answer: Any) -> bool:
+    def is_true(result: Any) -> bool:
         try:
-            return bool(ray.get(answer, timeout=_ANSWER_SECONDS))
-        except ray.exceptions.RayError:  # the node is gone just now, or nothing runs on it
+            return bool(ray.get(result, timeout=_TASK_SECONDS))
+        except ray.exceptions.RayError:  # the node was lost just now, or can run no task
             return False
 
-    return [f"{node.host} ({node.address})" for node, answer in answers if not is_seen(answer)]
+    return [f"{node.host} ({node.address})" for node, result in results if not is_true(result)]
 
 
 def this_node() -> tuple[str, str]:
-    """The id and the name of the node on which this process runs."""
+    """The id and the name of this process's node."""
     import ray
 
     node_id = ray.get_runtime_context().get_node_id()
@@ -178,7 +181,7 @@ def this_node() -> tuple[str, str]:
 
 
 def this_job() -> str:
-    """What Ray calls the job of this process."""
+    """Ray's id of this process's job."""
     import ray
 
     context = ray.get_runtime_context()
@@ -186,40 +189,40 @@ def this_job() -> str:
 
 
 def capacity(needs: Mapping[str, float], ranks: int = 1) -> int:
-    """How many trials the cluster holds at once, each of so many ranks with these needs; no rank is spread over nodes.
+    """How many trials of `ranks` ranks, each with these needs on one node, fit the cluster at once.
 
     Raises:
-        ClusterError: it could never hold one; with what the nodes have.
+        ClusterError: not one fits; names what the nodes have.
     """
-    found = nodes()
-    fits = sum(_fits(node.has, needs) for node in found)
+    nodes = alive_nodes()
+    fits = sum(_count_fitting(node.resources, needs) for node in nodes)
     if fits < ranks:
         asked = ", ".join(_amount(name, value) for name, value in needs.items() if value)
         asked, had = (
             (asked, "no node has that") if ranks == 1 else (f"{ranks} ranks with {asked}", f"{fits} fit")
         )
         raise ClusterError(
-            f"a trial asks for {asked}; {had}: {_what_nodes_have(found, needs)}; see [resources]"
+            f"a trial asks for {asked}; {had}: {_describe_nodes(nodes, needs)}; see [resources]"
         )
     return fits // ranks
 
 
-def _fits(has: Mapping[str, float], needs: Mapping[str, float]) -> int:
+def _count_fitting(resources: Mapping[str, float], needs: Mapping[str, float]) -> int:
     most = float("inf")
     for name, value in needs.items():
         if not value:
             continue
-        if name == "GPU" and value < 1:  # each trial's share is of one device
-            most = min(most, has.get(name, 0.0) * int(1 / value + 1e-9))
+        if name == "GPU" and value < 1:  # a trial's share is on one device
+            most = min(most, resources.get(name, 0.0) * int(1 / value + 1e-9))
         else:
-            most = min(most, (has.get(name, 0.0) + 1e-9) // value)
+            most = min(most, (resources.get(name, 0.0) + 1e-9) // value)
     return int(most)
 
 
-def _what_nodes_have(found: list[Node], needs: Mapping[str, float]) -> str:
+def _describe_nodes(nodes: list[NodeInfo], needs: Mapping[str, float]) -> str:
     kinds = Counter(
-        ", ".join(_amount(name, node.has.get(name, 0.0)) for name, value in needs.items() if value)
-        for node in found
+        ", ".join(_amount(name, node.resources.get(name, 0.0)) for name, value in needs.items() if value)
+        for node in nodes
     )
     return "; ".join(f"{count} with {kind}" for kind, count in kinds.items())
 
@@ -230,37 +233,37 @@ def _amount(name: str, value: float) -> str:
     return f"{value:g} {name}{'s' if name in ('CPU', 'GPU') and value != 1 else ''}"
 
 
-def _reach(address: str) -> None:
+def _check_reachable(address: str) -> None:
     host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_SECONDS).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
     except OSError as error:
         raise ClusterError(
-            f"address {address}: nobody answers there ({error}); is it the head's HOST:6379?"
+            f"address {address}: nothing answers there ({error}); give the head's HOST:6379"
         ) from error
 
 
 @contextmanager
-def _in_time(address: str) -> Iterator[None]:
-    """Not for ever, and not in many words: Ray tries again and again, and says so on each try."""
+def _init_timeout(address: str) -> Iterator[None]:
+    """Bound `ray.init`, which retries without end, by a time-out, and capture the stderr of its retries."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     deadline = time.monotonic() + _INIT_SECONDS
-    with tempfile.TemporaryFile() as said:
+    with tempfile.TemporaryFile() as captured:
 
-        def look(number: int, frame: object) -> None:
-            if b"InvalidAuthToken" in os.pread(said.fileno(), 10_000, 0):
-                raise ClusterError(wrong_token(address))
+        def check(number: int, frame: object) -> None:
+            if b"InvalidAuthToken" in os.pread(captured.fileno(), 10_000, 0):
+                raise ClusterError(wrong_token_message(address))
             if time.monotonic() > deadline:
                 raise ClusterError(
-                    f"address {address}: no Ray cluster lets us in within {_INIT_SECONDS:g} s; is a head there?"
+                    f"address {address}: no Ray cluster accepts this process within {_INIT_SECONDS:g} s; check the head"
                 )
 
         stderr = os.dup(2)
-        before = signal.signal(signal.SIGALRM, look)
+        before = signal.signal(signal.SIGALRM, check)
         try:
-            os.dup2(said.fileno(), 2)
+            os.dup2(captured.fileno(), 2)
             signal.setitimer(signal.ITIMER_REAL, 0.5, 0.5)
             yield
         finally:
@@ -270,16 +273,16 @@ def _in_time(address: str) -> Iterator[None]:
             os.close(stderr)
 
 
-def _why(address: str, error: Exception) -> str:
+def _connection_error(address: str, error: Exception) -> str:
     text = " ".join(str(error).split())
     if "InvalidAuthToken" in text or "uthentication" in text:
-        return wrong_token(address)
+        return wrong_token_message(address)
     return f"address {address}: {text.split('. ')[0] or type(error).__name__}"
 
 
-def wrong_token(address: str) -> str:
-    """What to say where a cluster does not let this process in."""
+def wrong_token_message(address: str) -> str:
+    """The error line where a cluster rejects this process's token."""
     return (
-        f"address {address}: the cluster takes another token; set token_path in the place, or RAY_AUTH_MODE=token "
+        f"address {address}: the cluster expects another token; set token_path in the place, or RAY_AUTH_MODE=token "
         "and RAY_AUTH_TOKEN_PATH"
     )

@@ -1,7 +1,7 @@
-"""Whether a cluster's head still answers its driver.
+"""Detect that a Ray cluster's head no longer answers its driver.
 
-A call into Ray does not return while the head's GCS is silent, and after RAY_gcs_rpc_server_reconnect_timeout_s
-Ray ends the whole process, in words of its own. So a thread asks, and the driver leaves by itself before that.
+A call into Ray blocks while the head's GCS does not answer, and after RAY_gcs_rpc_server_reconnect_timeout_s Ray
+ends the whole process. So a thread polls the head, and the driver exits with a clear error before that.
 """
 
 import os
@@ -14,91 +14,93 @@ from typing import Any
 
 from mixsweep.core.errors import UserError
 
-_ASK_SECONDS = 0.5
-_QUICK_SECONDS = 5.0  # an answer that is older says that a call into Ray might not return
+_POLL_SECONDS = 0.5
+_RESPONSIVE_SECONDS = 5.0  # where the last answer is older, a call into Ray may block
 
-# Ray's own patience with a GCS that does not answer, and the part of it after which its drivers of ours leave.
-_PATIENCE = "RAY_gcs_rpc_server_reconnect_timeout_s"
-_RAYS_SECONDS = 60.0
-_OUR_PART = 0.65  # to be doubted, and 0.1 more to be given up: a process that was suspended asks anew first
-_DOUBT_PART = 0.1
+# Ray's time-out for a GCS that does not answer, and the share of it after which our driver gives up.
+_TIMEOUT_VARIABLE = "RAY_gcs_rpc_server_reconnect_timeout_s"
+_DEFAULT_TIMEOUT_SECONDS = 60.0
+_SUSPECT_SHARE = 0.65  # then a process that was suspended meanwhile gets _CONFIRM_SHARE more to poll again
+_CONFIRM_SHARE = 0.1
 
 
 class ClusterError(UserError):
-    """A cluster that cannot be used, in one line."""
+    """A cluster that cannot be used; the message is one line."""
 
 
 class HeadGoneError(ClusterError):
-    """A cluster whose head is gone: a process that Ray holds ends by os._exit, or it hangs until Ray ends it."""
+    """The cluster's head is gone. Leave the process by os._exit: a normal exit waits inside Ray for the head."""
 
 
 class HeadMonitor:
-    """Asks a cluster's head again and again which nodes it has lost; a context manager.
+    """Context manager that polls a cluster's head for its dead nodes.
 
     Args:
-        address: of the head, for the line that says it is gone.
-        ask: the question: which nodes are lost, and what is known of each.
+        address: the head's address, for the error.
+        query: returns the dead nodes: what is known of each, by id.
     """
 
-    def __init__(self, address: str, ask: Callable[[], Mapping[str, str]]):
+    def __init__(self, address: str, query: Callable[[], Mapping[str, str]]):
         self._address = address
-        self._ask = ask
+        self._query = query
         self._dead_nodes: Mapping[str, str] = {}
-        self._answered = time.monotonic()
-        self._doubted: float | None = None  # when a check first found it silent for too long
+        self._answered_at = time.monotonic()
+        self._suspected_at: float | None = None  # when a check first found the last answer too old
         self._stop = threading.Event()
-        # Nobody waits for it: a question to a head that is gone is never answered.
-        self._thread = threading.Thread(target=self._keep_asking, daemon=True, name="head")
+        # A daemon: a query to a lost head never returns.
+        self._thread = threading.Thread(target=self._poll, daemon=True, name="head")
 
     @property
     def dead_nodes(self) -> Mapping[str, str]:
-        """The nodes that the cluster has lost, as its head said last."""
+        """The nodes that the cluster has lost, by the head's last answer."""
         return self._dead_nodes
 
     @property
-    def is_quick(self) -> bool:
-        """Whether it has answered just now."""
-        return time.monotonic() - self._answered < _QUICK_SECONDS
+    def is_responsive(self) -> bool:
+        """Whether the head has answered within the last seconds."""
+        return time.monotonic() - self._answered_at < _RESPONSIVE_SECONDS
 
     def check(self) -> None:
-        """Make sure that it is not gone.
+        """Check that the head answers.
 
         Raises:
-            HeadGoneError: it has not answered for most of the time after which Ray would end this process.
+            HeadGoneError: it has been silent for most of the time after which Ray ends this process.
         """
-        rays, now = _rays_seconds(), time.monotonic()
-        doubt = max(_DOUBT_PART * rays, 3 * _ASK_SECONDS)
-        if now - self._answered <= _OUR_PART * rays:
-            self._doubted = None
+        timeout, now = _ray_timeout_seconds(), time.monotonic()
+        confirm = max(_CONFIRM_SHARE * timeout, 3 * _POLL_SECONDS)
+        if now - self._answered_at <= _SUSPECT_SHARE * timeout:
+            self._suspected_at = None
             return
-        if self._doubted is None:
-            self._doubted = now
-        if now - self._doubted >= doubt:
-            seconds = _OUR_PART * rays + doubt
+        if self._suspected_at is None:
+            self._suspected_at = now
+        if now - self._suspected_at >= confirm:
+            seconds = _SUSPECT_SHARE * timeout + confirm
             raise HeadGoneError(
-                f"address {self._address}: the cluster's head is gone: no answer for {seconds:g} s; once it is back, "
-                "or the place names another one, the same command goes on"
+                f"address {self._address}: the cluster's head is gone: no answer for {seconds:g} s; run the same "
+                "command again once it is back, or with another place"
             )
 
     def wait_for_answer(self) -> None:
-        """Return once it has answered anew.
+        """Wait for the head's next answer.
 
         Raises:
-            HeadGoneError: as check.
+            HeadGoneError: as `check`.
         """
-        asked = time.monotonic()
-        while self._answered < asked and self._thread.is_alive():
+        start = time.monotonic()
+        while self._answered_at < start and self._thread.is_alive():
             self.check()
-            time.sleep(_ASK_SECONDS)
+            time.sleep(_POLL_SECONDS)
 
-    def _keep_asking(self) -> None:
-        while not self._stop.wait(_ASK_SECONDS):
-            begun = time.monotonic()
+    def _poll(self) -> None:
+        while not self._stop.wait(_POLL_SECONDS):
+            start = time.monotonic()
             try:
-                self._dead_nodes = self._ask()
-            except Exception:  # whatever Ray makes of a head that is gone: the clock tells its silence
+                self._dead_nodes = self._query()
+            except (
+                Exception
+            ):  # whatever Ray raises for a lost head: `check` judges by the time of the last answer
                 continue
-            self._answered = begun
+            self._answered_at = start
 
     def __enter__(self) -> "HeadMonitor":
         self._thread.start()
@@ -110,22 +112,22 @@ class HeadMonitor:
 
 @contextmanager
 def exit_message(line: str) -> Iterator[None]:
-    """What is said on stderr where this process ends inside without a word of its own.
+    """Print a line on stderr if this process is killed inside the context.
 
-    Ray ends a driver on the spot whose node's object store is gone: nothing in the process could say so.
+    Ray kills a driver whose node's object store is gone, so a child process has to print it.
     """
-    script = 'read -r left || printf "%s\\n" "$0" >&2'  # at the pipe's end without a line, its writer is gone
-    teller = subprocess.Popen(["sh", "-c", script, line], stdin=subprocess.PIPE, start_new_session=True)
+    script = 'read -r left || printf "%s\\n" "$0" >&2'  # end of file without a line: the writer was killed
+    watcher = subprocess.Popen(["sh", "-c", script, line], stdin=subprocess.PIPE, start_new_session=True)
     try:
         yield
     finally:
         with suppress(BrokenPipeError):
-            teller.communicate(b"left\n")
+            watcher.communicate(b"left\n")
 
 
-def _rays_seconds() -> float:
-    """How long a head may be silent until Ray ends its driver."""
+def _ray_timeout_seconds() -> float:
+    """How long a head may be silent before Ray ends its driver."""
     try:
-        return float(os.environ.get(_PATIENCE, ""))
+        return float(os.environ.get(_TIMEOUT_VARIABLE, ""))
     except ValueError:
-        return _RAYS_SECONDS
+        return _DEFAULT_TIMEOUT_SECONDS

@@ -1,4 +1,4 @@
-"""Jobs of a Ray cluster: submitted, followed, asked and found again through its job server."""
+"""Client of a Ray cluster's job server: submit, find and follow jobs, run a command and return its output."""
 
 import asyncio
 import http.client
@@ -16,31 +16,31 @@ from dataclasses import dataclass
 from typing import Any
 
 from mixsweep.cluster.places import RayPlace
-from mixsweep.cluster.ray_cluster.connection import prepare, wrong_token
+from mixsweep.cluster.ray_cluster.connection import set_ray_environment, wrong_token_message
 from mixsweep.cluster.ray_cluster.head_monitor import ClusterError
 from mixsweep.core.provenance import SUBMITTER_VERSION
 from mixsweep.core.version import __version__
 
-_REACH_SECONDS = 5.0
+_CONNECT_SECONDS = 5.0
 _POLL_SECONDS = 1.0
-_ASK_SECONDS = 2.0  # between two questions whether the server is there, while its log is followed
-_MOST_LOST = 5  # times in a row that a connection may break, or that a question may stay unanswered
+_PROBE_SECONDS = 2.0  # between two checks of the server while a log is followed
+_MAX_FAILURES = 5  # lost connections, or unanswered checks, in a row
 
 _LIVE = ("PENDING", "RUNNING")
 
-_TALKERS = (
+_NOISY_LOGGERS = (
     "ray.dashboard.modules.dashboard_sdk",
     "ray.dashboard.modules.job.sdk",
     "ray._private.runtime_env.packaging",
 )
 
-# What a job that only answers prints comes after this line; before it Ray speaks.
-_ANSWER = "--- answer ---"
+# Printed before a command's own output, which separates it from Ray's.
+_OUTPUT_MARK = "--- answer ---"
 
 
 @dataclass(frozen=True)
-class Job:
-    """A job: its id, Ray's word for its state, and the exit code of its driver where that has ended."""
+class RayJob:
+    """A Ray job: its id, Ray's name of its state, and the exit code of its driver once that has ended."""
 
     job_id: str
     state: str
@@ -49,6 +49,7 @@ class Job:
 
     @property
     def is_live(self) -> bool:
+        """Whether it is pending or running."""
         return self.state in _LIVE
 
 
@@ -56,121 +57,124 @@ class JobServer:
     """A cluster's job server.
 
     Raises:
-        ClusterError: nobody answers at the address, or the token is not taken; within seconds.
+        ClusterError: nothing answers at the address, or the token is rejected; within seconds.
     """
 
     def __init__(self, place: RayPlace):
-        prepare(place)
+        set_ray_environment(place)
         self._place = place
-        self.ray_version = _version_at(place.address)
+        self.ray_version = _server_version(place.address)
         from ray.job_submission import JobSubmissionClient
 
-        for name in _TALKERS:
+        for name in _NOISY_LOGGERS:
             logging.getLogger(name).setLevel(logging.ERROR)
         try:
             self._client = JobSubmissionClient(place.address)
         except Exception as error:
             raise ClusterError(f"address {place.address}: {_one_line(error)}") from error
 
-    def jobs_of(self, sweep: str) -> list[Job]:
-        """The jobs that have run a sweep, oldest first."""
+    def jobs_of(self, sweep: str) -> list[RayJob]:
+        """All jobs of a sweep, oldest first."""
         found = [(d.start_time or 0, _job(d)) for d in self._client.list_jobs() if d.submission_id]
-        return [job for _, job in sorted(found, key=lambda f: f[0]) if _is_of(job.job_id, sweep)]
+        return [job for _, job in sorted(found, key=lambda f: f[0]) if _is_job_of(job.job_id, sweep)]
 
-    def submit(self, sweep: str, words: Sequence[str], runtime_env: Mapping[str, object]) -> Job:
-        """Start a sweep's next job, or find the one that another command has started just now."""
-        number = 1 + max((_number(job.job_id) for job in self.jobs_of(sweep)), default=0)
-        job_id = f"{_prefix(sweep)}{number}"
+    def submit(self, sweep: str, words: Sequence[str], runtime_env: Mapping[str, object]) -> RayJob:
+        """Start a sweep's next job, or return the one that another command has just started."""
+        number = 1 + max((_job_number(job.job_id) for job in self.jobs_of(sweep)), default=0)
+        job_id = f"{_job_prefix(sweep)}{number}"
         try:
             self._submit(job_id, shlex.join([*shlex.split(self._place.python), *words]), runtime_env, sweep)
         except RuntimeError as error:
             if "already" not in str(error):
                 raise ClusterError(
-                    f"address {self._place.address}: the job was refused: {_one_line(error)}"
+                    f"address {self._place.address}: the job server refused the job: {_one_line(error)}"
                 ) from error
         return self.job(job_id)
 
-    def job(self, job_id: str) -> Job:
+    def job(self, job_id: str) -> RayJob:
+        """The job with this id."""
         return _job(self._client.get_job_info(job_id))
 
     def log(self, job_id: str) -> str:
-        """All that a job has written."""
+        """The whole log of a job."""
         return str(self._client.get_job_logs(job_id))
 
-    def follow(self, job_id: str, write: Callable[[str], None]) -> Job:
-        """Write a job's log as it grows, until the job has ended.
+    def follow(self, job_id: str, write: Callable[[str], None]) -> RayJob:
+        """Write a job's log as it grows; return the job once it has ended.
 
         Raises:
-            ClusterError: the connection was lost again and again, or nobody answers any more.
+            ClusterError: the connection broke too often in a row, or the server no longer answers.
         """
-        once, lost = _Once(write), 0
+        writer, lost = _LogWriter(write), 0
         while True:
             try:
-                asyncio.run(self._tail(job_id, once))
-                _version_at(self._place.address)  # in time, which the next question is not
+                asyncio.run(self._tail(job_id, writer))
+                _server_version(self._place.address)  # bounded in time, unlike the next call
                 job = self.job(job_id)
                 lost = 0
-            except BrokenPipeError:  # our own reader is gone
+            except BrokenPipeError:  # the reader of our output has left
                 raise
-            except _SilentError as error:
-                raise ClusterError(self._lost_line(job_id, error)) from error
-            except (RuntimeError, OSError, ClusterError) as error:  # aiohttp's and requests' own are OSErrors
-                lost = 1 if once.answered else lost + 1
-                if lost > _MOST_LOST:
-                    raise ClusterError(self._lost_line(job_id, error)) from error
+            except _NoAnswerError as error:
+                raise ClusterError(self._lost_message(job_id, error)) from error
+            except (
+                RuntimeError,
+                OSError,
+                ClusterError,
+            ) as error:  # aiohttp's and requests' errors are OSErrors
+                lost = 1 if writer.answered else lost + 1
+                if lost > _MAX_FAILURES:
+                    raise ClusterError(self._lost_message(job_id, error)) from error
                 time.sleep(_POLL_SECONDS)
                 continue
             if not job.is_live:
                 return job
             time.sleep(_POLL_SECONDS)
 
-    async def _tail(self, job_id: str, once: "_Once") -> None:
-        """Write what comes, as long as the server answers: a host that is gone does not end a connection.
+    async def _tail(self, job_id: str, writer: "_LogWriter") -> None:
+        """Write the log while the server answers checks; the loss of its host would not close the connection.
 
         Raises:
-            _SilentError: it has not answered several times in a row.
+            _NoAnswerError: several checks in a row were not answered.
         """
-        once.answered, unanswered = False, 0
+        writer.answered, unanswered = False, 0
 
         async def read() -> None:
-            once.begin()
+            writer.begin()
             async for text in self._client.tail_job_logs(job_id):
-                once.write(text)
+                writer.write(text)
 
         reading = asyncio.create_task(read())
         try:
-            while not (await asyncio.wait({reading}, timeout=_ASK_SECONDS))[0]:
+            while not (await asyncio.wait({reading}, timeout=_PROBE_SECONDS))[0]:
                 try:
-                    await asyncio.to_thread(_version_at, self._place.address)
-                    once.answered, unanswered = True, 0
+                    await asyncio.to_thread(_server_version, self._place.address)
+                    writer.answered, unanswered = True, 0
                 except ClusterError as error:
                     unanswered += 1
-                    if unanswered > _MOST_LOST:
-                        raise _SilentError(str(error)) from error
+                    if unanswered > _MAX_FAILURES:
+                        raise _NoAnswerError(str(error)) from error
             await reading
         finally:
             reading.cancel()
 
-    def _lost_line(self, job_id: str, error: Exception) -> str:
+    def _lost_message(self, job_id: str, error: Exception) -> str:
         try:
-            _version_at(self._place.address)
+            _server_version(self._place.address)
             why = f"lost while following {job_id}: {_one_line(error)}"
         except ClusterError:
-            why = f"the cluster's head is gone: its job server does not answer while following {job_id}"
-        return (
-            f"address {self._place.address}: {why}; once it is back, the same command follows it, or resumes"
-        )
+            why = f"the cluster's head is gone: its job server stopped answering while following {job_id}"
+        return f"address {self._place.address}: {why}; run the same command again once it is back"
 
-    def ask(
+    def run_command(
         self, words: Sequence[str], runtime_env: Mapping[str, object], write: Callable[[str], None]
     ) -> int:
-        """Run a command on the cluster, write what it prints, and leave nothing of it; return its exit code."""
-        job_id = f"mixsweep-ask-{uuid.uuid4().hex[:12]}"
+        """Run a command on the cluster as a job, write its output, delete the job; return the exit code."""
+        job_id = f"mixsweep-command-{uuid.uuid4().hex[:12]}"
         command = shlex.join([*shlex.split(self._place.python), *words])
-        self._submit(job_id, f"echo {shlex.quote(_ANSWER)}; exec {command}", runtime_env, "")
-        answer = _Answer(job_id, write)
+        self._submit(job_id, f"echo {shlex.quote(_OUTPUT_MARK)}; exec {command}", runtime_env, "")
+        output = _OutputFilter(job_id, write)
         try:
-            job = self.follow(job_id, answer.write)
+            job = self.follow(job_id, output.write)
         except KeyboardInterrupt:
             self._client.stop_job(job_id)
             raise
@@ -195,14 +199,14 @@ class JobServer:
         )
 
 
-class _SilentError(ClusterError):
-    """A job server that answers no question, though a connection to it may stand."""
+class _NoAnswerError(ClusterError):
+    """A job server that does not answer, though a connection to it may be open."""
 
 
-class _Once:
-    """Writes a text that may come again from its beginning, and each part of it once."""
+class _LogWriter:
+    """Writes a log that each connection sends from its beginning, and every part of it once."""
 
-    answered = False  # whether the server has answered a question meanwhile
+    answered = False  # whether the server has answered a check on this connection
 
     def __init__(self, write: Callable[[str], None]):
         self._write = write
@@ -210,50 +214,51 @@ class _Once:
         self._seen = 0
 
     def begin(self) -> None:
+        """A new connection sends the log from its beginning."""
         self._seen = 0
 
     def write(self, text: str) -> None:
-        fresh = text[max(0, self._written - self._seen) :]
+        new = text[max(0, self._written - self._seen) :]
         self._seen += len(text)
         self._written = max(self._written, self._seen)
-        if fresh:
-            self._write(fresh)
+        if new:
+            self._write(new)
 
 
-class _Answer:
-    """Passes on what a job itself prints: all after a mark, but for what Ray may say late."""
+class _OutputFilter:
+    """Writes a command's own output: what follows the mark, without a line of Ray that may come late."""
 
     def __init__(self, job_id: str, write: Callable[[str], None]):
-        self._of_ray = re.compile(rf"^Running entrypoint for job {job_id}:.*\n", re.MULTILINE)
+        self._ray_line = re.compile(rf"^Running entrypoint for job {job_id}:.*\n", re.MULTILINE)
         self._write = write
         self._before: str | None = ""
 
     def write(self, text: str) -> None:
         if self._before is not None:
-            _, mark, after = (self._before + text).partition(_ANSWER + "\n")
+            _, mark, output = (self._before + text).partition(_OUTPUT_MARK + "\n")
             self._before = None if mark else self._before + text
-            text = after
-        self._write(self._of_ray.sub("", text))
+            text = output
+        self._write(self._ray_line.sub("", text))
 
 
-def _prefix(sweep: str) -> str:
-    """How the ids of a sweep's jobs begin; other letters than Ray's own could not be part of an address."""
+def _job_prefix(sweep: str) -> str:
+    """The prefix of the ids of a sweep's jobs; characters that a URL path cannot hold are escaped."""
     return (
         "mixsweep-" + re.sub(r"[^A-Za-z0-9_.-]", lambda m: f"+{ord(m[0]):x}+", sweep).replace("+", "_") + "-"
     )
 
 
-def _is_of(job_id: str, sweep: str) -> bool:
-    return job_id.startswith(_prefix(sweep)) and job_id[len(_prefix(sweep)) :].isdecimal()
+def _is_job_of(job_id: str, sweep: str) -> bool:
+    return job_id.startswith(_job_prefix(sweep)) and job_id[len(_job_prefix(sweep)) :].isdecimal()
 
 
-def _number(job_id: str) -> int:
+def _job_number(job_id: str) -> int:
     return int(job_id.rpartition("-")[2])
 
 
-def _job(details: Any) -> Job:
+def _job(details: Any) -> RayJob:
     state = getattr(details.status, "value", str(details.status))
-    return Job(details.submission_id or "", state, details.driver_exit_code, details.message or "")
+    return RayJob(details.submission_id or "", state, details.driver_exit_code, details.message or "")
 
 
 def _columns() -> str:
@@ -263,23 +268,25 @@ def _columns() -> str:
         return ""
 
 
-def _version_at(address: str) -> str:
-    """The version of the Ray whose job server answers and lets us in; Ray itself would wait for minutes."""
+def _server_version(address: str) -> str:
+    """The Ray version of the job server; fails within seconds, where Ray's client would wait for minutes."""
     from ray._private.authentication.http_token_authentication import get_auth_headers_if_auth_enabled
 
     headers: Mapping[str, str] = get_auth_headers_if_auth_enabled({})
     request = urllib.request.Request(f"{address.rstrip('/')}/api/version", headers=dict(headers))
     try:
-        with urllib.request.urlopen(request, timeout=_REACH_SECONDS) as answer:
-            return str(json.load(answer).get("ray_version", "of unknown version"))
+        with urllib.request.urlopen(request, timeout=_CONNECT_SECONDS) as response:
+            return str(json.load(response).get("ray_version", "of unknown version"))
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):
-            raise ClusterError(wrong_token(address)) from error
-        raise ClusterError(f"address {address}: answers {error.code}; it is no Ray job server") from error
+            raise ClusterError(wrong_token_message(address)) from error
+        raise ClusterError(
+            f"address {address}: answers HTTP {error.code}; it is no Ray job server"
+        ) from error
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise ClusterError(
-            f"address {address}: nobody answers there ({reason}); is it the head's http://HOST:8265?"
+            f"address {address}: nothing answers there ({reason}); give the head's http://HOST:8265"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Ray clusters: start one on this machine or over the nodes of a job, and end only what was started here."""
+"""Start Ray nodes: a cluster on this machine or over the nodes of a SLURM job; end only what was started here."""
 
 import ctypes
 import importlib.util
@@ -18,10 +18,10 @@ from pathlib import Path
 
 from mixsweep.core.scratch import owned_folder
 
-# Trials share images through memory-mapped files and results through the store; Ray carries the plan alone.
+# Small: trials share images through memory-mapped files and results through the store, not through Ray.
 _OBJECT_STORE_BYTES = 128 * 2**20
 
-# Read by Ray when it is imported or started; a user's own choice comes first.
+# Read by Ray when it is imported or started; variables that the user has set are kept.
 _QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a CPU trial must not change what the process sees of GPUs
     "RAY_DEDUP_LOGS": "0",
@@ -30,42 +30,42 @@ _QUIET = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a store may be a relative path
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the store is the record: no CSV, JSON, TensorBoard beside it
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: it ends at a safe point
-    "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",  # no snapshots of the driver: the store is the state
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # our handler of Ctrl-C stops at a safe point
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",  # no snapshots of the driver: the store holds the state
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 
-# Of a node: `ms-<random>/r/session_<time>_<pid>/sockets/plasma_store`; a socket's path has 107 bytes.
+# A node's socket is `ms-<random>/r/session_<time>_<pid>/sockets/plasma_store`; its path is limited to 107 bytes.
 _LONGEST_ROOT_BYTES = 107 - 80
 
-# From SIGTERM, which may reach all processes of a job at once, until Ray ends its workers by SIGKILL.
-LEAVE_SECONDS = 2.0
+# From SIGTERM, which may reach all processes of a job at once, until Ray kills its workers.
+DRAIN_SECONDS = 2.0
 
-_PREFIX = "ms-"  # of a node's folder
+_FOLDER_PREFIX = "ms-"  # of a node's folder
 
 _START_SECONDS = 120.0
-_END_SECONDS = LEAVE_SECONDS  # for processes to end by themselves
+_END_SECONDS = DRAIN_SECONDS  # for processes to exit before SIGKILL
 _POLL_SECONDS = 0.1
 _PR_SET_PDEATHSIG = 1
-_HELD_BACK = {signal.SIGTERM, signal.SIGALRM, signal.SIGUSR2}
+_BLOCKED_SIGNALS = {signal.SIGTERM, signal.SIGALRM, signal.SIGUSR2}
 
 
 class RayError(Exception):
-    """A Ray that did not start, or died."""
+    """Ray did not start, or died."""
 
 
 @contextmanager
 def local_ray(cpus: int | None = None, gpus: int | None = None) -> Iterator[dict[str, float]]:
-    """A Ray of our own on this machine, of the given size or the machine's; ended on leaving.
+    """Start a private Ray cluster on this machine, by default with all its devices; stop it on exit.
 
     Yields:
         the cluster's resources by name.
     """
-    os.environ.update(quiet(os.environ))
+    os.environ.update(quiet_ray_environment(os.environ))
     import ray
 
     ray.init(
-        address="local",  # never a cluster of somebody else that happens to run here
+        address="local",  # never another cluster that runs on this machine
         num_cpus=cpus,
         num_gpus=gpus,
         include_dashboard=False,
@@ -82,18 +82,18 @@ def local_ray(cpus: int | None = None, gpus: int | None = None) -> Iterator[dict
 
 @dataclass(frozen=True)
 class ClusterAddress:
-    """Where the nodes of one cluster meet: the head's `host:port`, and the token that lets a process in."""
+    """How to join a cluster: the head's `host:port`, and the token."""
 
     address: str
     token: str = field(repr=False)
 
 
 class RayNode:
-    """One node of a Ray cluster: `ray start --block` in a session of its own, with all that it starts.
+    """A Ray node on this machine: `ray start --block` as a session leader, with all processes that it starts.
 
     Args:
-        process: the leader of that session; nobody else waits for it.
-        folder: private to the node; Ray's own folder in it is not, Ray opens it to everybody.
+        process: the leader of the session; only this class waits for it.
+        folder: the node's files, private; Ray makes its subfolder in it readable to all.
     """
 
     def __init__(self, process: "subprocess.Popen[bytes]", folder: Path):
@@ -102,38 +102,46 @@ class RayNode:
 
     @property
     def pid(self) -> int:
-        """The leader of its session."""
+        """The process id of the session leader."""
         return self._process.pid
 
     @property
     def token_path(self) -> Path:
+        """The file with the cluster's token."""
         return self.folder / "token"
 
     @property
     def ray_path(self) -> Path:
+        """Ray's folder of temporary files."""
         return self.folder / "r"
 
     @property
-    def meeting(self) -> ClusterAddress:
+    def cluster_address(self) -> ClusterAddress:
+        """The address of the cluster that this node belongs to."""
         address = (self.ray_path / "ray_current_cluster").read_text().strip()
         return ClusterAddress(address, self.token_path.read_text())
 
     def check(self) -> None:
-        """Make sure that it lives.
+        """Check that the node runs.
 
         Raises:
-            RayError: it does not; with its last words.
+            RayError: it has ended; quotes its last output line.
         """
-        pid = self._process.pid  # not waited for, so that its number stays its own until the end
+        pid = self._process.pid  # WNOWAIT: the process id is not reused until `end` waits
         if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
             lines = (self.folder / "start.log").read_text(errors="replace").strip().splitlines()
-            raise RayError(f"Ray ended on {socket.gethostname()}: {lines[-1] if lines else 'without a word'}")
+            raise RayError(f"Ray ended on {socket.gethostname()}: {lines[-1] if lines else 'no output'}")
 
     def wait_until_started(self) -> None:
+        """Wait until the node has joined its cluster.
+
+        Raises:
+            RayError: it has ended, or did not start in time.
+        """
         deadline = time.monotonic() + _START_SECONDS
         while True:
             with suppress(FileNotFoundError):
-                if self.meeting.address:
+                if self.cluster_address.address:
                     return
             self.check()
             if time.monotonic() > deadline:
@@ -141,20 +149,20 @@ class RayNode:
             time.sleep(_POLL_SECONDS)
 
     def end(self) -> None:
-        """End all its processes: by its own means, and what then is left of its session by SIGKILL."""
+        """End all processes of the session: by SIGTERM to the leader, then by SIGKILL to what is left."""
         leader = self._process.pid
-        signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)  # what wants this process to leave waits
+        signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED_SIGNALS)  # not to be interrupted midway
         os.kill(leader, signal.SIGTERM)
         deadline = time.monotonic() + _END_SECONDS
-        while _living(leader) and time.monotonic() < deadline:
+        while _live_processes(leader) and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)
-        while left := _living(leader):
+        while left := _live_processes(leader):
             for pid in left:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             time.sleep(_POLL_SECONDS)
         self._process.wait()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD_BACK)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _BLOCKED_SIGNALS)
 
 
 @contextmanager
@@ -164,19 +172,19 @@ def ray_node(
     join: ClusterAddress | None = None,
     *,
     dashboard_port: int | None = None,
-    inside: Sequence[str] = (),
+    command_prefix: Sequence[str] = (),
     options: Sequence[str] = (),
 ) -> Iterator[RayNode]:
-    """A node of a Ray cluster on this machine: the head of a new one, or one more; ended on leaving.
+    """Start a Ray node on this machine, the head of a new cluster or one more node; end it on exit.
 
     Args:
-        join: the cluster; None: the node is the head of a new one.
-        dashboard_port: of a head: where its job server answers this machine, and no other; None: it has none.
-        inside: a command that runs `ray start` somewhere else on this machine: `ip netns exec NAME`.
-        options: further ones of `ray start`.
+        join: the cluster to join; None: start the head of a new one.
+        dashboard_port: the local port of a head's job server; None: no job server.
+        command_prefix: a command that runs `ray start` in another context of this machine: `ip netns exec NAME`.
+        options: more options of `ray start`.
 
-    Any number of clusters and nodes of one user may be on a machine: ports are free ones, folders are private,
-    and who has no token is not let in. A node whose starter is killed ends too.
+    One user may run any number of clusters and nodes on a machine: they take free ports and private folders, and
+    reject processes without their token. A node ends when the process that started it is killed.
 
     Raises:
         RayError: it did not start.
@@ -185,16 +193,16 @@ def ray_node(
     if dashboard_port:
         words += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}"]
     if importlib.util.find_spec("grpc") is not None:
-        words.append(f"--ray-client-server-port={_free_port()}")  # nobody asked for it; else always 10001
+        words.append(f"--ray-client-server-port={_free_port()}")  # unused, but fixed at 10001 by default
     if join is not None:
         words = [f"--address={join.address}"]
-    with owned_folder(_short_root(), _PREFIX) as folder:
+    with owned_folder(_short_root(), _FOLDER_PREFIX) as folder:
         with open(os.open(folder / "token", os.O_CREAT | os.O_WRONLY, 0o600), "w") as file:
             file.write(join.token if join else secrets.token_hex(32))
         with open(folder / "start.log", "wb") as log:
             process = subprocess.Popen(
                 [
-                    *inside, sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *words,
+                    *command_prefix, sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *words,
                     f"--num-cpus={cpus}", f"--num-gpus={gpus}", f"--object-store-memory={_OBJECT_STORE_BYTES}",
                     f"--temp-dir={folder / 'r'}", "--include-log-monitor=false", "--dashboard-agent-listen-port=0",
                     *options,
@@ -204,7 +212,7 @@ def ray_node(
                 stderr=subprocess.STDOUT,
                 env=_node_environment(folder / "token"),
                 start_new_session=True,
-                preexec_fn=_as_a_node,
+                preexec_fn=_set_up_child,
             )  # fmt: skip
         node = RayNode(process, folder)
         try:
@@ -215,27 +223,27 @@ def ray_node(
 
 
 @contextmanager
-def connected(node: RayNode) -> Iterator[None]:
-    """This process as a driver of a node's cluster. Ray must not have been imported before."""
-    os.environ.pop("RAY_AUTH_TOKEN", None)  # it would come before the path
+def connect_to_node(node: RayNode) -> Iterator[None]:
+    """Connect this process to a node's cluster as a driver. Ray must not have been imported before."""
+    os.environ.pop("RAY_AUTH_TOKEN", None)  # it has precedence over the path
     os.environ.update(_node_environment(node.token_path))
     import ray
 
     on_sigterm = signal.getsignal(signal.SIGTERM)
     ray.init(
-        address=node.meeting.address,
+        address=node.cluster_address.address,
         configure_logging=True,
         logging_level=logging.ERROR,
         log_to_driver=False,
     )
-    signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own would end this process at once
+    signal.signal(signal.SIGTERM, on_sigterm)  # Ray's handler ends the process at once
     yield
-    # Not after an exception: a cluster that is ending would end its workers at once, before they leave.
+    # Not after an exception: the shutdown would kill workers of an ending cluster before they leave their trials.
     ray.shutdown()
 
 
-def living_nodes() -> list[dict[str, float]]:
-    """What each living node of the cluster has of each resource."""
+def alive_node_resources() -> list[dict[str, float]]:
+    """The resources of each alive node of the cluster."""
     import ray
 
     return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
@@ -245,22 +253,22 @@ def _node_environment(token_path: Path) -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN")}
     return {
         **kept,
-        **quiet(os.environ),
-        "RAY_ENABLE_AUTO_CONNECT": "0",  # or a driver that lost its cluster would start one on the machine
+        **quiet_ray_environment(os.environ),
+        "RAY_ENABLE_AUTO_CONNECT": "0",  # a driver that lost its cluster must not start one here
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token_path),
-        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": f"{LEAVE_SECONDS:g}",
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": f"{DRAIN_SECONDS:g}",
     }
 
 
-def _as_a_node() -> None:
-    """In the child, before `ray start`: a scheduler's warning is no signal to die, its starter's death is."""
+def _set_up_child() -> None:
+    """In the child, before `ray start`: ignore the scheduler's warning signal, end when the parent dies."""
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def _living(session: int) -> list[int]:
-    """The processes of a session that have not ended."""
+def _live_processes(session: int) -> list[int]:
+    """The process ids of a session's processes that have not ended."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
@@ -271,7 +279,7 @@ def _living(session: int) -> list[int]:
 
 
 def _short_root() -> str:
-    """The folder of temporary files, where it is short enough for sockets."""
+    """The folder of temporary files, or /tmp where that is too long for sockets."""
     root = tempfile.gettempdir()
     return root if len(os.fsencode(root)) <= _LONGEST_ROOT_BYTES else "/tmp"
 
@@ -282,6 +290,6 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def quiet(environment: Mapping[str, str]) -> dict[str, str]:
-    """What keeps Ray quiet and out of the way, as variables; those that are set already stay as they are."""
+def quiet_ray_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables that turn off Ray's extra logs, files and handlers; values in `environment` are kept."""
     return {name: environment.get(name, value) for name, value in _QUIET.items()}

@@ -1,8 +1,8 @@
-"""What is shipped to a cluster: mixsweep itself, as a module of the job, and the user's project, lean.
+"""Stage what Ray ships to a cluster: mixsweep itself and the project that a sweep file imports from.
 
-Ray sends a working folder whole to each node, and refuses a large one only after packing it. So what goes is
-chosen and weighed here first: of a project that a sweep file imports from, what git knows or would not ignore,
-without runs, data and caches.
+Ray sends the whole working folder to each node, and refuses a large one only after packing it. So the files are
+selected, and their size is checked, before: of a project those that git tracks or does not ignore, without runs,
+data and caches.
 """
 
 import fnmatch
@@ -18,26 +18,26 @@ from mixsweep.core.errors import UserError
 
 _PACKAGES = ("core", "cluster", "analysis", "sweep")
 
-_LARGEST = 5  # files that a refusal names
+_LARGEST_NAMED = 5  # files that the error names
 
-# Folders of any depth that never go, even where git does not ignore them.
-_NEVER = (
+# Folders at any depth that are never shipped, even where git does not ignore them.
+_NEVER_SHIPPED = (
     ".*", "__pycache__", "*.egg-info", "node_modules", "runs", "data", "wandb", "venv", "env", "site-packages",
 )  # fmt: skip
 
 
 class PackagingError(UserError):
-    """What cannot be shipped, in one line."""
+    """Files that cannot be shipped; the message is one line."""
 
 
 @dataclass(frozen=True)
 class Shipment:
-    """What Ray sends to each node.
+    """The staged files that Ray sends to each node.
 
     Args:
         working_dir: becomes the working folder of the cluster's processes.
         package: the folder of mixsweep, for `py_modules`.
-        imports: where each imported file lies, relative to the working folder.
+        imports: the path of each imported file, relative to the working folder.
     """
 
     working_dir: Path
@@ -46,45 +46,45 @@ class Shipment:
 
     @property
     def runtime_env(self) -> dict[str, object]:
-        """As Ray takes it."""
+        """The `runtime_env` argument of Ray."""
         return {"working_dir": str(self.working_dir), "py_modules": [str(self.package)]}
 
 
 def stage(
     folder: Path, imports: Sequence[str] = (), project: str = "", exclude: Sequence[str] = ()
 ) -> Shipment:
-    """Put all that a cluster needs into an empty folder.
+    """Copy all files that the cluster needs into an empty folder.
 
     Args:
-        folder: gets it; nothing else is in it.
-        imports: absolute paths of the files that the sweep file names.
-        project: the root of the project that they import from; it goes along where there are any.
-        exclude: patterns of paths below the project that stay here.
+        folder: the empty folder.
+        imports: absolute paths of the files that the sweep file imports.
+        project: the root of the project that they import from; shipped if there are imports.
+        exclude: path patterns below the project that are not shipped.
 
     Raises:
-        PackagingError: it would be too large for Ray; with the largest files.
+        PackagingError: the files are too large for Ray; names the largest.
     """
     root = Path(project)
-    files = {PurePath(path): root / path for path in lean_files(root, exclude)} if imports else {}
-    places = []
+    files = {PurePath(path): root / path for path in files_to_ship(root, exclude)} if imports else {}
+    targets = []
     for number, name in enumerate(imports):
         path = Path(name)
         inside = path.relative_to(root) if path.is_relative_to(root) else None
-        place = PurePath(inside or PurePath("imports", str(number), path.name))
-        files[place] = path
-        places.append(str(place))
-    _weigh(files.values(), root)
+        target = PurePath(inside or PurePath("imports", str(number), path.name))
+        files[target] = path
+        targets.append(str(target))
+    _check_size(files.values(), root)
     working_dir = folder / "work"
     working_dir.mkdir(parents=True)
-    for place, path in files.items():
-        target = working_dir / place
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, target)
-    return Shipment(working_dir, _stage_package(folder / "package" / "mixsweep"), tuple(places))
+    for target, path in files.items():
+        copy = working_dir / target
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
+    return Shipment(working_dir, _stage_package(folder / "package" / "mixsweep"), tuple(targets))
 
 
 def _stage_package(folder: Path) -> Path:
-    """A copy of this mixsweep, laid out as it is installed, wherever its folders lie."""
+    """Copy the installed mixsweep packages below one folder; return that folder."""
     ignore = shutil.ignore_patterns("__pycache__", ".*")
     for name in ("", *_PACKAGES):
         module = importlib.import_module(f"mixsweep.{name}".rstrip("."))
@@ -93,16 +93,16 @@ def _stage_package(folder: Path) -> Path:
     return folder
 
 
-def lean_files(root: Path, exclude: Sequence[str] = ()) -> list[PurePath]:
-    """The files below a project that go: those of git, else all; never runs, data, caches or environments."""
+def files_to_ship(root: Path, exclude: Sequence[str] = ()) -> list[PurePath]:
+    """The project's files to ship: those of git, else all; never runs, data, caches or virtual environments."""
     listed = _listed_by_git(root)
     found: Iterable[PurePath] = _walk(root, root) if listed is None else listed
     stores: dict[PurePath, bool] = {}
     kept = []
     for path in found:
-        if any(fnmatch.fnmatch(part, pattern) for part in path.parts[:-1] for pattern in _NEVER):
+        if any(fnmatch.fnmatch(part, pattern) for part in path.parts[:-1] for pattern in _NEVER_SHIPPED):
             continue
-        if path.name.startswith(".git"):  # Ray would leave out what they name, of what has been chosen here
+        if path.name.startswith(".git"):  # Ray would apply them to the files that are selected here
             continue
         if any(fnmatch.fnmatch(str(path), p) or PurePath(p.rstrip("/")) in path.parents for p in exclude):
             continue
@@ -114,7 +114,7 @@ def lean_files(root: Path, exclude: Sequence[str] = ()) -> list[PurePath]:
 
 
 def _listed_by_git(root: Path) -> list[PurePath] | None:
-    """What git tracks and what it would, or None where this is no checkout."""
+    """The files that git tracks or does not ignore; None outside of a checkout."""
     words = ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     try:
         done = subprocess.run(words, capture_output=True, check=True)
@@ -125,35 +125,37 @@ def _listed_by_git(root: Path) -> list[PurePath] | None:
 
 def _walk(root: Path, folder: Path) -> Iterator[PurePath]:
     for at, folders, files in os.walk(folder):
-        folders[:] = [f for f in folders if not any(fnmatch.fnmatch(f, pattern) for pattern in _NEVER)]
+        folders[:] = [
+            f for f in folders if not any(fnmatch.fnmatch(f, pattern) for pattern in _NEVER_SHIPPED)
+        ]
         for name in files:
             yield PurePath(os.path.relpath(os.path.join(at, name), root))
 
 
 def _is_store(root: Path, folder: PurePath, known: dict[PurePath, bool]) -> bool:
-    """Whether a folder is that of a sweep, by whatever name."""
+    """Whether a folder is a sweep's store; `known` caches the answers."""
     if folder not in known:
         known[folder] = (root / folder / "sweep.toml").is_file() and (root / folder / "trials").is_dir()
     return known[folder]
 
 
-def _weigh(files: Iterable[Path], root: Path) -> None:
-    limit = limit_bytes()
+def _check_size(files: Iterable[Path], root: Path) -> None:
+    limit = max_working_dir_bytes()
     sizes = sorted(((path.stat().st_size, path) for path in files), reverse=True)
     total = sum(size for size, _ in sizes)
     if total < limit:
         return
     named = ", ".join(
-        f"{os.path.relpath(path, root)} ({_mebibytes(size)})" for size, path in sizes[:_LARGEST]
+        f"{os.path.relpath(path, root)} ({_mebibytes(size)})" for size, path in sizes[:_LARGEST_NAMED]
     )
     raise PackagingError(
-        f"{root}: {_mebibytes(total)} would be shipped, Ray takes {_mebibytes(limit)}; the largest: {named}; "
-        "name what stays here under `exclude` of the place, or have git ignore it"
+        f"{root}: {_mebibytes(total)} would be shipped, Ray's limit is {_mebibytes(limit)}; the largest: {named}; "
+        "list files not to ship under `exclude` of the place, or have git ignore them"
     )
 
 
-def limit_bytes() -> int:
-    """The largest working folder that Ray takes."""
+def max_working_dir_bytes() -> int:
+    """Ray's limit for the size of a working folder."""
     from ray._private.runtime_env.packaging import GCS_STORAGE_MAX_SIZE
 
     return int(GCS_STORAGE_MAX_SIZE)

@@ -1,7 +1,6 @@
-"""Ranks on Ray: the processes that train one trial together, placed and watched by Ray Train.
+"""Run the ranks of one trial on a Ray cluster, placed and restarted by Ray Train.
 
-Each of them finds the variables that torch's launchers export; what they do with
-them is core.execution.rank_channel's concern.
+Each rank gets the variables that torch's launchers export; `core.execution.rank_channel` uses them.
 """
 
 import os
@@ -12,13 +11,13 @@ from typing import Any
 
 from mixsweep.core.scratch import scratch_folder
 
-# A worker that died, its node with it or not, ends its group; so often it is started anew, maybe elsewhere.
+# The death of one rank ends its group; Ray Train restarts the group this often, on other nodes if need be.
 _RESTARTS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class RankResources:
-    """How many ranks, over how many nodes, and what each of them needs, by Ray's names."""
+    """The number of ranks and nodes, and what each rank needs, by Ray's resource names."""
 
     ranks: int
     nodes: int = 1
@@ -26,25 +25,25 @@ class RankResources:
 
 
 def run_ranks(function: Callable[[], None], resources: RankResources) -> None:
-    """Run a function in several processes of the cluster at once, as its ranks, until all have ended.
+    """Run a function as the ranks of one group on the cluster, and wait until all have ended.
 
-    RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT are set in each. On a node, all
-    see the GPUs of all, and LOCAL_RANK says which one is whose.
+    RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT are set in each rank. All ranks of a
+    node see the GPUs of all; LOCAL_RANK selects one.
 
     Args:
-        function: what each of them does; after the death of one, all begin again.
+        function: runs in each rank; after the death of one rank it runs again in all.
 
     Raises:
-        ray.train.TrainingFailedError: one of them died, or raised, once too often.
+        ray.train.TrainingFailedError: ranks died or raised more often than they are restarted.
     """
     from ray import train
     from ray.train.torch import TorchTrainer
 
     with scratch_folder() as scratch:
         TorchTrainer(
-            _as_rank,
+            _run_as_rank,
             train_loop_config={"function": function},
-            torch_config=_meeting(),
+            torch_config=_rendezvous_config(),
             scaling_config=train.ScalingConfig(
                 num_workers=resources.ranks,
                 resources_per_worker={name: value for name, value in resources.needs.items() if value},
@@ -65,7 +64,7 @@ def _strategy(resources: RankResources) -> str:
     return "STRICT_SPREAD" if resources.nodes == resources.ranks else "SPREAD"
 
 
-def _as_rank(config: dict[str, Any]) -> None:
+def _run_as_rank(config: dict[str, Any]) -> None:
     from ray import train
 
     context = train.get_context()
@@ -76,16 +75,16 @@ def _as_rank(config: dict[str, Any]) -> None:
     config["function"]()
 
 
-def _meeting() -> Any:
-    """Ray Train's hook for a framework: before the function runs, all are told where rank 0 waits for them.
+def _rendezvous_config() -> Any:
+    """A framework config of Ray Train that sets MASTER_ADDR and MASTER_PORT on all ranks before the function runs.
 
-    In place of its own for torch, which joins a process group: core.execution.rank_channel has one for each
-    attempt at a trial.
+    It replaces the one for torch, which also joins a process group: core.execution.rank_channel opens one for each
+    attempt.
     """
     from ray.train.backend import Backend
     from ray.train.torch import TorchConfig
 
-    class ClusterAddress(Backend):
+    class RendezvousBackend(Backend):
         share_cuda_visible_devices = True
 
         def on_start(self, worker_group: Any, backend_config: Any) -> None:
@@ -94,8 +93,8 @@ def _meeting() -> Any:
 
     class RendezvousConfig(TorchConfig):
         @property
-        def backend_cls(self) -> type[ClusterAddress]:
-            return ClusterAddress
+        def backend_cls(self) -> type[RendezvousBackend]:
+            return RendezvousBackend
 
     return RendezvousConfig()
 

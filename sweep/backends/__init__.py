@@ -1,1 +1,1 @@
-"""One package for each kind of place that runs trials."""
+"""Backends: the code that runs trials at each kind of place."""

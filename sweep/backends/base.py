@@ -1,4 +1,4 @@
-"""The interface that every kind of place implements, and the table that finds a place's backend."""
+"""The interface of backends, and the table of backends by kind of place."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from mixsweep.sweep.planning.schema import SweepSpec
 from mixsweep.sweep.runtime.worker import WorkerSpec
 from mixsweep.sweep.search.suggestions import SearchError
 
-# By kind of place, and how it is used; imported when it is asked for.
+# Backends by kind of place and how it is used; a module is imported when its backend is used.
 _BACKENDS = {
     "debug": "mixsweep.sweep.backends.inline:InlineBackend",
     "local": "mixsweep.sweep.backends.ray.local:LocalRayBackend",
@@ -29,22 +29,22 @@ _BACKENDS = {
 
 
 class RunError(UserError):
-    """A sweep that cannot begin: nothing was allocated, and one line says why."""
+    """A sweep that cannot start; nothing was allocated, and the message is one line."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """What a command asks for beside its plan and its place.
+    """The options of a `run` command, besides its plan and its place.
 
     Args:
         store_root: the folder of sweeps.
-        data_dir: where the images lie; None: SWEEP_DATA, or the place's own.
-        limit: run no more than so many of the trials that are left.
+        data_dir: the folder of the image files; None: SWEEP_DATA, or the place's folder.
+        limit: the largest number of the remaining trials to run; None: no limit.
         only: run only these trials of the plan.
-        retry_failed: give failed trials a new try, whatever their kind.
-        raise_errors: in `debug`, let an exception pass once it is recorded.
-        detach: return as soon as all is submitted, where the place keeps it running.
-        mirror: push the trials to W&B; what runs elsewhere does it there.
+        retry_failed: run failed trials again, whatever the kind of failure.
+        raise_errors: in `debug`, raise an exception again after it is recorded.
+        detach: return once everything is submitted, where the place keeps it running.
+        mirror: push the trials to W&B; a command that runs on a cluster pushes them there.
     """
 
     store_root: Path = Path("runs")
@@ -59,13 +59,13 @@ class RunOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Callbacks:
-    """What a command hears while its trials run.
+    """Functions that are called while a command's trials run.
 
     Args:
-        say: told what a user should know, in one line.
+        say: called with a line for the user.
         on_record: called after each epoch, in `debug` only.
-        on_end: called when a trial ends or halts.
-        on_tick: called about twice a second while a cluster works.
+        on_end: called when a trial ends or pauses.
+        on_tick: called about twice a second while the trials run on a cluster.
         on_interrupt: called at the first Ctrl-C.
     """
 
@@ -78,16 +78,16 @@ class Callbacks:
 
 @dataclass(frozen=True, kw_only=True)
 class SweepRun:
-    """One command's work at a place: what is left of a plan, and how to train it.
+    """One run of a command at a place: the remaining trials of a plan, and how to train them.
 
     Args:
-        plan: of the sweep file; of an adaptive one with what the store has of it.
-        trials: those that are left, in the order in which they are to run.
-        worker_spec: what each worker is told.
-        searches: whether trials are chosen while others run.
-        limit: choose no more than so many.
-        detach: return as soon as all is submitted.
-        callbacks: what the command hears.
+        plan: of the sweep file; for a search, with the trials that the store already has.
+        trials: the remaining ones, in the order in which they are to run.
+        worker_spec: for each worker process.
+        searches: whether a search chooses trials while others run.
+        limit: the largest number of trials to choose; None: no limit.
+        detach: return once everything is submitted.
+        callbacks: called while the trials run.
     """
 
     plan: Plan
@@ -100,23 +100,24 @@ class SweepRun:
 
     @property
     def store(self) -> SweepStore:
+        """The sweep's store."""
         return SweepStore(self.worker_spec.run_config.store)
 
     def stop_requested(self) -> bool:
-        """Whether somebody asked for a stop since the command was given."""
+        """Whether a stop was requested since the command started."""
         return self.store.stop_requested(self.worker_spec.run_config.started_at)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a command's trials stand when it ends.
+    """The result of a command: the states of its trials when it ended.
 
     Args:
-        interrupted: whether it stopped before all were done.
-        counts: trials by state.
-        unrecorded: failures that the store could not take (a full disk).
-        detached: jobs were submitted, and nobody waited for them.
-        job_exit_code: of a command that ran elsewhere.
+        interrupted: whether it stopped before all trials were done.
+        counts: the number of trials by state.
+        unrecorded: failures that could not be written to the store (a full disk).
+        detached: whether it submitted jobs without waiting for them.
+        job_exit_code: of a command that ran on a cluster as a job; None: it ran here.
     """
 
     interrupted: bool = False
@@ -127,7 +128,7 @@ class Outcome:
 
     @property
     def exit_code(self) -> int:
-        """0 done, 1 some trials failed (or are left), 130 interrupted."""
+        """0: all trials are done; 1: some failed or are left; 130: interrupted."""
         if self.job_exit_code is not None:
             return self.job_exit_code
         if self.interrupted:
@@ -139,31 +140,33 @@ class Outcome:
 
 
 class Backend(ABC):
-    """Runs trials at a place of one kind.
+    """Runs trials at places of one kind.
 
-    The class attributes say what a kind of place can do; `check` refuses the rest before anything is allocated.
+    The class attributes list what the kind can do; `check` refuses everything else before anything is allocated.
     """
 
-    detaches: ClassVar[bool] = False  # trials go on when the command returns
-    trains_ranks: ClassVar[bool] = True  # several processes train one trial
-    spans_nodes: ClassVar[bool] = True  # on several nodes
-    takes_custom_resources: ClassVar[bool] = False  # memory and custom resources, which Ray places by
-    searches: ClassVar[bool] = False  # has a driver that lives as long as the sweep
-    ends_with_command: ClassVar[bool] = True  # Ctrl-C and SIGTERM ask its trials to stop
+    detaches: ClassVar[bool] = False  # trials keep running after the command returns
+    trains_ranks: ClassVar[bool] = True  # several processes can train one trial
+    spans_nodes: ClassVar[bool] = True  # the ranks of a trial can be on several nodes
+    takes_custom_resources: ClassVar[bool] = (
+        False  # accepts memory and custom resources, by which Ray places trials
+    )
+    searches: ClassVar[bool] = False  # has a driver that runs as long as the sweep, which a search needs
+    ends_with_command: ClassVar[bool] = True  # Ctrl-C and SIGTERM stop the trials
 
     def __init__(self, place: Place):
         self.place = place
 
     def check(self, plan: Plan, options: RunOptions) -> None:
-        """Refuse what this place cannot do.
+        """Refuse a plan or options that this place cannot run.
 
         Raises:
-            UserError: one line on what, and where to run it instead.
+            UserError: what it cannot do, and where to run it instead, in one line.
         """
         name, spec = self.place.name, plan.spec
         resources = spec.resources
         if options.detach and not self.detaches:
-            raise RunError(f"--detach: place {name} works only as long as this command does")
+            raise RunError(f"--detach: place {name} works only as long as this command runs")
         if resources.ranks > 1 and not self.trains_ranks:
             raise RunError(f"resources.ranks: place {name} trains a trial in one process; use another one")
         if resources.nodes > 1 and not self.spans_nodes:
@@ -171,38 +174,38 @@ class Backend(ABC):
         if resources.ranks > 1 and spec.search is not None:
             raise RunError("resources.ranks: with [search] a trial has one process")
         if (resources.memory or resources.custom) and not self.takes_custom_resources:
-            raise RunError(f"resources: memory and custom are Ray's; place {name} does not know them")
+            raise RunError(f"resources: memory and custom are Ray's; place {name} does not support them")
         if spec.search is None or options.only is not None:
             return
         if options.limit is not None and spec.search.algorithm == "pbt":
             raise SearchError("--limit: not with pbt, whose population trains together")
         if not self.searches:
             raise SearchError(
-                f"[search]: {spec.search.algorithm} needs a driver that lives as long as the sweep, and place "
+                f"[search]: {spec.search.algorithm} needs a driver that runs as long as the sweep, and place "
                 f"{name} ({self.place.kind}) has none; use a Ray place: --place local"
             )
 
     def run_elsewhere(self, plan: Plan, options: RunOptions, callbacks: Callbacks) -> Outcome | None:
-        """Where the store is out of reach, run the whole command there; None where it runs here."""
+        """Run the whole command on the cluster if the store is only reachable there; return None if it runs here."""
         return None
 
     @abstractmethod
     def run(self, sweep_run: SweepRun) -> int:
-        """Run or submit the trials and follow them to their end; return how many a search has yet to choose.
+        """Run or submit the trials, and follow them to their end; return how many a search has yet to choose.
 
-        What has become of a trial is in the store.
+        How each trial ended is in the store.
 
         Raises:
-            UserError: the place cannot be used, or no process could work.
+            UserError: the place cannot be used, or every worker process failed.
         """
 
     def scripts(self, spec: SweepSpec, trials: int, store: SweepStore) -> list[str]:
-        """What would be handed to a scheduler for so many trials of a sweep; nothing where there is none."""
+        """The batch scripts that would be submitted for this number of trials; empty without a scheduler."""
         return []
 
 
 def kind_of_backend(place: Place) -> str:
-    """The kind of backend that a place has: a key of the table."""
+    """The kind of a place's backend: a key of the table."""
     if place.ray is not None:
         return "ray job" if place.ray.takes_jobs else "ray"
     if place.slurm is not None:

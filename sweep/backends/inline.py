@@ -1,4 +1,4 @@
-"""Trials one after the other in this process: no Ray, breakpoints work."""
+"""The backend of `debug`: trials one after the other in this process, without Ray, so that breakpoints work."""
 
 from typing import ClassVar
 
@@ -7,7 +7,7 @@ from mixsweep.sweep.runtime.worker import run_trials
 
 
 class InlineBackend(Backend):
-    """The place `debug`."""
+    """A place of kind `debug`."""
 
     trains_ranks: ClassVar[bool] = False
     spans_nodes: ClassVar[bool] = False

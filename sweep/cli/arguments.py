@@ -79,10 +79,10 @@ def elsewhere(place: str | None, *words: str) -> None:
     """Where a place keeps the store out of reach, run the command there and exit as it does."""
     where = find_place(place) if place else None
     if where is not None and where.ray and where.ray.takes_jobs:
-        from mixsweep.sweep.backends.ray.job import ask, write_out
+        from mixsweep.sweep.backends.ray.job import run_on_cluster, write_out
 
         with suppress(KeyboardInterrupt):
-            raise typer.Exit(ask(where, words, write_out))
+            raise typer.Exit(run_on_cluster(where, words, write_out))
         raise typer.Exit(130)
 
 

@@ -110,10 +110,10 @@ def logs(
 ) -> None:
     """A trial's log; with --place also a sweep's, as its job writes it."""
     if place and (where := find_place(place)).ray and where.ray.takes_jobs:
-        from mixsweep.sweep.backends.ray.job import log_of, write_out
+        from mixsweep.sweep.backends.ray.job import write_job_log, write_out
 
         try:
-            if log_of(where, trial, follow, write_out):
+            if write_job_log(where, trial, follow, write_out):
                 return
         except KeyboardInterrupt:
             return

@@ -76,9 +76,9 @@ def run(
 
     where = find_place(place)
     if where.ray:
-        from mixsweep.cluster.ray_cluster.connection import prepare
+        from mixsweep.cluster.ray_cluster.connection import set_ray_environment
 
-        prepare(where.ray)  # before anything imports Ray
+        set_ray_environment(where.ray)  # before anything imports Ray
         if where.ray.store and not where.ray.takes_jobs and store == Path("runs"):
             store = Path(where.ray.store)
     check_store(store)
@@ -182,7 +182,7 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Check a place before you spend an allocation on it."""
-    from mixsweep.cluster.doctor.checks import examine
+    from mixsweep.cluster.doctor.examine import examine
     from mixsweep.sweep.run import find_data
 
     where = find_place(place)

@@ -1,1 +1,1 @@
-"""What a worker process does, and how a command retries."""
+"""Worker processes, and the loop that runs trials again after processes died."""

@@ -1,7 +1,7 @@
-"""Run rounds on a cluster until every trial is terminal or held elsewhere.
+"""Run passes on a cluster until every trial is terminal or held elsewhere.
 
-One round hands the cluster all that is left. What a round leaves behind, because processes died in it or others
-held it, is looked up in the store, and tried again as long as that leads on.
+One pass runs all trials that are left. Trials that it leaves, because processes died or other commands held them,
+are found in the store and run again as long as passes make progress.
 """
 
 import threading
@@ -21,7 +21,7 @@ from mixsweep.core.store.store import SweepStore
 
 T = TypeVar("T")
 
-# Done; told to halt; only others' trials are left; workers left by themselves, with or without having trained.
+# All done; `halt` returned True; other processes hold what is left; all workers left, with or without progress.
 Ending = Literal["done", "halted", "held", "paused", "stuck"]
 
 _POLL_SECONDS = 0.5
@@ -29,16 +29,16 @@ _POLL_SECONDS = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class RetryLoop:
-    """How to go on until nothing is left.
+    """Runs passes until no trial is left, or no further pass would help.
 
     Args:
-        store: of the sweep.
+        store: the sweep's.
         run_config: of this command.
-        run: one round on the cluster; returns a line for each worker process that died for good.
-        halt: asked before each round; True ends it there.
-        patience_seconds: how long to wait for trials that others hold; one that died on a host that is gone
-            keeps its lease until that is stale.
-        workers_leave: whether workers pause by clocks of their own, so that a further round would not lead on.
+        run: one pass on the cluster; returns a line for each worker process that died after its restarts.
+        halt: called before each pass; True ends the loop.
+        patience_seconds: how long to wait for trials that other processes hold; a process that died on another host
+            holds its lease until that is stale.
+        workers_pause: whether workers pause by their own clock, so that another pass would not help.
     """
 
     store: SweepStore
@@ -46,55 +46,56 @@ class RetryLoop:
     run: Callable[[list[TrialConfig]], list[str]]
     halt: Callable[[], bool]
     patience_seconds: float = 0.0
-    workers_leave: bool = False
+    workers_pause: bool = False
 
     def run_all(self, trials: Sequence[TrialConfig]) -> Ending:
-        """Run rounds of these trials.
+        """Run passes of these trials; return why the loop ended.
 
         Raises:
-            UserError: processes die, and nothing is trained.
+            UserError: every worker process failed and nothing was trained.
         """
         left = list(trials)
         patience = self.patience_seconds
         while left:
             if self.halt():
                 return "halted"
-            if not self._free(left):
+            if not self._any_free(left):
                 if patience <= 0:
                     return "held"
                 time.sleep(_POLL_SECONDS)
                 patience -= _POLL_SECONDS
-                left = self._left(left)
+                left = self._remaining(left)
                 continue
             before = epochs_in_store(self.store, left)
             deaths = self.run(left)
             progress = epochs_in_store(self.store, left) > before
             if deaths and not progress:
-                raise UserError(f"no worker process could work: {deaths[0]}")
-            left = self._left(left)
-            if not deaths and self._free(left):
+                raise UserError(f"every worker process failed: {deaths[0]}")
+            left = self._remaining(left)
+            if not deaths and self._any_free(left):
                 if not progress:
                     return "stuck"
-                if self.workers_leave:
+                if self.workers_pause:
                     return "paused"
             patience = self.patience_seconds
         return "done"
 
-    def _left(self, trials: Sequence[TrialConfig]) -> list[TrialConfig]:
-        """What is not done; a failure is tried anew by a new command, not by a new round."""
+    def _remaining(self, trials: Sequence[TrialConfig]) -> list[TrialConfig]:
+        """The trials that are not done; failed ones are retried by a new command only, not by a new pass."""
         return remaining(trials, self.store, replace(self.run_config, retry_failed=False))
 
-    def _free(self, trials: Sequence[TrialConfig]) -> bool:
+    def _any_free(self, trials: Sequence[TrialConfig]) -> bool:
+        """Whether one of the trials is not held by a process."""
         return not all(is_held(self.store, config) for config in trials)
 
 
 def epochs_in_store(store: SweepStore, trials: Sequence[TrialConfig]) -> int:
-    """The epochs that these trials have recorded."""
+    """The number of epochs that these trials have recorded."""
     return sum(store.trial(config.trial_id).records().num_rows for config in trials)
 
 
 def in_background(job: Callable[[], T], on_tick: Callable[[], None]) -> T:
-    """Run a job in a thread, so that this one hears signals and ticks; hand on how the job or a tick ended."""
+    """Run `job` in a thread while this one handles signals and ticks; return its result or raise its error."""
     results: list[T] = []
     errors: list[BaseException] = []
 
@@ -114,8 +115,8 @@ def in_background(job: Callable[[], T], on_tick: Callable[[], None]) -> T:
     return results[0]
 
 
-def unless_unreadable(on_tick: Callable[[], None]) -> Callable[[], None]:
-    """A tick whose failure to read the store must not end the trials."""
+def ignore_read_errors(on_tick: Callable[[], None]) -> Callable[[], None]:
+    """A tick that ignores errors in reading the store, which must not end the trials."""
 
     def tick() -> None:
         with suppress(OSError, UserError, pa.ArrowInvalid):

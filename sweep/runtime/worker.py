@@ -1,4 +1,4 @@
-"""What a process that trains is told, and does, in every place."""
+"""Worker processes: the worker spec that a command gives them, and how they run trials, at every kind of place."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,18 +18,18 @@ from mixsweep.sweep.search.asha import make_decide
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerSpec:
-    """What a command tells its workers, so that none of them reads the sweep file.
+    """All that a worker needs from its command, so that it does not read the sweep file.
 
     Args:
         run_config: where and how to train.
-        metric: what the stopping rule compares.
+        metric: the metric that the stopping rule compares.
         mode: `max` or `min`.
-        epochs: the epoch budgets of the plan's trials, by id: those that a stopping rule compares.
-        stopping: the rule; None: there is none.
-        imports: the user's files, which register models and data sets.
+        epochs: the epoch budgets of the plan's trials by id, which the stopping rule compares.
+        stopping: the stopping rule, or None.
+        imports: the user's files that register models and data sets.
         project: the root of the project that they import from.
-        grows: whether the plan grows while it runs, so that its epochs are read from the store.
-        version: of the mixsweep that the command is.
+        grows: whether the plan grows while it runs, so that epoch budgets are read from the store.
+        version: the mixsweep version of the command.
     """
 
     run_config: RunConfig
@@ -43,30 +43,30 @@ class WorkerSpec:
     version: str = __version__
 
     def until(self, epoch: int | None) -> "WorkerSpec":
-        """The same, but to train no trial further than this epoch."""
+        """This spec with all trials limited to this epoch; None: no limit."""
         return self.with_run_config(until=epoch)
 
     def with_run_config(self, **values: Any) -> "WorkerSpec":
-        """The same with some values of the run config changed."""
+        """This spec with some values of the run config replaced."""
         return replace(self, run_config=replace(self.run_config, **values))
 
     def to_mapping(self) -> dict[str, Any]:
-        """Plain JSON values, without `epochs`, which a task reads from the store's plan."""
+        """This spec as JSON values, without `epochs`, which an array task reads from the store's plan."""
         stopping = None if self.stopping is None else asdict(self.stopping)
-        own = {
+        nested = {
             "run_config": self.run_config.to_mapping(),
             "stopping": stopping,
             "imports": list(self.imports),
         }
         names = ("metric", "mode", "project", "grows", "version")
-        return {**own, **{name: getattr(self, name) for name in names}}
+        return {**nested, **{name: getattr(self, name) for name in names}}
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], epochs: Mapping[str, int]) -> "WorkerSpec":
-        """What to_mapping gave, with these epochs.
+        """The worker spec of `to_mapping`, with these epoch budgets.
 
         Raises:
-            UserError: another version wrote it.
+            UserError: another version of mixsweep wrote it.
         """
         check_version(values["version"])
         stopping = values["stopping"]
@@ -97,20 +97,20 @@ def make_worker_spec(plan: Plan, run_config: RunConfig) -> WorkerSpec:
 
 
 def check_version(version: str) -> None:
-    """Make sure that this process is the mixsweep that it was started by.
+    """Check that this process has the mixsweep version of the process that started it.
 
     Raises:
-        UserError: it is another version.
+        UserError: it has another version.
     """
     if version != __version__:
         raise UserError(
-            f"this process has mixsweep {__version__}, and was started by {version or 'an older one'}; "
+            f"this process has mixsweep {__version__}, and was started by {version or 'an older version'}; "
             "install the same version on both sides, then run the same command again"
         )
 
 
 class _GrowingEpochs(Mapping[str, int]):
-    """The epochs of a growing plan's trials: read anew when one is asked for that it did not have."""
+    """The epoch budgets of a growing plan by trial id; a missing id causes the plan to be read again."""
 
     def __init__(self, store: SweepStore):
         self._store = store
@@ -121,7 +121,7 @@ class _GrowingEpochs(Mapping[str, int]):
         if trial_id not in self._epochs:
             facts = (self._store.path / "plan.parquet").stat()
             stamp = (facts.st_mtime_ns, facts.st_ino)
-            if stamp != self._stamp:  # else whatever is asked for is of no plan
+            if stamp != self._stamp:  # an unchanged plan does not have the trial
                 self._epochs = {row.trial_id: row.config.epochs for row in read_plan(self._store)}
                 self._stamp = stamp
         return self._epochs[trial_id]
@@ -134,7 +134,7 @@ class _GrowingEpochs(Mapping[str, int]):
 
 
 def prepare_worker(worker_spec: WorkerSpec) -> Callable[[Record], bool]:
-    """Import the user's files; return the decision that the training asks for after each epoch.
+    """Import the user's files; return the stopping decision that training calls after each epoch.
 
     Raises:
         UserError: this process has another version than the command.
@@ -152,12 +152,13 @@ def run_trials(
     on_record: Callable[[Record], None] = lambda record: None,
     pause: Callable[[], str] | None = None,
 ) -> Iterator[TrialInfo]:
-    """Run what is free of these trials; yield each trial's end.
+    """Run those of these trials that are free; yield each trial's end.
 
     Args:
-        pause: asked after each epoch, as core.execution.runner has it; None: only whether the store asks for a stop.
+        on_record: called after each epoch.
+        pause: returns the reason to pause, as in core.execution.runner.work; None: pause on a stop request only.
     """
-    from mixsweep.core.execution.runner import work  # torch, which a driver does without
+    from mixsweep.core.execution.runner import work  # imports torch, which a driver does not need
 
     run_config = worker_spec.run_config
     store = SweepStore(run_config.store)

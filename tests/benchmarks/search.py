@@ -26,7 +26,7 @@ from scipy import stats
 from mixsweep.cluster.places import find_place
 from mixsweep.cluster.ray_cluster.nodes import local_ray
 from mixsweep.core.store.store import SweepStore
-from mixsweep.sweep.backends.ray.search_driver import driving, run_search
+from mixsweep.sweep.backends.ray.search_driver import hold_driver_lease, run_search
 from mixsweep.sweep.backends.ray.tune_driver import RaySlots, run_on_ray
 from mixsweep.sweep.planning.parse import parse_spec
 from mixsweep.sweep.planning.plan import make_plan, read_plan, save_plan
@@ -63,7 +63,7 @@ def run(spec: SweepSpec, root: Path, slots: int) -> list[float]:
     run_config = make_run_config(spec, store, find_place("local"))
     worker_spec = make_worker_spec(plan, run_config)
     if spec.search:
-        with driving(store) as lease:
+        with hold_driver_lease(store) as lease:
             run_search(
                 plan,
                 worker_spec,

@@ -19,7 +19,7 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path
     return here / "places.toml", user / "places.toml"
 
 
-def test_debug_and_local_are_there_without_any_file(folders: tuple[Path, Path]) -> None:
+def test_debug_and_local_exist_without_a_places_file(folders: tuple[Path, Path]) -> None:
     assert find_place("debug") == Place(name="debug", kind="debug")
     assert find_place("local") == Place(name="local", kind="local")
 
@@ -65,7 +65,7 @@ def test_without_a_configuration_folder_the_home_folders_is_read(
         ("x = " + "9" * 5000, "local", "places.toml: not a TOML file: "),
     ],
 )
-def test_a_wrong_place_is_one_line_with_the_file_the_key_and_what_is_allowed(
+def test_an_invalid_place_is_one_line_with_the_file_the_key_and_what_is_allowed(
     text: str, name: str, said: str, folders: tuple[Path, Path]
 ) -> None:
     folders[0].write_text(text)
@@ -75,13 +75,13 @@ def test_a_wrong_place_is_one_line_with_the_file_the_key_and_what_is_allowed(
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_a_file_that_is_no_text_is_one_line(folders: tuple[Path, Path]) -> None:
+def test_a_file_that_is_not_text_is_one_line(folders: tuple[Path, Path]) -> None:
     folders[1].write_bytes(b"\xff\xfe\x00")
     with pytest.raises(PlaceError, match=f"{folders[1]}: not a TOML file"):
         find_place("local")
 
 
-def test_a_ray_place_is_attached_to_or_takes_jobs(folders: tuple[Path, Path]) -> None:
+def test_a_ray_place_is_a_cluster_or_a_job_server(folders: tuple[Path, Path]) -> None:
     here, _ = folders
     here.write_text(
         "[near]\nkind = 'ray'\n[far]\nkind = 'ray'\naddress = 'http://head:8265'\nstore = '/runs'\n"
@@ -104,14 +104,14 @@ def test_a_ray_place_is_attached_to_or_takes_jobs(folders: tuple[Path, Path]) ->
     ("line", "words"),
     [
         ("address = 'head'", "neither http://HOST:8265 nor HOST:PORT nor auto"),
-        ("address = 'http://head:8265'", "store: write the folder of sweeps on the cluster"),
+        ("address = 'http://head:8265'", "store: give the absolute path"),
         ("memory = '4 GB'", "is not a size like 512M or 4G"),
         ("resources = { a100 = 0 }", "resources.a100: 0 is not a number above 0"),
         ("shared = 'no'", "shared: 'no' is neither true nor false"),
         ("stor = '/runs'", "stor: unknown key"),
     ],
 )
-def test_a_wrong_ray_place_is_one_line(folders: tuple[Path, Path], line: str, words: str) -> None:
+def test_an_invalid_ray_place_is_one_line(folders: tuple[Path, Path], line: str, words: str) -> None:
     here, _ = folders
     here.write_text(f"[it]\nkind = 'ray'\n{line}\n")
     with pytest.raises(PlaceError, match=re.escape(words)):

@@ -48,7 +48,7 @@ class RayCluster:
 
     @property
     def address(self) -> str:
-        return self.head.meeting.address
+        return self.head.cluster_address.address
 
     @property
     def jobs(self) -> str:
@@ -89,7 +89,7 @@ def plain_cluster(*cpus: int, jobs: bool = False) -> Iterator[RayCluster]:
     with ExitStack() as stack:
         port = free_port() if jobs else None
         head = stack.enter_context(ray_node(cpus[0], 0, dashboard_port=port))
-        nodes = [stack.enter_context(ray_node(count, 0, head.meeting)) for count in cpus[1:]]
+        nodes = [stack.enter_context(ray_node(count, 0, head.cluster_address)) for count in cpus[1:]]
         yield RayCluster(head, port, nodes)
 
 
@@ -151,7 +151,7 @@ def networked_cluster(*cpus: int, hidden: Path | None = None) -> Iterator[RayClu
             nodes.append(
                 stack.enter_context(
                     ray_node(
-                        count, 0, head.meeting, inside=inside,
+                        count, 0, head.cluster_address, inside=inside,
                         options=[f"--node-ip-address={net}.{number + 1}", '--resources={"away": 1}'],
                     )
                 )

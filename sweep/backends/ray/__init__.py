@@ -1,1 +1,1 @@
-"""Trials on Ray: this machine's, a cluster's, or as a Ray job."""
+"""Backends on Ray: on this machine, on a cluster, or as a job of a cluster."""

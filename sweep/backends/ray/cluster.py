@@ -1,7 +1,7 @@
-"""Trials on a Ray cluster that is there already, with this process as its driver.
+"""The backend for an existing Ray cluster, with this process as its driver.
 
-The driver hears from Ray which nodes are gone, and frees their trials at once: nobody waits until a dead
-node's lease is stale.
+The driver learns from Ray which nodes are dead, and releases their trials at once instead of waiting until their
+leases are stale.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,27 +20,27 @@ from mixsweep.core.store.lease import HEARTBEAT_SECONDS, STALE_SECONDS
 from mixsweep.core.store.store import SweepStore, TrialInfo
 from mixsweep.core.toml_reader import bytes_of
 from mixsweep.sweep.backends.base import Backend, RunOptions, SweepRun
-from mixsweep.sweep.backends.ray.lost_nodes import job_on, node_of, record_lost_nodes
+from mixsweep.sweep.backends.ray.lost_nodes import job_with_node, node_id_of, record_lost_nodes
 from mixsweep.sweep.backends.ray.rank_groups import run_rank_groups
 from mixsweep.sweep.backends.ray.search_driver import drive_search
 from mixsweep.sweep.backends.ray.tune_driver import RaySlots, Train, run_until_done
 from mixsweep.sweep.planning.plan import Plan
 from mixsweep.sweep.planning.schema import Resources
-from mixsweep.sweep.runtime.retry import in_background, unless_unreadable
+from mixsweep.sweep.runtime.retry import ignore_read_errors, in_background
 from mixsweep.sweep.runtime.worker import WorkerSpec, run_trials
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Cluster:
-    """What a driver knows of the cluster that it has come into, for the trials of one sweep."""
+class _ConnectedCluster:
+    """A cluster that this process is connected to: its slots, the worker spec for it, and the watch on its nodes."""
 
     worker_spec: WorkerSpec
     slots: RaySlots
-    watch: "_NodeWatch"
+    node_watch: "_NodeWatch"
 
 
 class RayClusterBackend(Backend):
-    """A place of kind `ray` whose address is a cluster's own."""
+    """A place of kind `ray` whose address is a cluster's, not a job server's."""
 
     takes_custom_resources: ClassVar[bool] = True
     searches: ClassVar[bool] = True
@@ -61,171 +61,183 @@ class RayClusterBackend(Backend):
             raise ClusterError(f"resources.ranks: {unshared}")
 
     def run(self, sweep_run: SweepRun) -> int:
-        connection.prepare(self._ray)
-        with self._entered(sweep_run) as here:
+        connection.set_ray_environment(self._ray)
+        with self._connect(sweep_run) as cluster:
+            on_tick = cluster.node_watch.wrap_tick(sweep_run.callbacks.on_tick)
             if sweep_run.searches:
-                on_tick = here.watch.beside(sweep_run.callbacks.on_tick)
-                return drive_search(sweep_run, here.worker_spec, here.slots, on_tick)
+                return drive_search(sweep_run, cluster.worker_spec, cluster.slots, on_tick)
 
             def halt() -> bool:
-                here.watch.look()
+                cluster.node_watch.check()
                 return sweep_run.stop_requested()
 
             run_until_done(
                 sweep_run.trials,
-                here.worker_spec,
-                here.slots,
+                cluster.worker_spec,
+                cluster.slots,
                 on_end=sweep_run.callbacks.on_end,
-                on_tick=here.watch.beside(sweep_run.callbacks.on_tick),
+                on_tick=on_tick,
                 halt=halt,
                 patience_seconds=STALE_SECONDS + HEARTBEAT_SECONDS,
             )
         return 0
 
     @contextmanager
-    def _entered(self, sweep_run: SweepRun) -> Iterator[_Cluster]:
-        """This process as the cluster's driver, with all that its workers need shipped."""
+    def _connect(self, sweep_run: SweepRun) -> Iterator[_ConnectedCluster]:
+        """Connect this process to the cluster as its driver, and ship what workers need."""
         with scratch_folder() as folder:
-            worker_spec, runtime_env = _ship(folder, sweep_run.worker_spec, self._ray.exclude)
-            with connection.attached(self._ray, runtime_env) as head:
-                look = partial(_look_around, sweep_run, worker_spec, self._ray, head)
-                # Beside this thread: Ray does not return from a call while the head is silent.
-                yield in_background(look, head.check)
+            worker_spec, runtime_env = _stage_files(folder, sweep_run.worker_spec, self._ray.exclude)
+            with connection.connect_to_cluster(self._ray, runtime_env) as head:
+                inspect = partial(_inspect_cluster, sweep_run, worker_spec, self._ray, head)
+                # In a thread, because a call into Ray blocks while the head does not answer.
+                yield in_background(inspect, head.check)
 
 
-def _ship(
+def _stage_files(
     folder: Path, worker_spec: WorkerSpec, exclude: Sequence[str]
 ) -> tuple[WorkerSpec, dict[str, object]]:
-    """Stage what the cluster needs; return the worker spec with the imports as they are found there."""
-    if connection.is_in_a_job():  # which has shipped it: the workers' working folder is a copy of this one
-        return _relative_to(Path.cwd(), worker_spec), {}
+    """Stage the files to ship; return the worker spec with the paths of imports on the cluster, and the runtime env."""
+    if connection.is_ray_job():  # it has shipped the files: the workers' working folder is a copy of this one
+        return _relative_imports(Path.cwd(), worker_spec), {}
     shipment = packaging.stage(folder, worker_spec.imports, worker_spec.project, exclude)
-    there = replace(worker_spec, imports=shipment.imports, project=".")
-    return there, shipment.runtime_env
+    return replace(worker_spec, imports=shipment.imports, project="."), shipment.runtime_env
 
 
-def _relative_to(here: Path, worker_spec: WorkerSpec) -> WorkerSpec:
-    """The worker spec of a job's driver, for workers whose working folder is a copy of this one."""
+def _relative_imports(folder: Path, worker_spec: WorkerSpec) -> WorkerSpec:
+    """The worker spec for workers whose working folder is a copy of `folder`."""
     imports = [Path(p) for p in worker_spec.imports]
-    inside = [str(p.relative_to(here)) if p.is_relative_to(here) else str(p) for p in imports]
-    return replace(worker_spec, imports=tuple(inside), project=".")
+    relative = [str(p.relative_to(folder)) if p.is_relative_to(folder) else str(p) for p in imports]
+    return replace(worker_spec, imports=tuple(relative), project=".")
 
 
-def _look_around(
+def _inspect_cluster(
     sweep_run: SweepRun, worker_spec: WorkerSpec, place: RayPlace, head: HeadMonitor
-) -> _Cluster:
+) -> _ConnectedCluster:
+    """Query the cluster's devices, check that they fit, and choose how its slots train."""
     store, resources = sweep_run.store, sweep_run.plan.spec.resources
-    has_gpus = any(node.has.get("GPU") for node in connection.nodes())
+    has_gpus = any(node.resources.get("GPU") for node in connection.alive_nodes())
     gpus = resources.gpus if resources.gpus is not None else float(has_gpus)
     worker_spec = worker_spec.with_run_config(gpus=gpus)
     needs = needs_of(resources, gpus, place)
     count = connection.capacity(needs, resources.ranks)
     job = connection.this_job()
-    train: Train = partial(run_on_node, job)
-    free: Callable[[Mapping[str, str]], object] = partial(_free_trials, store)
+    train: Train = partial(run_trials_on_node, job)
+    release: Callable[[Mapping[str, str]], object] = partial(_release_trials, store)
     if resources.ranks > 1:
-        train = partial(run_rank_groups, nodes=resources.nodes, needs=needs, here=partial(on_this_node, job))
+        train = partial(
+            run_rank_groups,
+            nodes=resources.nodes,
+            needs=needs,
+            localize=partial(worker_spec_on_this_node, job),
+        )
     if place.shared:
-        if (store.path / "plan.parquet").exists():  # a search writes its own later
+        if (store.path / "plan.parquet").exists():  # a search writes it later
             _check_store_is_shared(store.path)
     else:
         proxy = _start_proxy(worker_spec, sweep_run.trials)
-        train = partial(run_remotely_on_node, proxy, job)
-        free = proxy.drop_nodes.remote
+        train = partial(run_remote_trials_on_node, proxy, job)
+        release = proxy.release_lost_nodes.remote
     slots = RaySlots(count=count, needs=needs, train=train)
-    return _Cluster(worker_spec=worker_spec, slots=slots, watch=_NodeWatch(head, free))
+    return _ConnectedCluster(worker_spec=worker_spec, slots=slots, node_watch=_NodeWatch(head, release))
 
 
 def needs_of(resources: Resources, gpus: float, place: RayPlace) -> dict[str, float]:
-    """What a trial needs of a node, by Ray's names; the sweep file comes before the place."""
+    """A trial's needs by Ray's resource names; the sweep file has precedence over the place."""
     needs = {"CPU": float(resources.cpus), "GPU": gpus}
     if memory := resources.memory or place.memory:
         needs["memory"] = float(bytes_of(memory))
     return {**needs, **place.resources, **resources.custom}
 
 
-def run_on_node(job: str, worker_spec: WorkerSpec, trials: Sequence[TrialConfig]) -> Iterator[TrialInfo]:
-    """What a worker process does on whichever node it is."""
-    yield from run_trials(on_this_node(job, worker_spec), trials)
+def run_trials_on_node(
+    job: str, worker_spec: WorkerSpec, trials: Sequence[TrialConfig]
+) -> Iterator[TrialInfo]:
+    """Run trials in a worker process on any node; yield each trial's end."""
+    yield from run_trials(worker_spec_on_this_node(job, worker_spec), trials)
 
 
-def run_remotely_on_node(
+def run_remote_trials_on_node(
     proxy: Any, job: str, worker_spec: WorkerSpec, trials: Sequence[TrialConfig]
 ) -> Iterator[TrialInfo]:
-    """As run_on_node, where the store is seen by its keeper only."""
+    """As run_trials_on_node, on a node that reaches the store only through the store proxy."""
     from mixsweep.sweep.backends.ray.remote_worker import run_trials_remotely
 
-    here = on_this_node(job, worker_spec)
-    yield from run_trials_remotely(proxy, node_of(here.run_config.job), here, trials)
+    worker_spec = worker_spec_on_this_node(job, worker_spec)
+    yield from run_trials_remotely(proxy, node_id_of(worker_spec.run_config.job), worker_spec, trials)
 
 
-def on_this_node(job: str, worker_spec: WorkerSpec) -> WorkerSpec:
-    """The orders with where this process is: its attempts say on which node they ran."""
+def worker_spec_on_this_node(job: str, worker_spec: WorkerSpec) -> WorkerSpec:
+    """The worker spec with this process's node, which its attempts record."""
     node_id, host = connection.this_node()
     return replace(
-        worker_spec, run_config=replace(worker_spec.run_config, host=host, job=job_on(job, node_id))
+        worker_spec, run_config=replace(worker_spec.run_config, host=host, job=job_with_node(job, node_id))
     )
 
 
 class _NodeWatch:
-    """Frees the trials of nodes that Ray has given up: their processes end with them."""
+    """Releases the trials of nodes that Ray has declared dead.
 
-    def __init__(self, head: HeadMonitor, free: Callable[[Mapping[str, str]], object]):
+    Args:
+        head: the monitor of the cluster's head.
+        release: called with the dead nodes when there are new ones.
+    """
+
+    def __init__(self, head: HeadMonitor, release: Callable[[Mapping[str, str]], object]):
         self._head = head
-        self._free = free
-        self._freed: Mapping[str, str] = {}
+        self._release = release
+        self._released: Mapping[str, str] = {}
 
-    def look(self) -> None:
-        """Free what is to be freed now.
+    def check(self) -> None:
+        """Release the trials of dead nodes now.
 
         Raises:
             HeadGoneError: the cluster's head does not answer.
         """
         self._head.check()
-        self._free_lost()
+        self._release_lost()
 
-    def beside(self, on_tick: Callable[[], None]) -> Callable[[], None]:
-        """A tick that looks, too."""
+    def wrap_tick(self, on_tick: Callable[[], None]) -> Callable[[], None]:
+        """A tick that also checks the head and releases the trials of dead nodes."""
 
-        def free_and_tick() -> None:
-            self._free_lost()
+        def release_and_call() -> None:
+            self._release_lost()
             on_tick()
 
-        patient = unless_unreadable(free_and_tick)
+        guarded = ignore_read_errors(release_and_call)
 
         def tick() -> None:
             self._head.check()
-            patient()
+            guarded()
 
         return tick
 
-    def _free_lost(self) -> None:
+    def _release_lost(self) -> None:
         dead = self._head.dead_nodes
-        if dead != self._freed:
-            self._free(dead)
-            self._freed = dead
+        if dead != self._released:
+            self._release(dead)
+            self._released = dead
 
 
-def _free_trials(store: SweepStore, dead: Mapping[str, str]) -> None:
+def _release_trials(store: SweepStore, dead: Mapping[str, str]) -> None:
     record_lost_nodes(store.trials(), dead, breaks_leases=True)
 
 
 def _start_proxy(worker_spec: WorkerSpec, trials: Sequence[TrialConfig]) -> Any:
-    """The store's keeper, on this node; one that dies is started again."""
+    """Start the store proxy on this node; Ray restarts it if it dies. Return its actor handle."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     from mixsweep.sweep.backends.ray.store_proxy import StoreProxy
 
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
+    this_node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": this_node}
     return ray.remote(StoreProxy).options(**options).remote(worker_spec, trials)
 
 
 def _check_store_is_shared(path: Path) -> None:
-    """Make sure that each node sees the store: else its trials would be written where nobody looks."""
-    blind = connection.nodes_that_miss(path / "plan.parquet")
-    if blind:
+    """Check that every node sees the store; results of the others would be lost."""
+    missing = connection.nodes_missing_file(path / "plan.parquet")
+    if missing:
         raise ClusterError(
-            f"{path}: not seen on {', '.join(blind)}; give a shared folder, or write shared = false in the place"
+            f"{path}: not visible on {', '.join(missing)}; use a shared folder, or set shared = false in the place"
         )

@@ -1,6 +1,6 @@
-"""A sweep as a job of a Ray cluster: the same command line, run over there, and its log read here.
+"""The backend that runs a sweep as a job of a Ray cluster: the same command line there, its log here.
 
-The store is on the cluster, so what is asked of a sweep by name is asked there too, by a small job.
+The store is on the cluster, so other commands about a sweep run there too, each as a small job.
 """
 
 import sys
@@ -11,7 +11,7 @@ import tomli_w
 
 from mixsweep.cluster.places import Place
 from mixsweep.cluster.ray_cluster import packaging
-from mixsweep.cluster.ray_cluster.job_client import Job, JobServer
+from mixsweep.cluster.ray_cluster.job_client import JobServer, RayJob
 from mixsweep.core.scratch import scratch_folder
 from mixsweep.sweep.backends.base import Backend, Callbacks, Outcome, RunOptions, SweepRun
 from mixsweep.sweep.planning.plan import Plan
@@ -21,25 +21,25 @@ _FILE = "submitted-sweep.toml"
 
 
 class RayJobBackend(Backend):
-    """A place of kind `ray` whose address is a job server's: the command itself runs on the cluster, as a job."""
+    """A place of kind `ray` whose address is a job server's: the whole command runs on the cluster as a job."""
 
     detaches: ClassVar[bool] = True
     takes_custom_resources: ClassVar[bool] = True
     searches: ClassVar[bool] = True
 
     def run_elsewhere(self, plan: Plan, options: RunOptions, callbacks: Callbacks) -> Outcome:
-        """Submit the sweep's job or find it, and follow it."""
-        words = _words_of(options)
-        job = submit_sweep(plan.spec, self.place, words, callbacks.say)
-        there = f"--place {self.place.name}"
+        """Submit the sweep's job, or find the running one, and follow it."""
+        arguments = _arguments_of(options)
+        job = submit_sweep(plan.spec, self.place, arguments, callbacks.say)
+        place = f"--place {self.place.name}"
         if options.detach:
-            callbacks.say(f"The job keeps running; follow it with: sweep status {plan.spec.name} {there}")
+            callbacks.say(f"The job keeps running; follow it with: sweep status {plan.spec.name} {place}")
             return Outcome(detached=True)
         try:
             code, message = follow_sweep(self.place, job, write_out)
         except KeyboardInterrupt:
             callbacks.say(
-                f"\nThe job keeps running. The same command follows it again; `sweep stop {plan.spec.name} {there}` "
+                f"\nThe job keeps running. The same command follows it again; `sweep stop {plan.spec.name} {place}` "
                 "ends it."
             )
             return Outcome(interrupted=True)
@@ -51,13 +51,13 @@ class RayJobBackend(Backend):
         raise AssertionError("the whole command runs on the cluster")
 
 
-def _words_of(options: RunOptions) -> list[str]:
-    """A command's options as words of `sweep run`, for the job."""
-    words: list[str] = []
+def _arguments_of(options: RunOptions) -> list[str]:
+    """A command's options as arguments of `sweep run`."""
+    arguments: list[str] = []
     for name, value in (("limit", options.limit), ("data", options.data_dir)):
-        words += [f"--{name}", str(value)] if value is not None else []
-    words += [word for config in options.only or () for word in ("--trial", config.trial_id)]
-    return [*words, *["--retry-failed"] * options.retry_failed, *["--mirror"] * options.mirror]
+        arguments += [f"--{name}", str(value)] if value is not None else []
+    arguments += [word for config in options.only or () for word in ("--trial", config.trial_id)]
+    return [*arguments, *["--retry-failed"] * options.retry_failed, *["--mirror"] * options.mirror]
 
 
 def write_out(text: str) -> None:
@@ -66,14 +66,16 @@ def write_out(text: str) -> None:
     sys.stdout.flush()
 
 
-def submit_sweep(spec: SweepSpec, place: Place, words: Sequence[str], say: Callable[[str], None]) -> Job:
-    """Start a sweep's job, or find the one that runs already.
+def submit_sweep(
+    spec: SweepSpec, place: Place, arguments: Sequence[str], say: Callable[[str], None]
+) -> RayJob:
+    """Start a sweep's job, or return the one that is already running.
 
     Args:
-        words: further words of `sweep run`.
+        arguments: more arguments of `sweep run`.
 
     Raises:
-        ClusterError, PackagingError: it cannot be submitted, in one line; nothing was.
+        ClusterError, PackagingError: nothing was submitted; the message is one line.
     """
     assert place.ray is not None
     server = JobServer(place.ray)
@@ -86,21 +88,21 @@ def submit_sweep(spec: SweepSpec, place: Place, words: Sequence[str], say: Calla
         if spec.imports:
             source |= {"imports": list(shipment.imports), "project": "."}
         (shipment.working_dir / _FILE).write_text(tomli_w.dumps(source), encoding="utf-8")
-        there = tomli_w.dumps(_as_seen_there(place))
-        (shipment.working_dir / "places.toml").write_text(there, encoding="utf-8")
-        run = ["-m", "mixsweep", "run", _FILE, "--place", place.name, "--store", place.ray.store, *words]
+        places = tomli_w.dumps(_place_on_cluster(place))
+        (shipment.working_dir / "places.toml").write_text(places, encoding="utf-8")
+        run = ["-m", "mixsweep", "run", _FILE, "--place", place.name, "--store", place.ray.store, *arguments]
         job = server.submit(spec.name, run, shipment.runtime_env)
     say(f"Submitted as job {job.job_id}.")
     return job
 
 
-def running_job(server: JobServer, sweep: str) -> Job | None:
-    """The job that runs a sweep now."""
+def running_job(server: JobServer, sweep: str) -> RayJob | None:
+    """A sweep's live job, or None."""
     return next((job for job in server.jobs_of(sweep) if job.is_live), None)
 
 
-def follow_sweep(place: Place, job: Job, write: Callable[[str], None]) -> tuple[int, str]:
-    """Write a sweep's log until its job ends; return the exit code, and what Ray says where it has none."""
+def follow_sweep(place: Place, job: RayJob, write: Callable[[str], None]) -> tuple[int, str]:
+    """Write a job's log until the job ends; return the exit code, and Ray's message where the driver left none."""
     assert place.ray is not None
     ended = JobServer(place.ray).follow(job.job_id, write)
     if ended.exit_code is not None:
@@ -108,17 +110,17 @@ def follow_sweep(place: Place, job: Job, write: Callable[[str], None]) -> tuple[
     return (0, "") if ended.state == "SUCCEEDED" else (1, f"{ended.state}: {ended.message}".strip())
 
 
-def ask(place: Place, words: Sequence[str], write: Callable[[str], None]) -> int:
-    """Run another command of ours where the store is; return its exit code."""
+def run_on_cluster(place: Place, words: Sequence[str], write: Callable[[str], None]) -> int:
+    """Run another mixsweep command on the cluster, where the store is; return its exit code."""
     assert place.ray is not None
     server = JobServer(place.ray)
     with scratch_folder() as folder:
         runtime_env = packaging.stage(folder).runtime_env
-        return server.ask(["-m", "mixsweep", *words, "--store", place.ray.store], runtime_env, write)
+        return server.run_command(["-m", "mixsweep", *words, "--store", place.ray.store], runtime_env, write)
 
 
-def log_of(place: Place, sweep: str, follow: bool, write: Callable[[str], None]) -> bool:
-    """Write the log of a sweep's newest job; False where it never had one."""
+def write_job_log(place: Place, sweep: str, follow: bool, write: Callable[[str], None]) -> bool:
+    """Write the log of a sweep's newest job; return False where it has none."""
     assert place.ray is not None
     server = JobServer(place.ray)
     jobs = server.jobs_of(sweep)
@@ -131,14 +133,14 @@ def log_of(place: Place, sweep: str, follow: bool, write: Callable[[str], None])
     return True
 
 
-def _as_seen_there(place: Place) -> dict[str, dict[str, object]]:
-    """The place for a process on the cluster, which is the driver."""
+def _place_on_cluster(place: Place) -> dict[str, dict[str, object]]:
+    """The places.toml for the job, whose process is the driver on the cluster."""
     assert place.ray is not None
-    there: dict[str, object] = {"kind": "ray", "address": "auto", "shared": place.ray.shared}
+    table: dict[str, object] = {"kind": "ray", "address": "auto", "shared": place.ray.shared}
     if place.ray.memory:
-        there["memory"] = place.ray.memory
+        table["memory"] = place.ray.memory
     if place.ray.resources:
-        there["resources"] = dict(place.ray.resources)
+        table["resources"] = dict(place.ray.resources)
     if place.data:
-        there["data"] = str(place.data)
-    return {place.name: there}
+        table["data"] = str(place.data)
+    return {place.name: table}

@@ -1,4 +1,4 @@
-"""Trials on a Ray of our own on this machine."""
+"""The backend of `local`: trials on a private Ray cluster of this machine."""
 
 from typing import ClassVar
 
@@ -8,21 +8,21 @@ from mixsweep.sweep.backends.base import Backend, SweepRun
 from mixsweep.sweep.backends.ray.rank_groups import run_rank_groups
 from mixsweep.sweep.backends.ray.search_driver import drive_search
 from mixsweep.sweep.backends.ray.tune_driver import RaySlots, run_until_done
-from mixsweep.sweep.runtime.retry import unless_unreadable
+from mixsweep.sweep.runtime.retry import ignore_read_errors
 from mixsweep.sweep.runtime.worker import run_trials
 
 
 class LocalRayBackend(Backend):
-    """The place `local`, or one of its kind."""
+    """A place of kind `local`."""
 
     spans_nodes: ClassVar[bool] = False
     searches: ClassVar[bool] = True
 
     def run(self, sweep_run: SweepRun) -> int:
         resources = sweep_run.plan.spec.resources
-        on_tick = unless_unreadable(sweep_run.callbacks.on_tick)
-        with local_ray(self.place.cpus, self.place.gpus) as has:
-            gpus = resources.gpus if resources.gpus is not None else float(has.get("GPU", 0) > 0)
+        on_tick = ignore_read_errors(sweep_run.callbacks.on_tick)
+        with local_ray(self.place.cpus, self.place.gpus) as available:
+            gpus = resources.gpus if resources.gpus is not None else float(available.get("GPU", 0) > 0)
             spec = sweep_run.worker_spec.with_run_config(gpus=gpus)
             needs = {"CPU": float(resources.cpus), "GPU": gpus}
             slots = RaySlots(

@@ -1,4 +1,4 @@
-"""Attempts whose node is gone: their end is written down, so that their trials are free at once."""
+"""Record the end of attempts whose node is dead, so that their trials are free at once."""
 
 from collections.abc import Iterable, Mapping
 
@@ -7,25 +7,25 @@ from mixsweep.core.store.lease import holder_of
 from mixsweep.core.store.store import TrialFolder
 
 
-def job_on(job: str, node_id: str) -> str:
-    """What an attempt says of its job: Ray's name for it, and the beginning of its node's id."""
+def job_with_node(job: str, node_id: str) -> str:
+    """The `job` of an attempt: Ray's job id and the first 16 digits of the node's id."""
     return f"{job}@{node_id[:16]}"
 
 
-def node_of(job: str) -> str:
-    """The beginning of a node's id, of what job_on made."""
+def node_id_of(job: str) -> str:
+    """The start of the node's id in what `job_with_node` returned."""
     return job.rpartition("@")[2]
 
 
 def record_lost_nodes(
     folders: Iterable[TrialFolder], dead: Mapping[str, str], *, breaks_leases: bool
 ) -> None:
-    """Write down that attempts on dead nodes were killed.
+    """Record that attempts on dead nodes were killed.
 
     Args:
-        folders: of the trials that may have been there.
-        dead: what is known of each dead node, by the beginning of its id.
-        breaks_leases: whether the attempts hold their leases themselves, so that those are of dead processes.
+        folders: the folders of trials that may have run there.
+        dead: what is known of each dead node, by the start of its id.
+        breaks_leases: whether the dead attempts held their leases themselves, so that these may be broken.
     """
     for folder in folders:
         holder = holder_of(folder.path) if breaks_leases else ""
@@ -33,6 +33,6 @@ def record_lost_nodes(
         if info is None or not info.attempts or info.attempts[-1].end:
             continue
         job = info.attempts[-1].job
-        why = dead.get(node_of(job))
+        why = dead.get(node_id_of(job))
         if why is not None:
             record_killed_attempt(folder, job, "killed", f"its node is gone: {why}", dead_holder=holder)

@@ -1,4 +1,4 @@
-"""Trials of several ranks on a Ray cluster: what a slot of the Tune driver does with each of them."""
+"""Train trials of several ranks on a Ray cluster: a slot of the Tune driver starts one rank group per trial."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -15,17 +15,17 @@ def run_rank_groups(
     trials: Sequence[TrialConfig],
     nodes: int = 1,
     needs: Mapping[str, float] | None = None,
-    here: Callable[[WorkerSpec], WorkerSpec] = lambda worker_spec: worker_spec,
+    localize: Callable[[WorkerSpec], WorkerSpec] = lambda worker_spec: worker_spec,
 ) -> Iterator[TrialInfo]:
-    """Run what is free of these trials, each by a rank group of its own; yield each trial's end.
+    """Run those of these trials that are free, each by a new rank group; yield each trial's end.
 
     Args:
-        nodes: over which the ranks of a trial are spread.
-        needs: of each rank, by Ray's names; None: the CPUs and GPUs of the worker spec.
-        here: what each rank makes of its worker spec, where it is.
+        nodes: the number of nodes for the ranks of a trial.
+        needs: of each rank, by Ray's resource names; None: the CPUs and GPUs of the worker spec.
+        localize: adds the node of a rank to its worker spec; called in the rank.
 
     Raises:
-        ray.train.TrainingFailedError: a rank group could not work, as often as it was tried.
+        ray.train.TrainingFailedError: a rank group failed, after all its restarts.
     """
     run_config = worker_spec.run_config
     store = SweepStore(run_config.store)
@@ -37,13 +37,13 @@ def run_rank_groups(
         info = read_info(store, config.trial_id)
         if is_done(info, config, run_config) or (info is not None and info.state == "running"):
             continue
-        run_ranks(partial(_be_a_rank, worker_spec, config, here), resources)
+        run_ranks(partial(_train_as_rank, worker_spec, config, localize), resources)
         if info := store.trial(config.trial_id).info():
             yield info
 
 
-def _be_a_rank(
-    worker_spec: WorkerSpec, config: TrialConfig, here: Callable[[WorkerSpec], WorkerSpec]
+def _train_as_rank(
+    worker_spec: WorkerSpec, config: TrialConfig, localize: Callable[[WorkerSpec], WorkerSpec]
 ) -> None:
-    for _ in run_trials(here(worker_spec), [config]):
-        pass  # rank 0 has it in the store
+    for _ in run_trials(localize(worker_spec), [config]):
+        pass  # rank 0 records the trial in the store

@@ -1,8 +1,8 @@
-"""A worker that does not see the store: it trains in a folder of its own node, and sends what it makes.
+"""A worker on a node that does not see the store: it trains in a local folder and uploads the files.
 
-The training is core.execution.runner's, unchanged, in a store that holds one trial at a time. Whole files go
-to the store proxy after each record, as soon as there is a checkpoint, and at the end; what it answers ends the
-trial's lease here where another one has it.
+core.execution.runner trains, unchanged, in a local store that holds one trial at a time. Changed files are uploaded
+whole to the store proxy after each record, every few seconds, and at the end. Where the proxy replies that another
+worker has the trial, its local lease is removed, which ends the attempt.
 """
 
 import hashlib
@@ -30,21 +30,21 @@ from mixsweep.core.scratch import scratch_folder
 from mixsweep.core.store.retention import Retention
 from mixsweep.core.store.store import SweepStore, TrialFolder, TrialInfo
 from mixsweep.core.store.transfer import Stamps, apply_update, collect_changes
-from mixsweep.sweep.backends.ray.store_proxy import DONE, HELD, WAIT, Answer
+from mixsweep.sweep.backends.ray.store_proxy import DONE, HELD, WAIT, UploadReply
 from mixsweep.sweep.runtime.worker import WorkerSpec
 
-_SEND_SECONDS = 2.0  # between two looks at what has changed; each is a heartbeat
-_PART_BYTES = 8 * 2**20
+_SEND_SECONDS = 2.0  # between two uploads of changes; each is a heartbeat
+_CHUNK_BYTES = 8 * 2**20
 
 
 def run_trials_remotely(
     proxy: Any, node: str, worker_spec: WorkerSpec, trials: Sequence[TrialConfig]
 ) -> Iterator[TrialInfo]:
-    """Run what is free of these trials, one after the other, as core.execution.runner.work, in the proxy's store.
+    """Run those of these trials that are free, one after the other, as core.execution.runner.work; yield their ends.
 
     Args:
-        keeper: a handle of the actor.
-        node: the id of this process's node, as the keeper is told of its death.
+        proxy: the handle of the store proxy's actor.
+        node: the start of the id of this process's node, by which the proxy learns of its death.
     """
     import ray
 
@@ -52,35 +52,35 @@ def run_trials_remotely(
     pending = list(trials)
     progress = True
     while pending and progress:
-        again: list[TrialConfig] = []
-        progress = waits = False
+        later: list[TrialConfig] = []
+        progress = must_wait = False
         for config in pending:
             if ray.get(proxy.stop_requested.remote()):
                 return
-            given = ray.get(proxy.take.remote(config.trial_id, node))
-            if given.what == DONE:
+            grant = ray.get(proxy.request_trial.remote(config.trial_id, node))
+            if grant.state == DONE:
                 continue
-            if given.what in (HELD, WAIT):
-                again.append(config)
-                waits |= given.what == WAIT
+            if grant.state in (HELD, WAIT):
+                later.append(config)
+                must_wait |= grant.state == WAIT
                 continue
-            with scratch_folder("mixsweep-far-") as scratch:
+            with scratch_folder("mixsweep-remote-") as scratch:
                 store = SweepStore(scratch / worker_spec.run_config.store.name)
                 folder = store.trial(config.trial_id)
-                apply_update(folder, given.update)
-                if (yield from _train(proxy, node, given.right, config, store, worker_spec)):
+                apply_update(folder, grant.update)
+                if (yield from _train(proxy, node, grant.token, config, store, worker_spec)):
                     progress = True
-                    again.append(config)  # then done, unless another one has it
-        if waits and not progress:
+                    later.append(config)  # asked for again, to see whether it is done
+        if must_wait and not progress:
             time.sleep(_SEND_SECONDS)
             progress = True
-        pending = again
+        pending = later
 
 
 def _train(
-    proxy: Any, node: str, right: str, config: TrialConfig, store: SweepStore, worker_spec: WorkerSpec
+    proxy: Any, node: str, token: str, config: TrialConfig, store: SweepStore, worker_spec: WorkerSpec
 ) -> Generator[TrialInfo, None, bool]:
-    """Take one trial on; yield its ends, and return whether there were any that the keeper has."""
+    """Train one granted trial; yield its ends; return whether there were any and the proxy has the last one."""
     import ray
 
     from mixsweep.core.execution.runner import work
@@ -88,11 +88,11 @@ def _train(
     run_config = replace(
         worker_spec.run_config,
         store=store.path,
-        retention=Retention("all"),  # what is kept is the keeper's to say
-        data_dir=data_here(proxy, config["dataset"], worker_spec.run_config.data_dir),
+        retention=Retention("all"),  # the proxy applies the sweep's retention
+        data_dir=local_data_dir(proxy, config["dataset"], worker_spec.run_config.data_dir),
     )
     trained = False
-    with _Sender(proxy, node, right, store.trial(config.trial_id)) as sender:
+    with _UpdateSender(proxy, node, token, store.trial(config.trial_id)) as sender:
         for info in work(
             [config],
             run_config,
@@ -101,69 +101,71 @@ def _train(
             report=sender.report,
         ):
             trained = True
-            with suppress(OSError):  # a full disk over there is told, as one here is
+            with suppress(OSError):  # a full disk of the store; its error is recorded as a local one
                 sender.send()
             yield info
     return trained and sender.is_delivered
 
 
-class _Sender:
-    """Sends a trial's folder to the keeper as it changes; a context manager that gives the trial back."""
+class _UpdateSender:
+    """Uploads a trial's folder to the store proxy as it changes; a context manager that releases the trial."""
 
-    def __init__(self, proxy: Any, node: str, right: str, folder: TrialFolder):
+    def __init__(self, proxy: Any, node: str, token: str, folder: TrialFolder):
         self._proxy = proxy
         self._node = node
-        self._right = right
+        self._token = token
         self._folder = folder
         self._sent: Stamps = {}
-        self._answer = Answer()
+        self._reply = UploadReply()
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._keep_sending, daemon=True, name="sender")
         self._thread.start()
 
     def send(self) -> None:
-        """Send what has changed.
+        """Upload what has changed.
 
         Raises:
-            OSError: the store's disk did not take it.
+            OSError: the store's disk failed.
         """
         import ray
 
         with self._lock:
-            if self._answer.lost:
+            if self._reply.lost:
                 return
             update, stamps = collect_changes(self._folder, self._sent)
             info = self._folder.info()
             attempt = info.attempts[-1] if info and info.attempts else None
-            self._answer = ray.get(
-                self._proxy.put.remote(self._folder.trial_id, self._right, self._node, attempt, update)
+            self._reply = ray.get(
+                self._proxy.upload.remote(self._folder.trial_id, self._token, self._node, attempt, update)
             )
-            if self._answer.lost:
-                # The trial's process finds its lease gone before it writes again.
+            if self._reply.lost:
+                # The runner notices the missing lease before it writes again.
                 (self._folder.path / "lease").unlink(missing_ok=True)
-            elif self._answer.problem:
-                raise OSError(self._answer.errno, self._answer.problem)
+            elif self._reply.error:
+                raise OSError(self._reply.errno, self._reply.error)
             else:
                 self._sent = stamps
 
     @property
     def is_delivered(self) -> bool:
-        """Whether the keeper took the last parcel."""
-        return not (self._answer.lost or self._answer.problem)
+        """Whether the proxy has written the last update."""
+        return not (self._reply.lost or self._reply.error)
 
     def report(self, record: Record) -> None:
+        """Upload after an epoch."""
         self.send()
 
     def pause(self) -> str:
-        return "interrupted" if self._answer.stop else ""
+        """The reason to leave the trial, '' for none."""
+        return "interrupted" if self._reply.stop else ""
 
     def _keep_sending(self) -> None:
         while not self._stop.wait(_SEND_SECONDS):
-            with suppress(OSError, UserError):  # met again by the training itself
+            with suppress(OSError, UserError):  # the next upload of the training loop raises it again
                 self.send()
 
-    def __enter__(self) -> "_Sender":
+    def __enter__(self) -> "_UpdateSender":
         return self
 
     def __exit__(
@@ -173,11 +175,11 @@ class _Sender:
         self._thread.join()
         with suppress(OSError, UserError):
             self.send()
-        self._proxy.drop.remote(self._folder.trial_id, self._right)
+        self._proxy.release.remote(self._folder.trial_id, self._token)
 
 
-def data_here(proxy: Any, dataset: str, data_dir: Path | None) -> Path | None:
-    """Where this node has the data: in the folder of that name, else in one copy that all its processes share."""
+def local_data_dir(proxy: Any, dataset: str, data_dir: Path | None) -> Path | None:
+    """The data folder of this node: `data_dir` if it exists, else a downloaded copy that all processes share."""
     import ray
 
     if data_dir is None or data_dir.is_dir():
@@ -192,7 +194,7 @@ def data_here(proxy: Any, dataset: str, data_dir: Path | None) -> Path | None:
             beside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
             try:
                 for name, size, time_ns in files:
-                    _fetch(proxy, name, size, beside / name)
+                    _download(proxy, name, size, beside / name)
                     os.utime(beside / name, ns=(time_ns, time_ns))
                 os.replace(beside, folder)
             finally:
@@ -200,10 +202,10 @@ def data_here(proxy: Any, dataset: str, data_dir: Path | None) -> Path | None:
     return folder
 
 
-def _fetch(proxy: Any, name: str, size: int, to: Path) -> None:
+def _download(proxy: Any, name: str, size: int, to: Path) -> None:
     import ray
 
     to.parent.mkdir(parents=True, exist_ok=True)
     with open(to, "wb") as file:
-        for start in range(0, size, _PART_BYTES):
-            file.write(ray.get(proxy.data_part.remote(name, start, _PART_BYTES)))
+        for start in range(0, size, _CHUNK_BYTES):
+            file.write(ray.get(proxy.data_chunk.remote(name, start, _CHUNK_BYTES)))

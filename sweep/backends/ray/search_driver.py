@@ -1,4 +1,4 @@
-"""Drive an adaptive sweep on a Ray cluster: one driver at a time has the right to choose its trials."""
+"""Drive an adaptive sweep on a Ray cluster. A lease lets one driver at a time choose its trials."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,11 +16,11 @@ from mixsweep.sweep.search.suggestions import SearchError, Suggestions, to_come,
 
 
 @contextmanager
-def driving(store: SweepStore) -> Iterator[Lease]:
-    """The right to choose trials for a sweep.
+def hold_driver_lease(store: SweepStore) -> Iterator[Lease]:
+    """Hold the lease that allows to choose a sweep's trials.
 
     Raises:
-        SearchError: another live process has it.
+        SearchError: another live process holds it.
     """
     lease = take_lease(store.path / "driver")
     if lease is None:
@@ -38,13 +38,13 @@ def drive_search(
     """Run an adaptive sweep on the Ray cluster that this process is connected to; return how many trials are unchosen.
 
     Args:
-        worker_spec: the command's, with what is known of the cluster.
+        worker_spec: the command's, with the GPUs per trial on this cluster.
         on_tick: called about twice a second; what it raises ends the run.
 
     Raises:
-        SearchError: another live process chooses this sweep's trials, or no process could work.
+        SearchError: another live process chooses this sweep's trials, or every worker process failed.
     """
-    with driving(sweep_run.store) as lease:
+    with hold_driver_lease(sweep_run.store) as lease:
         search = partial(
             run_search,
             sweep_run.plan,
@@ -68,21 +68,21 @@ def run_search(
     say: Callable[[str], None],
     fence: Callable[[], None],
 ) -> int:
-    """Run an adaptive sweep to its end or a stop, as its one driver.
+    """Run an adaptive sweep until it is complete or stopped, as its only driver.
 
     Args:
-        plan: of the sweep file; what the store has of it is read here.
-        worker_spec: how; the store must be reachable from every node.
-        limit: run no more than so many trials.
-        on_end: called in this process for each trial that came to an end or a halt.
-        say: told what a user should know.
-        fence: called before each write to the plan; raises where the right to it is lost.
+        plan: of the sweep file; trials that the store already has are read here.
+        worker_spec: for the workers; every node must reach its store.
+        limit: the largest number of trials to run; None: no limit.
+        on_end: called in this process for each trial that ended or paused.
+        say: called with lines for the user.
+        fence: called before each write to the plan; raises if the lease is lost.
 
     Returns:
-        how many trials were not chosen, though the sweep file asks for them and the space has more.
+        how many trials the sweep file asks for and the space has, but were not chosen.
 
     Raises:
-        SearchError: no process could work.
+        SearchError: every worker process failed and nothing was trained.
     """
     store = SweepStore(worker_spec.run_config.store)
     while True:
@@ -101,7 +101,7 @@ def run_search(
         if not deaths or store.stop_requested(worker_spec.run_config.started_at):
             return to_come(plan.spec, len(trial_source.plan.trials)) if limit is None else 0
         if _epochs(store) == before:
-            raise SearchError(f"no worker process could work: {deaths[0]}")
+            raise SearchError(f"every worker process failed: {deaths[0]}")
         limit = None if limit is None else max(0, limit - trial_source.started)
 
 

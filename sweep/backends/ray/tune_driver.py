@@ -1,12 +1,12 @@
-"""The Tune driver: a sweep on a Ray cluster.
+"""The Tune driver: run trials on the Ray cluster that this process is connected to.
 
-Ray Tune places and restarts; which trial comes next, and what has become of it, is the store's word. So a
-Tune trial here is a slot: an actor that takes one trial after the other from the plan until nothing is left.
-The driver holds a fixed number of slots however many trials there are, an actor is never started anew
-between two trials, and one that dies is started again and finds its trial where its checkpoint left it.
+Ray Tune places and restarts processes; the store decides which trial comes next and records its end. So a Tune trial
+is a slot here: an actor that takes one trial after the other from the plan until none is left. The number of slots
+does not depend on the number of trials, an actor serves many trials, and one that dies is restarted and resumes its
+trial from the checkpoint.
 
-In an adaptive sweep the plan grows as it runs, so there each of Tune's trials is one of ours, which a trial source
-hands out through Tune's own searcher; actors go on from one to the next as well.
+The plan of an adaptive sweep grows while it runs. There each Tune trial is one of ours, handed out by a trial source
+through a Tune searcher; actors are reused as well.
 """
 
 import logging
@@ -22,13 +22,13 @@ from mixsweep.sweep.runtime.retry import Ending, RetryLoop, in_background
 from mixsweep.sweep.runtime.worker import WorkerSpec, run_trials
 from mixsweep.sweep.search.trial_source import TrialRequest, TrialSource, to_tune_searcher
 
-# What a slot's process does with its trials.
+# How a slot's process runs its trials; yields each trial's end.
 Train = Callable[[WorkerSpec, Sequence[TrialConfig]], Iterator[TrialInfo]]
 
-# Enough for any cluster that one sweep fills; slots beyond its size wait and are passed over at the end.
+# More than one sweep fills; slots that the cluster has no room for wait, and find nothing left at the end.
 MAX_SLOTS = 256
 
-_RESTARTS = 3  # of one slot whose process dies; the launcher looks afterwards whether anything is left
+_RESTARTS = 3  # of a slot whose process dies; the retry loop then checks what is left
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +37,8 @@ class RaySlots:
 
     Args:
         count: how many trials the cluster holds at once.
-        needs: what a trial needs of its node, by Ray's names.
-        train: what each slot does with its trials.
+        needs: of a trial, by Ray's resource names.
+        train: how each slot runs its trials.
     """
 
     count: int
@@ -55,17 +55,17 @@ def run_until_done(
     on_tick: Callable[[], None],
     halt: Callable[[], bool],
     patience_seconds: float = 0.0,
-    workers_leave: bool = False,
+    workers_pause: bool = False,
 ) -> Ending:
-    """Run Tune again until every trial is terminal or held elsewhere, or halted.
+    """Run Tune again until every trial is terminal or held elsewhere, or `halt` returns True.
 
     Args:
-        on_end: called in this process for each trial that came to an end or a halt.
+        on_end: called in this process for each trial that ended or paused.
         on_tick: called about twice a second while Tune works; what it raises ends the run.
-        halt: see RetryLoop, as patience_seconds and workers_leave.
+        halt, patience_seconds, workers_pause: as in RetryLoop.
 
     Raises:
-        UserError: processes die, and nothing is trained.
+        UserError: every worker process failed and nothing was trained.
     """
     return RetryLoop(
         store=SweepStore(worker_spec.run_config.store),
@@ -73,7 +73,7 @@ def run_until_done(
         run=lambda left: in_background(partial(run_on_ray, left, worker_spec, slots, on_end), on_tick),
         halt=halt,
         patience_seconds=patience_seconds,
-        workers_leave=workers_leave,
+        workers_pause=workers_pause,
     ).run_all(trials)
 
 
@@ -83,36 +83,36 @@ def run_on_ray(
     slots: RaySlots,
     on_end: Callable[[TrialInfo], None],
 ) -> list[str]:
-    """Run trials on the Ray cluster that this process is connected to, and return when no slot finds more.
+    """Run trials until no slot finds a free one.
 
     Args:
-        trials: what is left to do.
-        worker_spec: how; the store must be reachable from every node.
-        on_end: called in this process for each trial that came to an end or a halt.
+        trials: those that are left.
+        worker_spec: for the workers; every node must reach its store.
+        on_end: called in this process for each trial that ended or paused.
 
     Returns:
-        a line for each slot that died for good: not a trial's failure, but a process that could not work.
+        a line for each slot that died after all its restarts. A failed trial is not among them.
     """
     from ray import tune
 
     count = max(1, min(len(trials), slots.count, MAX_SLOTS))
-    return _run(trials, worker_spec, slots, on_end, {"slot": tune.grid_search(list(range(count)))}, {})
+    return _run_tune(trials, worker_spec, slots, on_end, {"slot": tune.grid_search(list(range(count)))}, {})
 
 
 def run_source_on_ray(
     trial_source: TrialSource, worker_spec: WorkerSpec, slots: RaySlots, on_end: Callable[[TrialInfo], None]
 ) -> list[str]:
-    """Run what a trial source hands out, and return when it is over; else as run_on_ray."""
+    """As run_on_ray, for the trials that a trial source hands out."""
     count = max(1, min(slots.count, MAX_SLOTS))
     search = {
         "search_alg": to_tune_searcher(trial_source),
         "num_samples": -1,
         "max_concurrent_trials": count,
     }
-    return _run([], worker_spec, slots, on_end, {}, search)
+    return _run_tune([], worker_spec, slots, on_end, {}, search)
 
 
-def _run(
+def _run_tune(
     trials: Sequence[TrialConfig],
     worker_spec: WorkerSpec,
     slots: RaySlots,
@@ -122,10 +122,10 @@ def _run(
 ) -> list[str]:
     from ray import tune
 
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # its errors come back as ours
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # its errors are returned below
     needs = slots.needs
     if worker_spec.run_config.ranks > 1:
-        # A slot whose trials have ranks only waits for them; Tune wants it to ask for something.
+        # A slot of multi-rank trials only waits for its rank groups, but Tune requires some resource.
         needs = {"memory": 1}
     trainable = tune.with_resources(
         tune.with_parameters(_slot_class(), trials=trials, worker_spec=worker_spec, train=slots.train),
@@ -139,7 +139,7 @@ def _run(
             run_config=tune.RunConfig(
                 name="slots",
                 storage_path=str(scratch),
-                callbacks=[_end_of_trial(on_end)],
+                callbacks=[_end_callback(on_end)],
                 failure_config=tune.FailureConfig(max_failures=_RESTARTS),
                 verbose=0,
             ),
@@ -147,7 +147,7 @@ def _run(
     return [str(error).strip().splitlines()[-1] for error in results.errors]
 
 
-def _end_of_trial(on_end: Callable[[TrialInfo], None]) -> Any:
+def _end_callback(on_end: Callable[[TrialInfo], None]) -> Any:
     from ray.tune import Callback
 
     class EndOfTrial(Callback):
@@ -159,7 +159,7 @@ def _end_of_trial(on_end: Callable[[TrialInfo], None]) -> Any:
                 self._on_end(TrialInfo.from_json(result["ended"]))
 
         def __getstate__(self) -> dict[str, Any]:
-            return {"_on_end": None}  # Tune pickles its callbacks into its snapshots, which nobody reads
+            return {"_on_end": None}  # Tune pickles callbacks into its snapshots, which are never read
 
     return EndOfTrial(on_end)
 
@@ -168,7 +168,7 @@ def _slot_class() -> type:
     from ray import tune
 
     class Slot(tune.Trainable):
-        """An actor that works through the store's plan, or one request of an adaptive one; a step is a trial's end."""
+        """An actor that runs the trials of a plan, or one request of a trial source; each step ends a trial."""
 
         def setup(
             self,
@@ -195,9 +195,9 @@ def _slot_class() -> type:
             return {"ended": info.to_json() if info else "", "done": info is None}
 
         def save_checkpoint(self, checkpoint_dir: str) -> None:
-            """Nothing: a trial's checkpoint is in its folder."""
+            """Save nothing: a trial's checkpoint is in its folder."""
 
         def load_checkpoint(self, checkpoint: Any) -> None:
-            """Nothing, as above."""
+            """Load nothing, as above."""
 
     return Slot

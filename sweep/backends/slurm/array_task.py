@@ -1,4 +1,4 @@
-"""What a task of an array job does: its trials, as the store has them now, until they or its time are over."""
+"""Run one array task inside its SLURM job: train its trials, requeue the job where time or a node runs out."""
 
 import time
 from collections.abc import Sequence
@@ -24,69 +24,71 @@ from mixsweep.sweep.runtime.worker import WorkerSpec, run_trials
 
 _LEASE_POLL_SECONDS = 2.0
 
-# Failures of the place, after which the job is tried again, and how often a task may be.
-_TRY_ELSEWHERE = ("node", "port", "rendezvous")
-_MOST_TROUBLES = 20
+# Failures of the place, after which the job is requeued, and how often per task.
+_PLACE_FAILURES = ("node", "port", "rendezvous")
+_MAX_PLACE_FAILURES = 20
 
 
 def run_task(store_path: str, submission_id: str, index: int) -> None:
-    """Run one task of a submission, inside its job; called by submitit.
+    """Run one task of a submission inside its job; called by submitit.
 
-    Where time runs out or the job is preempted, the trial is left at its checkpoint and the job goes back into
-    the queue; where a device is broken, too, but to another node.
+    Where time runs out or the job is preempted, the trial is paused at its checkpoint and the job is requeued;
+    where a device is broken, it is requeued without this node.
     """
     store = SweepStore(store_path)
     submission = read_submission(store, submission_id)
-    if submission.run_config.ranks > 1 and not job_environment.export_ranks():
+    if submission.run_config.ranks > 1 and not job_environment.export_rank_variables():
         _follow_rank_0(store, submission, index)
         return
-    reason = ""  # why the job has to come back
+    reason = ""  # why the job must be requeued
     ends_at = job_environment.ends_at(submission.minutes)
-    with JobSignals(ends_at, submission.warning_seconds, submission.kill_wait_seconds, last=True) as signals:
+    with JobSignals(
+        ends_at, submission.warning_seconds, submission.kill_wait_seconds, until_exit=True
+    ) as signals:
         try:
             trials, worker_spec = load_work(store, submission, submission.tasks[index])
             policy = PausePolicy(store, worker_spec.run_config, signals)
             _check_device(submission)
-            _work_until_free(worker_spec, trials, policy)
+            _work_and_wait(worker_spec, trials, policy)
             reason = policy.reason if remaining(trials, store, worker_spec.run_config) else ""
-        except Interruption as interruption:  # its trial says so in the store
+        except Interruption as interruption:  # the store has recorded it
             reason = interruption.reason
         except Exception as error:
-            reason = _note(error, store, submission, index)
-            troubles = place_failures(store, submission_id, index)
-            if reason not in _TRY_ELSEWHERE or len(troubles) > _MOST_TROUBLES:
+            reason = _record_failure(error, store, submission, index)
+            failures = place_failures(store, submission_id, index)
+            if reason not in _PLACE_FAILURES or len(failures) > _MAX_PLACE_FAILURES:
                 raise
             print(f"{reason}: {error}", flush=True)
     if reason and is_still_running():
         broken = dict.fromkeys(t.node for t in place_failures(store, submission_id, index) if t.node)
-        elsewhere = (*submission.exclude, *broken) if broken else ()
-        job_environment.go_back_into_the_queue(reason, exclude=",".join(elsewhere))
+        exclude = (*submission.exclude, *broken) if broken else ()
+        job_environment.requeue_this_job(reason, exclude=",".join(exclude))
 
 
-def _note(error: Exception, store: SweepStore, submission: Submission, index: int) -> str:
-    """The kind of a failure; one of the place is noted, with this node where it is at fault."""
+def _record_failure(error: Exception, store: SweepStore, submission: Submission, index: int) -> str:
+    """Return the kind of a failure; record a failure of the place, with this node where it is at fault."""
     from mixsweep.core.failures import (  # torch, which a command that only submits does without
         RankError,
         end_of,
     )
 
     kind = end_of(error)
-    if kind in _TRY_ELSEWHERE:
-        # What another rank met is noted by that one: it knows its node.
-        own = kind == "node" and not isinstance(error, RankError)
+    if kind in _PLACE_FAILURES:
+        # A RankError reports a failure of another rank, which records it with its own node.
+        is_here = kind == "node" and not isinstance(error, RankError)
         record_place_failure(
             store,
             submission.submission_id,
             index,
-            PlaceFailure(kind, job_environment.node_name() if own else ""),
+            PlaceFailure(kind, job_environment.node_name() if is_here else ""),
         )
     return kind
 
 
 class PausePolicy:
-    """Whether to go on: by the scheduler's warnings, the time left for one more epoch, and the store.
+    """Decides when a trial pauses: by warning signals, the time left for one more epoch, and stop requests.
 
-    `reason` is '' or that of the requeue.
+    `reason` is why the job must be requeued, or ''.
     """
 
     def __init__(self, store: SweepStore, run_config: RunConfig, signals: JobSignals):
@@ -97,11 +99,12 @@ class PausePolicy:
         self.reason = ""
 
     def record(self, record: Record) -> None:
+        """Estimate the time of the next epoch from this one."""
         # An epoch may be followed by the test, on twice as many images as validation, and by a checkpoint.
         self._epoch_seconds = 1.25 * (record["train_seconds"] + 3 * record["valid_seconds"])
 
     def pause(self) -> str:
-        """Asked after each epoch and before each trial."""
+        """The reason to pause, '' for none; called after each epoch and before each trial."""
         if self._store.stop_requested(self._run_config.started_at):
             return "interrupted"
         self.reason = self._signals.reason
@@ -114,10 +117,10 @@ class PausePolicy:
 def load_work(
     store: SweepStore, submission: Submission, trial_ids: Sequence[str]
 ) -> tuple[tuple[TrialConfig, ...], WorkerSpec]:
-    """Trials of a submission, and what the worker that trains them is told, in this job.
+    """Trials of a submission, and the worker spec that trains them in this job.
 
-    It trains as was submitted. The plan that the store has now says for how many epochs: a later command may have
-    extended a trial, or narrowed the plan; one that it no longer has is what it was when it was submitted.
+    The worker spec is that of the submission. The epochs come from the plan that the store has now, since a later
+    command may have extended a trial; a trial that is no longer in the plan is trained as submitted.
     """
     planned = {config.trial_id: config for config in trials_of(read_plan(store))}
     submitted = trials_as_submitted(store, submission.submission_id)
@@ -138,62 +141,62 @@ def _longest(*configs: TrialConfig) -> TrialConfig:
 
 
 def _follow_rank_0(store: SweepStore, submission: Submission, index: int) -> None:
-    """Be one of the other ranks: rank 0 leads, writes and requeues."""
+    """Train as one of the other ranks; rank 0 writes the store and requeues the job."""
     from mixsweep.core.failures import RankError, end_of
 
     trials, worker_spec = load_work(store, submission, submission.tasks[index])
     try:
         for _ in run_trials(worker_spec, trials):
-            pass  # nothing is yielded here
+            pass  # only rank 0 yields
     except Exception as error:
         if end_of(error) == "node" and not isinstance(error, RankError):
-            _note(error, store, submission, index)
-        if end_of(error) not in INTERRUPTIONS:  # those are rank 0's to act upon
+            _record_failure(error, store, submission, index)
+        if end_of(error) not in INTERRUPTIONS:  # rank 0 handles those
             raise
 
 
 def _check_device(submission: Submission) -> None:
-    """Make sure that a GPU that was granted is there: on the CPU a trial would take for ever."""
+    """Check that an allocated GPU works; on the CPU a trial would take far too long."""
     from mixsweep.core.training.device import choose_device
 
     gpus = submission.run_config.gpus
     if gpus and choose_device(gpus).type == "cpu":
         raise RuntimeError(
-            f"CUDA error: {gpus:g} GPUs were granted on {job_environment.node_name()}, none works"
+            f"CUDA error: {gpus:g} GPUs were allocated on {job_environment.node_name()}, none works"
         )
 
 
-def _work_until_free(worker_spec: WorkerSpec, trials: Sequence[TrialConfig], policy: PausePolicy) -> None:
-    """Work, and wait for trials whose holder may have died, until its lease would be stale, or is told to stop."""
+def _work_and_wait(worker_spec: WorkerSpec, trials: Sequence[TrialConfig], policy: PausePolicy) -> None:
+    """Run the free trials; wait for held ones until their leases would be stale or this task has to pause."""
     store = SweepStore(worker_spec.run_config.store)
     patience = STALE_SECONDS + HEARTBEAT_SECONDS
-    several = (
+    has_ranks = (
         worker_spec.run_config.ranks > 1
-    )  # they begin and end their work together, once: rank 0 waits before it
+    )  # ranks start their work together and only once, so rank 0 waits before it
     while True:
-        holders = _holders(trials, store, worker_spec.run_config)
+        holders = _other_holders(trials, store, worker_spec.run_config)
         waits = bool(holders) and patience > 0 and not policy.pause()
-        if not (several and waits):
+        if not (has_ranks and waits):
             for _ in run_trials(worker_spec, trials, policy.record, policy.pause):
                 patience = STALE_SECONDS + HEARTBEAT_SECONDS
-            holders = _holders(trials, store, worker_spec.run_config)
-            if several or not holders or patience <= 0 or policy.pause():
+            holders = _other_holders(trials, store, worker_spec.run_config)
+            if has_ranks or not holders or patience <= 0 or policy.pause():
                 return
         time.sleep(_LEASE_POLL_SECONDS)
         if not any(store.stop_requested(attempt.started_at) for attempt in holders):
             patience -= _LEASE_POLL_SECONDS
 
 
-def _holders(trials: Sequence[TrialConfig], store: SweepStore, run_config: RunConfig) -> list[Attempt]:
-    """The attempts of others that have the trials which are left."""
+def _other_holders(trials: Sequence[TrialConfig], store: SweepStore, run_config: RunConfig) -> list[Attempt]:
+    """The running attempts of other processes at the trials that are left."""
     infos = (read_info(store, config.trial_id) for config in remaining(trials, store, run_config))
     return [info.attempts[-1] for info in infos if info is not None and info.state == "running"]
 
 
 def is_still_running() -> bool:
-    """Whether nobody has cancelled or requeued this job already; True where the queue cannot be asked."""
+    """Whether this job has been neither cancelled nor requeued; True if the queue cannot be queried."""
     try:
-        task = slurm.tasks_of([job_environment.job_id()]).get(job_environment.job_id())
+        task = slurm.query_tasks([job_environment.job_id()]).get(job_environment.job_id())
     except slurm.SlurmError:
-        return True  # then the requeue will be refused in words
+        return True  # the requeue then fails with a message
     return task is not None and task.state == "RUNNING"

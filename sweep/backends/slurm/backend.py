@@ -1,4 +1,4 @@
-"""Places of kind `slurm`: trials as tasks of array jobs, or on a Ray cluster inside one job."""
+"""The backends of kind `slurm`: trials as array tasks, or on a Ray cluster inside one job."""
 
 from typing import ClassVar
 
@@ -8,13 +8,13 @@ from mixsweep.core.store.store import SweepStore
 from mixsweep.sweep.backends.base import Backend, RunOptions, SweepRun
 from mixsweep.sweep.backends.slurm.driver import ArrayDriver
 from mixsweep.sweep.backends.slurm.job_request import request_for
-from mixsweep.sweep.backends.slurm.submissions import folder_of, next_id
+from mixsweep.sweep.backends.slurm.submissions import next_submission_id, submission_folder
 from mixsweep.sweep.planning.plan import Plan
 from mixsweep.sweep.planning.schema import SweepSpec
 
 
 class SlurmArrayBackend(Backend):
-    """Trials as tasks of array jobs. No driver has to live: the tasks decide, stop and requeue by the store."""
+    """Trials as array tasks. They need no driver: tasks stop and requeue by what the store says."""
 
     detaches: ClassVar[bool] = True
     ends_with_command: ClassVar[bool] = False
@@ -37,7 +37,7 @@ class SlurmArrayBackend(Backend):
         return 0
 
     def scripts(self, spec: SweepSpec, trials: int, store: SweepStore) -> list[str]:
-        """The batch scripts that would be submitted, without asking the cluster for its limits."""
+        """The batch scripts that would be submitted; the cluster's limits are not queried."""
         if not trials:
             return []
         place = self._slurm
@@ -45,7 +45,9 @@ class SlurmArrayBackend(Backend):
         tasks = self._count_tasks(trials)
         sizes = [min(place.array_limit, tasks - first) for first in range(0, tasks, place.array_limit)]
         return [
-            slurm.batch_script(place, request, size, folder_of(store, next_id(store, number)))
+            slurm.batch_script(
+                place, request, size, submission_folder(store, next_submission_id(store, number))
+            )
             for number, size in enumerate(sizes)
         ]
 

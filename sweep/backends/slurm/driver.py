@@ -1,6 +1,7 @@
-"""A sweep at a place of kind `slurm`: units become tasks of array jobs, the store says what became of them.
+"""Submit a sweep's trials as array tasks, and follow them.
 
-No driver has to live: tasks decide, stop and requeue themselves by the store. Following them is reading.
+Tasks need no driver: they stop and requeue themselves by what the store says. Following only reads the queue and the
+store, and submits again what was lost.
 """
 
 import shutil
@@ -15,7 +16,7 @@ import pyarrow as pa
 
 from mixsweep.cluster.places import Place
 from mixsweep.cluster.slurm import client as slurm
-from mixsweep.cluster.slurm.client import Task
+from mixsweep.cluster.slurm.client import QueuedTask
 from mixsweep.core.config import TrialConfig
 from mixsweep.core.errors import UserError
 from mixsweep.core.execution.remaining import read_info, remaining
@@ -29,29 +30,29 @@ from mixsweep.sweep.backends.slurm.job_tracker import LostTrials, PendingWatch
 from mixsweep.sweep.backends.slurm.ray_in_job import run_ray_in_job
 from mixsweep.sweep.backends.slurm.submissions import (
     Submission,
-    covered,
-    folder_of,
+    assigned_trials,
     jobs_path,
-    next_id,
+    next_submission_id,
     save_submission,
     save_trials,
+    submission_folder,
     submissions,
     tasks_in_queue,
 )
 
 _FIRST_POLL_SECONDS = 1.0
 _LONGEST_POLL_SECONDS = 30.0
-_COST_FACTOR = 10.0  # a poll takes a tenth of the time at most, short of the longest interval
+_COST_FACTOR = 10.0  # polls take at most a tenth of the time, up to the longest interval
 _TICK_SECONDS = 0.5
 
-_GIVE_UP_SECONDS = 1800.0  # of a scheduler or a file server that does not answer
+_GIVE_UP_SECONDS = 1800.0  # without an answer of the scheduler or the file server
 
 
 class ArrayDriver:
-    """One command's sweep at a scheduler: submits what nobody has, and follows it.
+    """Submits the unassigned trials of one command, and follows its tasks.
 
     Args:
-        sweep_run: what the command asks for.
+        sweep_run: the command's run.
         place: of kind `slurm`.
     """
 
@@ -66,32 +67,32 @@ class ArrayDriver:
         self._stop_requested = sweep_run.stop_requested
         self._run_config = sweep_run.worker_spec.run_config
         self._store = sweep_run.store
-        self._verdicts = JobExits(self._store)
-        self._waits = PendingWatch()
-        self._losses = LostTrials(self._store, self._attempts_of)
-        self._done: set[str] = set()  # within one command, what is done stays done
-        self._has_looked = False
+        self._exits = JobExits(self._store)
+        self._pending = PendingWatch()
+        self._lost_trials = LostTrials(self._store, self._attempts_of)
+        self._done: set[str] = set()  # ids of done trials; they stay done within one command
+        self._has_read_store = False
 
     def submit_unassigned(self) -> list[Submission]:
-        """Submit the trials that are left and that no live task has.
+        """Submit the trials that are left and assigned to no live task; return the submissions.
 
         Raises:
-            slurm.SlurmError: the scheduler refused; nothing of this is left in its queue.
+            slurm.SlurmError: the scheduler refused; nothing of this call stays queued.
         """
-        with self._alone():
-            poll = self._read()
-            # A task of ours that is about to end may still hold some: the new ones wait for them.
-            return self._submit([*poll.homeless, *poll.leaving])
+        with self._submit_lock():
+            poll = self._poll()
+            # An ending task may still hold the leases of `leaving` trials; the new tasks wait for them.
+            return self._submit([*poll.unassigned, *poll.leaving])
 
     def follow(self) -> None:
-        """Wait until nothing is left, and submit anew what was lost.
+        """Wait until no trial is left; submit lost trials again.
 
         Raises:
-            SlurmBackendError: all that is left ended again and again without a word in the store, or a task can never
-                start; or the scheduler, or the store's file server, has not answered for half an hour.
+            SlurmBackendError: the tasks of all trials that are left ended repeatedly without recording an attempt, or
+                a task can never start, or the scheduler or file server has not answered for half an hour.
         """
         say, on_tick = self._callbacks.say, self._callbacks.on_tick
-        told = set(self._done)
+        reported = set(self._done)
         interval = _FIRST_POLL_SECONDS
         before: object = None
         silent_since: float | None = None
@@ -99,28 +100,28 @@ class ArrayDriver:
         while True:
             began = time.monotonic()
             try:
-                poll = self._read()
-                for trial_id in [c.trial_id for c in self._trials if c.trial_id in self._done - told]:
+                poll = self._poll()
+                for trial_id in [c.trial_id for c in self._trials if c.trial_id in self._done - reported]:
                     if info := self._info(trial_id):
-                        told.add(trial_id)
+                        reported.add(trial_id)
                         self._callbacks.on_end(info)
-                self._refuse_what_never_starts(poll.queue, say)
-                # A file server may show an end late: what looks lost is looked at twice.
-                homeless = [config.trial_id for config in poll.homeless]
-                lost = [trial_id for trial_id in homeless if trial_id in suspects]
-                is_new = len(lost) < len(homeless)
-                suspects = set(homeless)
+                self._cancel_unstartable(poll.queue, say)
+                # A file server may show an end late: a trial counts as lost once two polls in a row find it so.
+                unassigned = [config.trial_id for config in poll.unassigned]
+                lost = [trial_id for trial_id in unassigned if trial_id in suspects]
+                is_new = len(lost) < len(unassigned)
+                suspects = set(unassigned)
                 stopped = self._stop_requested()
                 if lost and not stopped:
                     suspects -= self._submit_anew(lost, poll, say)
                 silent_since = None
-            except (slurm.SlurmError, OSError) as error:  # so does a file server now and then
+            except (slurm.SlurmError, OSError) as error:  # a file server may fail for a while too
                 if silent_since is None:
                     say(f"{error}; asking again")
                     silent_since = began
                 if began - silent_since > _GIVE_UP_SECONDS:
                     raise SlurmBackendError(
-                        f"{error} (for half an hour now); the jobs go on, and the same command follows them again"
+                        f"{error} (for half an hour now); the jobs keep running; the same command follows them again"
                     ) from error
                 _wait(_LONGEST_POLL_SECONDS, on_tick)
                 continue
@@ -132,77 +133,78 @@ class ArrayDriver:
             cost = time.monotonic() - began
             _wait(min(max(interval, _COST_FACTOR * cost), _LONGEST_POLL_SECONDS), on_tick)
 
-    def _submit_anew(self, lost: Sequence[str], poll: "_Poll", say: Callable[[str], None]) -> set[str]:
-        """Submit those of the lost trials for which it is time; return which."""
-        due = self._losses.due(lost, poll.queue, time.monotonic())
+    def _submit_anew(self, lost: Sequence[str], poll: "_Snapshot", say: Callable[[str], None]) -> set[str]:
+        """Submit the lost trials whose delay is over; return their ids."""
+        ready = self._lost_trials.ready(lost, poll.queue, time.monotonic())
         left = [config.trial_id for config in poll.left]
-        # Another one's end may still lead on; what never gets anywhere must not hold that up.
-        if set(left) <= set(lost) and self._losses.hopeless(left):
-            raise SlurmBackendError(self._losses.describe(left))
-        if news := self._losses.news(lost):
-            say(news)
-        if not due:
+        # Given up only when nothing else is left: until then the end of another trial's task may be progress.
+        if set(left) <= set(lost) and self._lost_trials.are_given_up(left):
+            raise SlurmBackendError(self._lost_trials.describe(left))
+        if message := self._lost_trials.new_message(lost):
+            say(message)
+        if not ready:
             return set()
-        with self._alone():
-            trials = [config for config in self._read().homeless if config.trial_id in due]
+        with self._submit_lock():
+            trials = [config for config in self._poll().unassigned if config.trial_id in ready]
             self._submit(trials)
         return {config.trial_id for config in trials}
 
-    def _read(self) -> "_Poll":
-        """Ask the queue once, and read each trial that is not done once."""
-        maybe = {config.trial_id for config in self._left()}
-        asked = [s for s in submissions(self._store) if s.trial_ids & maybe]
-        if any(not submission.job_id for submission in asked):
-            asked = self._with_ids(asked)
-        # The queue first, then the store: a task that the queue no longer has has said its last word there.
-        queue = tasks_in_queue(asked, self._store)
+    def _poll(self) -> "_Snapshot":
+        """Query the queue once, and read each trial that is not done once."""
+        ids = {config.trial_id for config in self._left()}
+        relevant = [s for s in submissions(self._store) if s.trial_ids & ids]
+        if any(not submission.job_id for submission in relevant):
+            relevant = self._with_job_ids(relevant)
+        # The queue before the store: a task that has left the queue has finished writing the store.
+        queue = tasks_in_queue(relevant, self._store)
         infos = {config.trial_id: self._info(config.trial_id) for config in self._left()}
-        if self._verdicts.record(filter(None, infos.values()), queue):
+        if self._exits.record(filter(None, infos.values()), queue):
             infos = {config.trial_id: self._info(config.trial_id) for config in self._left()}
         left = self._left(infos)
-        have = covered(asked, queue, self._store)
-        homeless, leaving = [], []
+        assigned = assigned_trials(relevant, queue, self._store)
+        unassigned, leaving = [], []
         for config in left:
             info = infos[config.trial_id]
-            if config.trial_id in have:
+            if config.trial_id in assigned:
                 continue
             if info is None or info.state != "running":
-                homeless.append(config)
+                unassigned.append(config)
             elif info.attempts[-1].job:
                 leaving.append(config)
-        return _Poll(left, queue, homeless, leaving)
+        return _Snapshot(left, queue, unassigned, leaving)
 
-    def _with_ids(self, asked: Sequence[Submission]) -> list[Submission]:
-        """Find the jobs of a command that was killed before it had written their ids down."""
+    def _with_job_ids(self, found: Sequence[Submission]) -> list[Submission]:
+        """Complete submissions of a command that was killed before it saved their job ids."""
         jobs = slurm.jobs_by_folder()
-        found = []
-        for submission in asked:
-            folder = str(folder_of(self._store, submission.submission_id))
+        completed = []
+        for submission in found:
+            folder = str(submission_folder(self._store, submission.submission_id))
             if not submission.job_id and folder in jobs:
                 submission = replace(submission, job_id=jobs[folder])
                 save_submission(self._store, submission)
-            found.append(submission)
-        return found
+            completed.append(submission)
+        return completed
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """One command at a time looks at what nobody has and submits it."""
+    def _submit_lock(self) -> Iterator[None]:
+        """Let one command at a time determine the unassigned trials and submit them."""
         while (lease := take_lease(jobs_path(self._store))) is None:
             time.sleep(_TICK_SECONDS)
         with lease:
             yield
 
     def _submit(self, trials: Sequence[TrialConfig]) -> list[Submission]:
+        """Submit trials, in as many array jobs as the cluster's limit requires."""
         if not trials:
             return []
         place = self._slurm
         infos = [i for config in self._trials if (i := self._info(config.trial_id)) is not None]
         attempts = {info.trial_id: len(info.attempts) for info in infos}
         where = self._place.name
-        failing = {*failing_nodes(infos, where), *self._losses.nodes(infos, where)}
+        failing = {*failing_nodes(infos, where), *self._lost_trials.suspect_nodes(infos, where)}
         request = request_for(self._spec.name, place, self._spec.resources, tuple(sorted(failing)))
         slurm.check_partition(place)
-        allowed = slurm.limits(place)
+        limits = slurm.read_limits(place)
         in_one_job = place.launch == "ray"
         tasks = group(
             [config.trial_id for config in trials], len(trials) if in_one_job else place.trials_per_task
@@ -211,58 +213,59 @@ class ArrayDriver:
         worker = self._worker_spec.with_run_config(
             cpus=request.cpus // at_once, gpus=float(request.gpus // at_once)
         )
-        made: list[Submission] = []
-        for first in range(0, len(tasks), allowed.array_tasks):
+        submitted: list[Submission] = []
+        for first in range(0, len(tasks), limits.array_tasks):
             submission = Submission(
-                submission_id=next_id(self._store),
+                submission_id=next_submission_id(self._store),
                 place=self._place.name,
-                tasks=tasks[first : first + allowed.array_tasks],
+                tasks=tasks[first : first + limits.array_tasks],
                 worker=worker.to_mapping(),
                 exclude=request.exclude,
                 minutes=place.time,
                 warning_seconds=place.warning_seconds,
-                kill_wait_seconds=allowed.kill_wait_seconds,
+                kill_wait_seconds=limits.kill_wait_seconds,
             )
-            # Both before any of its tasks can start.
+            # Both files must exist before a task starts.
             ids = submission.trial_ids
             of_these = [config for config in trials if config.trial_id in ids]
             save_trials(self._store, submission.submission_id, of_these)
             save_submission(self._store, submission)
-            folder = folder_of(self._store, submission.submission_id)
-            made_of = str(self._store.path.absolute()), submission.submission_id
-            calls = [partial(run_task, *made_of, index) for index in range(len(submission.tasks))]
+            folder = submission_folder(self._store, submission.submission_id)
+            arguments = str(self._store.path.absolute()), submission.submission_id
+            calls = [partial(run_task, *arguments, index) for index in range(len(submission.tasks))]
             if in_one_job:
-                calls = [partial(run_ray_in_job, *made_of)]
+                calls = [partial(run_ray_in_job, *arguments)]
             try:
                 job_id = slurm.submit(place, request, calls, folder)
             except slurm.SlurmError:
                 shutil.rmtree(folder)
-                slurm.cancel(one.job_id for one in made)
+                slurm.cancel(earlier.job_id for earlier in submitted)
                 raise
-            made.append(replace(submission, job_id=job_id))
-            save_submission(self._store, made[-1])
-        for submission in made:
-            self._losses.submitted(submission, attempts)
-        return made
+            submitted.append(replace(submission, job_id=job_id))
+            save_submission(self._store, submitted[-1])
+        for submission in submitted:
+            self._lost_trials.submitted(submission, attempts)
+        return submitted
 
-    def _refuse_what_never_starts(self, queue: Mapping[str, Task], say: Callable[[str], None]) -> None:
-        """End what was accepted but can never run, instead of waiting for ever; tell of what is held."""
+    def _cancel_unstartable(self, queue: Mapping[str, QueuedTask], say: Callable[[str], None]) -> None:
+        """Cancel tasks that can never start, and raise; say which jobs are held."""
         now = time.monotonic()
-        self._waits.look(queue, now)
-        if stuck := self._waits.never(now):
+        self._pending.update(queue, now)
+        if stuck := self._pending.unstartable(now):
             slurm.cancel(stuck, waiting_only=True)
             job, reason = next(iter(stuck.items()))
             raise SlurmBackendError(f"job {job} can never start: {reason} (squeue); cancelled")
-        for line in self._waits.news(now):
+        for line in self._pending.new_messages(now):
             say(line)
 
     def _left(self, infos: Mapping[str, TrialInfo | None] | None = None) -> list[TrialConfig]:
+        """The trials that are not done, by `infos` if given."""
         left = [config for config in self._trials if config.trial_id not in self._done]
-        if infos is not None or not self._has_looked:
-            self._has_looked = True
-            still = {c.trial_id for c in remaining(left, self._store, self._run_config, infos)}
-            self._done.update(c.trial_id for c in left if c.trial_id not in still)
-            left = [config for config in left if config.trial_id in still]
+        if infos is not None or not self._has_read_store:
+            self._has_read_store = True
+            undone = {c.trial_id for c in remaining(left, self._store, self._run_config, infos)}
+            self._done.update(c.trial_id for c in left if c.trial_id not in undone)
+            left = [config for config in left if config.trial_id in undone]
         return left
 
     def _attempts_of(self, trial_id: str) -> int:
@@ -274,28 +277,28 @@ class ArrayDriver:
 
 
 @dataclass(frozen=True)
-class _Poll:
-    """A command's trials and jobs, as one poll found them.
+class _Snapshot:
+    """A command's trials and tasks at one poll.
 
-    `homeless` trials are left and nobody has them; `leaving` ones are held by a task that will not go on.
+    `unassigned` trials are left and no process has them; `leaving` ones are held by a task that is ending.
     """
 
     left: list[TrialConfig]
-    queue: dict[str, Task]
-    homeless: list[TrialConfig]
+    queue: dict[str, QueuedTask]
+    unassigned: list[TrialConfig]
     leaving: list[TrialConfig]
 
 
 def cancel_waiting(store: SweepStore) -> int:
-    """Cancel a sweep's tasks that wait in the queue, and no others; return how many there were."""
+    """Cancel those of a sweep's tasks that are pending or held; return how many."""
     queue = tasks_in_queue(list(submissions(store)), store)
-    waiting = [task_id for task_id, task in queue.items() if task.waits]
+    waiting = [task_id for task_id, task in queue.items() if task.is_waiting]
     slurm.cancel({task_id.partition("_")[0] for task_id in waiting}, waiting_only=True)
     return len(waiting)
 
 
 def queue_counts(store: SweepStore) -> dict[str, int]:
-    """A sweep's live tasks by their state in the queue; of those that are held, with the reason."""
+    """The number of a sweep's live tasks by queue state; held ones with the reason."""
     tasks = tasks_in_queue(list(submissions(store)), store).values()
     return dict(Counter(f"held ({t.reason})" if t.is_held else t.state.lower() for t in tasks if t.is_live))
 
@@ -303,6 +306,8 @@ def queue_counts(store: SweepStore) -> dict[str, int]:
 def _wait(seconds: float, on_tick: Callable[[], None]) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        with suppress(OSError, UserError, pa.ArrowInvalid):  # a view that fails must not end the following
+        with suppress(
+            OSError, UserError, pa.ArrowInvalid
+        ):  # a live view that fails must not end the following
             on_tick()
         time.sleep(_TICK_SECONDS)

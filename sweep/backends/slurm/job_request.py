@@ -1,40 +1,42 @@
-"""What a sweep asks SLURM for: a task's resources, and which trials each task takes."""
+"""Build a sweep's job requests: the resources of a task, and the trials of each task."""
 
 from collections.abc import Sequence
 
 from mixsweep.cluster.places import SlurmPlace
-from mixsweep.cluster.slurm.client import Request
+from mixsweep.cluster.slurm.client import JobRequest
 from mixsweep.core.errors import UserError
 from mixsweep.sweep.planning.schema import Resources
 
 
 class SlurmBackendError(UserError):
-    """A sweep that cannot go on at its scheduler, in one line."""
+    """A sweep that cannot run on its SLURM cluster; the message is one line."""
 
 
-def request_for(name: str, place: SlurmPlace, resources: Resources, failing: tuple[str, ...] = ()) -> Request:
-    """What a task asks the scheduler for; `failing` nodes are left out.
+def request_for(
+    name: str, place: SlurmPlace, resources: Resources, failing: tuple[str, ...] = ()
+) -> JobRequest:
+    """The job request of a task, which excludes the `failing` nodes.
 
     Raises:
-        SlurmBackendError: the scheduler does not give such a thing.
+        SlurmBackendError: SLURM cannot provide these resources.
     """
     gpus = place.gpus if resources.gpus is None else resources.gpus
     exclude = (*filter(None, [place.exclude]), *failing)
     if gpus != int(gpus):
         raise SlurmBackendError(
-            f"resources.gpus = {gpus:g}: SLURM gives whole GPUs; use 0 or 1, and trials_per_task"
+            f"resources.gpus = {gpus:g}: SLURM allocates whole GPUs; use 0 or 1, and trials_per_task"
         )
     if place.launch == "ray":
         if place.trials_per_task > 1:
             raise SlurmBackendError(
-                "trials_per_task is of launch = 'array'; with 'ray' see trials_per_node and nodes"
+                "trials_per_task: only with launch = 'array'; with 'ray' set trials_per_node and nodes"
             )
         if resources.ranks > 1:
             raise SlurmBackendError(
                 "resources.ranks: under launch = 'ray' a trial has one process; use 'array'"
             )
         at_once = place.trials_per_node
-        return Request(
+        return JobRequest(
             name=name,
             cpus=resources.cpus * at_once,
             gpus=int(gpus) * at_once,
@@ -42,7 +44,7 @@ def request_for(name: str, place: SlurmPlace, resources: Resources, failing: tup
             nodes=place.nodes,
             exclude=exclude,
         )
-    return Request(
+    return JobRequest(
         name=name,
         cpus=resources.cpus,
         gpus=int(gpus),
@@ -53,6 +55,6 @@ def request_for(name: str, place: SlurmPlace, resources: Resources, failing: tup
 
 
 def group(trials: Sequence[str], per_task: int) -> tuple[tuple[str, ...], ...]:
-    """Trials in turn for each task. The first ones of all tasks come first in the plan's order."""
+    """Distribute trials over tasks, round-robin, so that the tasks' first trials are the first of the plan."""
     count = -(-len(trials) // per_task)
     return tuple(tuple(trials[index::count]) for index in range(count))

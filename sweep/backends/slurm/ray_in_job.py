@@ -1,8 +1,8 @@
-"""A sweep inside one batch job of several nodes: a Ray cluster over them, and the Tune driver on the first.
+"""Run a sweep inside one SLURM job of several nodes: a Ray cluster over them, with the Tune driver on the first.
 
-Each node's process runs `run_ray_in_job`. The first starts the cluster's head and says in a private file of
-the `jobs/` folder where it is; the others join, and end when that file is gone. The job's warnings reach every
-process of it, workers included: each leaves its trial as an array's task does.
+One process per node runs `run_ray_in_job`. The first starts the cluster's head and writes its address into a private
+file of the `jobs/` folder; the others join, and end when that file is deleted. The job's warning signals reach all
+its processes, workers included, and each pauses its trial as an array task does.
 """
 
 import json
@@ -16,12 +16,12 @@ from pathlib import Path
 
 from mixsweep.cluster.ray_cluster import connection
 from mixsweep.cluster.ray_cluster.nodes import (
-    LEAVE_SECONDS,
+    DRAIN_SECONDS,
     ClusterAddress,
     RayError,
     RayNode,
-    connected,
-    living_nodes,
+    alive_node_resources,
+    connect_to_node,
     ray_node,
 )
 from mixsweep.cluster.slurm import job_environment
@@ -33,29 +33,28 @@ from mixsweep.core.store.lease import HEARTBEAT_SECONDS, STALE_SECONDS
 from mixsweep.core.store.store import SweepStore, TrialInfo
 from mixsweep.sweep.backends.ray.tune_driver import RaySlots, run_until_done
 from mixsweep.sweep.backends.slurm.array_task import PausePolicy, is_still_running, load_work
-from mixsweep.sweep.backends.slurm.submissions import Submission, folder_of, read_submission
+from mixsweep.sweep.backends.slurm.submissions import Submission, read_submission, submission_folder
 from mixsweep.sweep.runtime.worker import WorkerSpec, run_trials
 
-_JOIN_SECONDS = 180.0  # for all nodes to be there
-_GONE_SECONDS = 15.0  # for them to have left
+_JOIN_SECONDS = 180.0  # for all nodes to join
+_LEAVE_SECONDS = 15.0  # for all other nodes to leave
 _POLL_SECONDS = 0.5
 
-# The cluster ends so long before the job's time is over, and its workers leave their trials as long before that.
+# The cluster ends this long before the job's time is over; its workers pause their trials as long before that.
 _TEARDOWN_SECONDS = 10.0
 
-# From SIGTERM on a worker has half of these to leave its trial: before Ray ends it.
-_GRACE_SECONDS = 1.5 * LEAVE_SECONDS
+# A worker pauses its trial within half of this after SIGTERM, before Ray kills it.
+_GRACE_SECONDS = 1.5 * DRAIN_SECONDS
 
 
 def run_ray_in_job(store_path: str, submission_id: str) -> None:
-    """Run a submission's trials on all nodes of this job; called by submitit, in one process a node.
+    """Run a submission's trials on all nodes of this job; called by submitit in one process per node.
 
-    Where time runs out or the job is preempted, trials are left at their checkpoints and the job goes back into
-    the queue.
+    Where time runs out or the job is preempted, trials are paused at their checkpoints and the job is requeued.
     """
     store = SweepStore(store_path)
     submission = read_submission(store, submission_id)
-    path = folder_of(store, submission_id) / f"{job_environment.restarts()}.ray"
+    path = submission_folder(store, submission_id) / f"{job_environment.restarts()}.ray"
     ends_at = job_environment.ends_at(submission.minutes) - _TEARDOWN_SECONDS
     signals = JobSignals(
         ends_at, submission.warning_seconds, min(submission.kill_wait_seconds, _GRACE_SECONDS)
@@ -65,71 +64,71 @@ def run_ray_in_job(store_path: str, submission_id: str) -> None:
     with signals:
         try:
             if is_first:
-                reason = _lead(submission, store, path, signals)
+                reason = _run_head_node(submission, store, path, signals)
             else:
-                _follow(path, signals)
+                _run_joining_node(path, signals)
         except Interruption as interruption:
             reason = interruption.reason
     if is_first and reason and _is_work_left(submission, store) and is_still_running():
-        job_environment.go_back_into_the_queue(reason)
+        job_environment.requeue_this_job(reason)
 
 
-def _lead(submission: Submission, store: SweepStore, path: Path, signals: JobSignals) -> str:
-    """Be the first node; return '' or why the job shall come back."""
+def _run_head_node(submission: Submission, store: SweepStore, path: Path, signals: JobSignals) -> str:
+    """Run the head node and the driver; return why the job must be requeued, or ''."""
     for old in path.parent.glob("*.ray"):
-        old.unlink(missing_ok=True)  # of a run of this job that was killed
-    with ray_node(*_devices()) as node, connected(node):
-        _write_private(path, json.dumps(asdict(node.meeting)))
+        old.unlink(missing_ok=True)  # left by a killed run of this job
+    with ray_node(*_node_devices()) as node, connect_to_node(node):
+        _write_private(path, json.dumps(asdict(node.cluster_address)))
         try:
-            _wait_for_nodes(int(os.environ["SLURM_NNODES"]), partial(_check, node, signals))
-            reason = _drive(submission, store, node, signals)
+            _wait_for_nodes(int(os.environ["SLURM_NNODES"]), partial(_check_node, node, signals))
+            reason = _run_driver(submission, store, node, signals)
         finally:
             path.unlink(missing_ok=True)
-        deadline = time.monotonic() + _GONE_SECONDS
-        while len(living_nodes()) > 1 and time.monotonic() < deadline:
+        deadline = time.monotonic() + _LEAVE_SECONDS
+        while len(alive_node_resources()) > 1 and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)
         return reason
 
 
-def _follow(path: Path, signals: JobSignals) -> None:
-    """Be one more node, until the first one's word is gone."""
-    while (meeting := _read(path)) is None:
+def _run_joining_node(path: Path, signals: JobSignals) -> None:
+    """Join the cluster, and run this node until the file with the head's address is deleted."""
+    while (address := _read_address(path)) is None:
         if signals.reason:
             return
         time.sleep(_POLL_SECONDS)
-    with ray_node(*_devices(), join=meeting) as node:
-        while _read(path) is not None:
+    with ray_node(*_node_devices(), join=address) as node:
+        while _read_address(path) is not None:
             try:
-                _check(node, signals)
+                _check_node(node, signals)
             except RayError:
-                time.sleep(_GONE_SECONDS)  # a file server may show late that all is over
-                if _read(path) is not None:
+                time.sleep(_LEAVE_SECONDS)  # a file server may show the deletion late
+                if _read_address(path) is not None:
                     raise
             time.sleep(_POLL_SECONDS)
 
 
-def run_on_node(
+def run_trials_in_job(
     submission: Submission, ends_at: float, worker_spec: WorkerSpec, trials: Sequence[TrialConfig]
 ) -> Iterator[TrialInfo]:
-    """What a worker process does on whichever node it is."""
-    here = worker_spec.with_run_config(host=job_environment.node_name())
+    """Run trials in a worker process on any node of the job; yield each trial's end."""
+    worker_spec = worker_spec.with_run_config(host=job_environment.node_name())
     signals = JobSignals(
         ends_at, submission.warning_seconds, min(submission.kill_wait_seconds, _GRACE_SECONDS)
     )
-    policy = PausePolicy(SweepStore(here.run_config.store), here.run_config, signals)
-    with signals, suppress(Interruption):  # its trial says so in the store
-        yield from run_trials(here, trials, policy.record, policy.pause)
+    policy = PausePolicy(SweepStore(worker_spec.run_config.store), worker_spec.run_config, signals)
+    with signals, suppress(Interruption):  # the store has recorded it
+        yield from run_trials(worker_spec, trials, policy.record, policy.pause)
 
 
-def _drive(submission: Submission, store: SweepStore, node: RayNode, signals: JobSignals) -> str:
-    """Run Tune until nothing is left that this job could do; return '' or why the job has to come back."""
+def _run_driver(submission: Submission, store: SweepStore, node: RayNode, signals: JobSignals) -> str:
+    """Run Tune until this job can train nothing more; return why the job must be requeued, or ''."""
     left, worker_spec = _load_remaining(submission, store)
     run_config = worker_spec.run_config
     needs = {"CPU": float(run_config.cpus), "GPU": run_config.gpus}
-    train = partial(run_on_node, submission, signals.ends_at - _TEARDOWN_SECONDS)
+    train = partial(run_trials_in_job, submission, signals.ends_at - _TEARDOWN_SECONDS)
     slots = RaySlots(count=connection.capacity(needs), needs=needs, train=train)
 
-    def asked_to_stop() -> bool:
+    def stop_requested() -> bool:
         return store.stop_requested(run_config.started_at)
 
     try:
@@ -137,19 +136,19 @@ def _drive(submission: Submission, store: SweepStore, node: RayNode, signals: Jo
             left,
             worker_spec,
             slots,
-            on_end=_say_end,
-            on_tick=partial(_check, node, signals),
-            halt=lambda: asked_to_stop() or bool(signals.reason),
+            on_end=_print_end,
+            on_tick=partial(_check_node, node, signals),
+            halt=lambda: stop_requested() or bool(signals.reason),
             patience_seconds=STALE_SECONDS + HEARTBEAT_SECONDS,
-            workers_leave=True,
+            workers_pause=True,
         )
     except Exception as error:
         if signals.reason:
             raise Interruption(signals.reason) from error
         raise
-    if ending in ("done", "held") or (ending == "halted" and asked_to_stop()):
+    if ending in ("done", "held") or (ending == "halted" and stop_requested()):
         return ""
-    timed_out = ending == "paused" and not asked_to_stop()
+    timed_out = ending == "paused" and not stop_requested()
     return signals.reason or ("timeout" if timed_out else "")
 
 
@@ -164,23 +163,23 @@ def _is_work_left(submission: Submission, store: SweepStore) -> bool:
     return bool(left) and not store.stop_requested(submission.started_at)
 
 
-def _devices() -> tuple[int, int]:
-    """The CPUs and GPUs that this process has of its node."""
+def _node_devices() -> tuple[int, int]:
+    """The number of CPUs and GPUs of this process on its node."""
     cpus = int(os.environ.get("SLURM_CPUS_ON_NODE") or len(os.sched_getaffinity(0)))
-    return cpus, len([one for one in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if one])
+    return cpus, len([device for device in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if device])
 
 
 def _wait_for_nodes(count: int, check: Callable[[], None]) -> None:
     deadline = time.monotonic() + _JOIN_SECONDS
-    while (here := len(living_nodes())) < count:
+    while (joined := len(alive_node_resources())) < count:
         check()
         if time.monotonic() > deadline:
-            raise RayError(f"{here} of {count} nodes joined in {_JOIN_SECONDS:g} s; see what the others say")
+            raise RayError(f"{joined} of {count} nodes joined in {_JOIN_SECONDS:g} s; see the others' output")
         time.sleep(_POLL_SECONDS)
 
 
-def _check(node: RayNode, signals: JobSignals) -> None:
-    """Make sure that the node's Ray lives; where it ends with the job, that is no error."""
+def _check_node(node: RayNode, signals: JobSignals) -> None:
+    """Check that the node's Ray runs; its end after a warning signal raises Interruption instead of an error."""
     try:
         node.check()
     except RayError as error:
@@ -189,12 +188,12 @@ def _check(node: RayNode, signals: JobSignals) -> None:
         raise
 
 
-def _say_end(info: TrialInfo) -> None:
+def _print_end(info: TrialInfo) -> None:
     print(f"{info.trial_id}: {info.state}", flush=True)
 
 
 def _write_private(path: Path, text: str) -> None:
-    """Make a file appear whole, for nobody but its owner."""
+    """Create a file atomically, readable only by its owner."""
     beside = path.with_name(f".{path.name}")
     beside.unlink(missing_ok=True)
     with open(os.open(beside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="utf-8") as file:
@@ -204,7 +203,8 @@ def _write_private(path: Path, text: str) -> None:
     os.replace(beside, path)
 
 
-def _read(path: Path) -> ClusterAddress | None:
+def _read_address(path: Path) -> ClusterAddress | None:
+    """The address in the head's file; None while there is no file."""
     try:
         return ClusterAddress(**json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:

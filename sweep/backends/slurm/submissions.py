@@ -1,9 +1,9 @@
-"""What was handed to a batch scheduler: a numbered folder an array job in the sweep's `jobs/`.
+"""The submissions of a sweep: one numbered folder per array job in the sweep's `jobs/`.
 
-Its submission.json says which trials each task has and what their worker is told; submitit's files and the jobs'
-output lie beside it. A task trains as it was submitted, but reads its trials from the store's plan when it starts,
-so that one which waited or was requeued trains as many epochs as a later command asks for. The trials as they were
-submitted are kept for those that a later command's plan no longer has.
+Its submission.json holds the trials of each task and the worker spec; submitit's files and the jobs' output are in
+the same folder. A task keeps its worker spec, but reads its trials from the store's plan when it starts, so that a
+pending or requeued task trains as many epochs as a later command asks for. The trials as submitted are kept for
+those that are no longer in the plan.
 """
 
 import json
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mixsweep.cluster.slurm import client as slurm
-from mixsweep.cluster.slurm.client import Task
+from mixsweep.cluster.slurm.client import QueuedTask
 from mixsweep.core.config import TrialConfig
 from mixsweep.core.errors import UserError
 from mixsweep.core.execution.run_config import RunConfig
@@ -29,44 +29,45 @@ _TRIALS = "trials.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Submission:
-    """One array job, or a plain job where it has one task. Times are of a task's job."""
+    """An array job, or a plain job if it has one task. Times are per task."""
 
     submission_id: str
     place: str
     tasks: tuple[tuple[str, ...], ...]  # the ids of each task's trials
-    job_id: str = ""  # empty until the scheduler has taken it
+    job_id: str = ""  # empty until the scheduler has accepted it
     worker: Mapping[str, Any] = field(
         default_factory=dict
-    )  # WorkerSpec.to_mapping; an older version has none
-    exclude: tuple[str, ...] = ()  # nodes
+    )  # WorkerSpec.to_mapping; empty from older versions
+    exclude: tuple[str, ...] = ()  # nodes not to use
     minutes: int = 60
     warning_seconds: int = 120
     kill_wait_seconds: int = 30
 
     def task_id(self, index: int) -> str:
-        """The scheduler's id of a task: `12_3`, or `12` where it is the only one."""
+        """The scheduler's id of a task: `12_3`, or `12` if it is the only one."""
         return f"{self.job_id}_{index}" if len(self.tasks) > 1 else self.job_id
 
     @property
     def run_config(self) -> RunConfig:
-        """How its trials are trained.
+        """The run config of its tasks.
 
         Raises:
             UserError: an older version submitted it.
         """
         if not self.worker:
             raise UserError(
-                f"jobs/{self.submission_id}: submitted by an older version; the same `sweep run` submits it anew"
+                f"jobs/{self.submission_id}: submitted by an older version; the same `sweep run` submits it again"
             )
         return RunConfig.from_mapping(self.worker["run_config"])
 
     @property
     def started_at(self) -> str:
-        """When its command was given, ISO."""
+        """When its command started, in ISO format."""
         return self.run_config.started_at if self.worker else ""
 
     @property
     def trial_ids(self) -> set[str]:
+        """The ids of the trials of all tasks."""
         return {trial_id for task in self.tasks for trial_id in task}
 
 
@@ -75,36 +76,36 @@ def jobs_path(store: SweepStore) -> Path:
     return store.path.absolute() / "jobs"
 
 
-def folder_of(store: SweepStore, submission_id: str) -> Path:
-    """A submission's own folder: its file, submitit's, and the output of its jobs."""
+def submission_folder(store: SweepStore, submission_id: str) -> Path:
+    """The folder of a submission: its file, submitit's files, and the output of its jobs."""
     return jobs_path(store) / submission_id
 
 
-def next_id(store: SweepStore, after: int = 0) -> str:
-    """The number of the next submission, or of one so many after it."""
+def next_submission_id(store: SweepStore, after: int = 0) -> str:
+    """The id of the next submission, or of the one `after` it."""
     taken = [int(path.name) for path in jobs_path(store).glob("*") if path.name.isdigit()]
     return f"{max(taken, default=0) + 1 + after:04}"
 
 
 def save_submission(store: SweepStore, submission: Submission) -> None:
-    """Write a submission's file, or write it anew."""
+    """Write or replace a submission's file."""
     text = json.dumps(asdict(submission), indent=1, ensure_ascii=False) + "\n"
-    folder = folder_of(store, submission.submission_id)
+    folder = submission_folder(store, submission.submission_id)
     folder.mkdir(parents=True, exist_ok=True)
     files.write_bytes(folder / _NAME, text.encode())
 
 
 def save_trials(store: SweepStore, submission_id: str, trials: Sequence[TrialConfig]) -> None:
-    """Keep a submission's trials as its command has them."""
-    folder = folder_of(store, submission_id)
+    """Save a submission's trials as its command has them."""
+    folder = submission_folder(store, submission_id)
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps([config.to_mapping() for config in trials], ensure_ascii=False)
     files.write_bytes(folder / _TRIALS, text.encode())
 
 
 def trials_as_submitted(store: SweepStore, submission_id: str) -> dict[str, TrialConfig]:
-    """A submission's trials by id, as its command had them."""
-    text = (folder_of(store, submission_id) / _TRIALS).read_text(encoding="utf-8")
+    """A submission's trials by id, as they were submitted."""
+    text = (submission_folder(store, submission_id) / _TRIALS).read_text(encoding="utf-8")
     configs = map(store.trainable.config_from_store, json.loads(text))
     return {config.trial_id: config for config in configs}
 
@@ -116,7 +117,7 @@ def read_submission(store: SweepStore, submission_id: str) -> Submission:
         FileNotFoundError: there is none.
         UserError: its file cannot be read.
     """
-    path = folder_of(store, submission_id) / _NAME
+    path = submission_folder(store, submission_id) / _NAME
     try:
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         known = {name: values[name] for name in Submission.__dataclass_fields__ if name in values}
@@ -127,45 +128,47 @@ def read_submission(store: SweepStore, submission_id: str) -> Submission:
 
 
 def submissions(store: SweepStore) -> Iterator[Submission]:
-    """All that were handed to a scheduler, oldest first."""
+    """All submissions of a sweep, oldest first."""
     for path in sorted(jobs_path(store).glob(f"*/{_NAME}")):
-        with suppress(FileNotFoundError):  # refused just now, and taken away by its command
+        with suppress(FileNotFoundError):  # the scheduler refused it, and its command has deleted it
             yield read_submission(store, path.parent.name)
 
 
-def tasks_in_queue(asked: Sequence[Submission], store: SweepStore) -> dict[str, Task]:
-    """What the queue has of these submissions, by task, in one query.
+def tasks_in_queue(candidates: Sequence[Submission], store: SweepStore) -> dict[str, QueuedTask]:
+    """The queued tasks of these submissions, by task id, in one query.
 
-    A number alone proves nothing: another cluster that uses the same store, or one whose numbers began anew, has
-    a stranger's job under it. A job is ours if its script is in its submission's folder.
+    A job id alone is ambiguous: another cluster that uses the same store, or one whose ids started again, may have a
+    different job under it. A job belongs to a submission if its script is in the submission's folder.
     """
     folders: dict[str, set[str]] = {}
-    for submission in asked:
+    for submission in candidates:
         if submission.job_id:
-            folder = os.path.realpath(folder_of(store, submission.submission_id))
+            folder = os.path.realpath(submission_folder(store, submission.submission_id))
             folders.setdefault(submission.job_id, set()).add(folder)
-    found = slurm.tasks_of(folders)
+    tasks = slurm.query_tasks(folders)
     return {
         task_id: task
-        for task_id, task in found.items()
-        if _folder_of_script(task.script) in folders[task_id.partition("_")[0]]
+        for task_id, task in tasks.items()
+        if _script_folder(task.script) in folders[task_id.partition("_")[0]]
     }
 
 
 @cache
-def _folder_of_script(script: str) -> str:
+def _script_folder(script: str) -> str:
     return os.path.realpath(os.path.dirname(script))
 
 
-def covered(asked: Sequence[Submission], queue: Mapping[str, Task], store: SweepStore) -> set[str]:
-    """The trials that a live task has. Tasks of a command that was told to stop end without more."""
-    found: set[str] = set()
-    for submission in asked:
+def assigned_trials(
+    candidates: Sequence[Submission], queue: Mapping[str, QueuedTask], store: SweepStore
+) -> set[str]:
+    """The ids of the trials that a live task will train; tasks of a stopped command train no more."""
+    assigned: set[str] = set()
+    for submission in candidates:
         if store.stop_requested(submission.started_at):
             continue
-        folder = os.path.realpath(folder_of(store, submission.submission_id))
+        folder = os.path.realpath(submission_folder(store, submission.submission_id))
         for index, trial_ids in enumerate(submission.tasks):
             task = queue.get(submission.task_id(index))
-            if task is not None and task.is_live and _folder_of_script(task.script) == folder:
-                found.update(trial_ids)
-    return found
+            if task is not None and task.is_live and _script_folder(task.script) == folder:
+                assigned.update(trial_ids)
+    return assigned

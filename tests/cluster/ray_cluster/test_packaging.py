@@ -6,14 +6,14 @@ from pathlib import Path, PurePath
 
 import pytest
 
-from mixsweep.cluster.ray_cluster.packaging import PackagingError, lean_files, stage
+from mixsweep.cluster.ray_cluster.packaging import PackagingError, files_to_ship, stage
 
 LARGE = 600 * 2**20  # over Ray's 512 MiB
 
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A project with all that must not travel, not yet in git."""
+    """A project, not yet in git, with all kinds of files that are never shipped."""
     root = tmp_path / "project"
     for name in (
         "pyproject.toml", "core/a.py", "sweep/b.py", "mine.py", ".git/config", ".venv/lib/x.py",
@@ -28,24 +28,24 @@ def checkout(tmp_path: Path) -> Path:
 LEAN = ["core/a.py", "mine.py", "notes/today.md", "pyproject.toml", "sweep/b.py"]
 
 
-def test_neither_git_nor_environments_runs_caches_data_or_stores_of_any_name_travel(checkout: Path) -> None:
-    assert [str(path) for path in lean_files(checkout)] == LEAN
+def test_git_environments_runs_caches_data_and_stores_are_not_shipped(checkout: Path) -> None:
+    assert [str(path) for path in files_to_ship(checkout)] == LEAN
 
 
-def test_in_a_checkout_what_git_ignores_stays_and_what_it_does_not_know_yet_goes(checkout: Path) -> None:
+def test_in_a_checkout_ignored_files_are_left_out_and_untracked_ones_are_shipped(checkout: Path) -> None:
     (checkout / ".git" / "config").unlink()
     subprocess.run(["git", "init", "-q", str(checkout)], check=True)
     (checkout / ".gitignore").write_text("secret.txt\n")
     (checkout / "secret.txt").write_text("x")
-    assert [str(path) for path in lean_files(checkout)] == LEAN
+    assert [str(path) for path in files_to_ship(checkout)] == LEAN
 
 
-def test_excluded_patterns_and_folders_stay(checkout: Path) -> None:
-    found = lean_files(checkout, ["notes/", "*.toml"])
+def test_excluded_patterns_and_folders_are_not_shipped(checkout: Path) -> None:
+    found = files_to_ship(checkout, ["notes/", "*.toml"])
     assert found == [PurePath("core/a.py"), PurePath("mine.py"), PurePath("sweep/b.py")]
 
 
-def test_a_project_travels_with_its_imports_from_wherever_they_lie(checkout: Path, tmp_path: Path) -> None:
+def test_a_project_is_shipped_with_its_imports_wherever_they_are(checkout: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere.py").write_text("there")
     imports = [str(checkout / "mine.py"), str(tmp_path / "elsewhere.py")]
     shipment = stage(tmp_path / "staged", imports, str(checkout))

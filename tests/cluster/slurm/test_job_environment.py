@@ -1,4 +1,4 @@
-"""cluster.slurm.job_environment: a scheduler's warnings, heard once and in time; what counts as a failing node."""
+"""cluster.slurm.job_environment: warnings are handled once and in time. Also: which nodes count as failing."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ from mixsweep.sweep.backends.slurm.requeues import PlaceFailure, place_failures,
 
 
 def wait_in(warnings: JobSignals, seconds: float = 3.0) -> str:
-    """Compute for some seconds; why that was cut off, or ''."""
+    """Wait some seconds; return the reason of an interruption, or ''."""
     try:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -29,7 +29,7 @@ def wait_in(warnings: JobSignals, seconds: float = 3.0) -> str:
     return ""
 
 
-def test_after_sigterm_a_process_has_part_of_the_grace_and_is_then_taken_out_of_its_epoch() -> None:
+def test_sigterm_interrupts_the_epoch_within_the_grace_period() -> None:
     with JobSignals(time.time() + 3600, 120, grace_seconds=1.0) as warnings:
         assert warnings.reason == ""
         os.kill(os.getpid(), signal.SIGTERM)
@@ -39,14 +39,14 @@ def test_after_sigterm_a_process_has_part_of_the_grace_and_is_then_taken_out_of_
         assert 0.3 < time.monotonic() - began < 1.0
 
 
-def test_near_the_time_limit_a_warning_is_no_reason_to_stop_while_epochs_fit() -> None:
+def test_a_warning_of_the_time_limit_sets_no_reason_and_interrupts_a_long_epoch() -> None:
     with JobSignals(time.time() + MARGIN_SECONDS + 1, 120, grace_seconds=30) as warnings:
         os.kill(os.getpid(), signal.SIGUSR2)
         assert warnings.reason == ""
         assert wait_in(warnings) == "timeout"
 
 
-def test_a_second_warning_does_not_disturb_what_the_first_one_began() -> None:
+def test_a_second_warning_raises_nothing() -> None:
     with JobSignals(time.time() + 3600, 120, grace_seconds=0.2) as warnings:
         os.kill(os.getpid(), signal.SIGTERM)
         assert wait_in(warnings) == "preempted"
@@ -54,13 +54,13 @@ def test_a_second_warning_does_not_disturb_what_the_first_one_began() -> None:
         assert wait_in(warnings, 0.5) == ""
 
 
-def test_handlers_are_put_back_unless_the_process_is_about_to_end() -> None:
+def test_handlers_are_restored_unless_the_process_exits_next() -> None:
     before = {number: signal.getsignal(number) for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGALRM)}
     try:
         with JobSignals(time.time() + 3600, 120, 30):
             pass
         assert {number: signal.getsignal(number) for number in before} == before
-        with JobSignals(time.time() + 3600, 120, 30, last=True):
+        with JobSignals(time.time() + 3600, 120, 30, until_exit=True):
             pass
         os.kill(os.getpid(), signal.SIGUSR2)  # by default it would end the process
         os.kill(os.getpid(), signal.SIGTERM)
@@ -69,7 +69,7 @@ def test_handlers_are_put_back_unless_the_process_is_about_to_end() -> None:
             signal.signal(number, handler)
 
 
-def test_the_end_of_a_job_is_the_schedulers_word_or_counted_from_its_start(
+def test_the_end_of_a_job_comes_from_the_scheduler_or_is_counted_from_its_start(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("SWEEP_JOB_STARTED_AT", "1000")
@@ -79,7 +79,7 @@ def test_the_end_of_a_job_is_the_schedulers_word_or_counted_from_its_start(
 
 
 def info_of(*attempts: tuple[str, str, int, str], started_at: str = "") -> TrialInfo:
-    made = tuple(
+    recorded = tuple(
         Attempt(
             number=number,
             place="cluster",
@@ -92,10 +92,10 @@ def info_of(*attempts: tuple[str, str, int, str], started_at: str = "") -> Trial
         )
         for number, (host, job, restarts, end) in enumerate(attempts, start=1)
     )
-    return TrialInfo(trial_id="x", config=ImageConfig(), state="running", attempts=made)
+    return TrialInfo(trial_id="x", config=ImageConfig(), state="running", attempts=recorded)
 
 
-def test_a_node_fails_by_its_word_or_by_a_wordless_death_after_which_its_job_was_requeued() -> None:
+def test_a_node_fails_by_its_recorded_end_or_by_a_kill_after_which_its_job_was_requeued() -> None:
     broken = info_of(("n1", "7_0", 0, "node"), ("n1", "7_0", 1, "killed"), ("n2", "7_0", 2, "completed"))
     assert failing_nodes([broken], "cluster") == ("n1",)
     assert failing_nodes([broken], "elsewhere") == ()
@@ -104,35 +104,35 @@ def test_a_node_fails_by_its_word_or_by_a_wordless_death_after_which_its_job_was
     assert failing_nodes([once, once], "cluster") == ("n1",)
 
 
-def test_a_killed_process_whose_job_was_not_requeued_says_nothing_of_its_node() -> None:
+def test_a_killed_process_whose_job_was_not_requeued_does_not_blame_its_node() -> None:
     killed = info_of(("n1", "7_0", 0, "killed"), ("n1", "8_0", 0, "killed"), ("n1", "9_0", 0, "completed"))
     assert failing_nodes([killed], "cluster") == ()
-    at_home = replace(killed, attempts=tuple(replace(a, job="", end="node") for a in killed.attempts))
-    assert failing_nodes([at_home], "cluster") == ()
-    within_its_job = info_of(("n1", "7", 0, "killed"), ("n1", "7", 0, "killed"), ("n1", "7", 0, "completed"))
-    assert failing_nodes([within_its_job], "cluster") == ()
+    no_job = replace(killed, attempts=tuple(replace(a, job="", end="node") for a in killed.attempts))
+    assert failing_nodes([no_job], "cluster") == ()
+    inside_one_job = info_of(("n1", "7", 0, "killed"), ("n1", "7", 0, "killed"), ("n1", "7", 0, "completed"))
+    assert failing_nodes([inside_one_job], "cluster") == ()
 
 
-def test_a_node_on_which_most_attempts_end_well_is_not_blamed_for_preemptions_without_a_word() -> None:
+def test_a_node_on_which_most_attempts_end_well_is_not_blamed_for_unrecorded_preemptions() -> None:
     hard = info_of(("n1", "7_0", 0, "killed"), ("n1", "7_0", 1, "killed"), ("n1", "7_0", 2, "completed"))
     well = info_of(("n1", "7_1", 0, "preempted"), ("n1", "7_1", 1, "completed"))
     assert failing_nodes([hard], "cluster") == ("n1",)
     assert failing_nodes([hard, well], "cluster") == ()
 
 
-def test_what_happened_days_ago_is_forgotten() -> None:
+def test_failures_of_days_ago_are_ignored() -> None:
     words = ("n1", "7_0", 0, "node"), ("n1", "7_0", 1, "node"), ("n2", "7_0", 2, "completed")
     assert failing_nodes([info_of(*words, started_at=now().isoformat())], "cluster") == ("n1",)
     days_ago = (now() - timedelta(days=3)).isoformat()
     assert failing_nodes([info_of(*words, started_at=days_ago)], "cluster") == ()
 
 
-def test_a_tasks_troubles_add_up_over_its_jobs_restarts(tmp_path: Path) -> None:
+def test_a_tasks_place_failures_add_up_over_its_jobs_restarts(tmp_path: Path) -> None:
     store = SweepStore(tmp_path)
     assert place_failures(store, "0001", 3) == []
     (tmp_path / "jobs" / "0001").mkdir(parents=True)
-    for trouble in (PlaceFailure("node", "gpu a"), PlaceFailure("rendezvous"), PlaceFailure("node", "n2")):
-        record_place_failure(store, "0001", 3, trouble)
+    for failure in (PlaceFailure("node", "gpu a"), PlaceFailure("rendezvous"), PlaceFailure("node", "n2")):
+        record_place_failure(store, "0001", 3, failure)
     assert place_failures(store, "0001", 3) == [
         PlaceFailure("node", "gpu a"), PlaceFailure("rendezvous"), PlaceFailure("node", "n2"),
     ]  # fmt: skip

@@ -159,10 +159,10 @@ def test_a_models_file_travels_with_the_job(here: Path) -> None:
             ["--set", "resources.gpus=0.5"],
             "1 CPU, 0.5 GPUs; no node has that: 3 with 1 CPU, 0 GPUs",
         ),
-        ("wrong", [], "nobody answers there"),
-        ("wrong_jobs", [], "nobody answers there"),
-        ("bad_token", [], "the cluster takes another token; set token_path"),
-        ("bad_token_jobs", [], "the cluster takes another token; set token_path"),
+        ("wrong", [], "nothing answers there"),
+        ("wrong_jobs", [], "nothing answers there"),
+        ("bad_token", [], "the cluster expects another token; set token_path"),
+        ("bad_token_jobs", [], "the cluster expects another token; set token_path"),
     ],
 )
 def test_what_cannot_run_is_one_line_within_seconds(
@@ -227,7 +227,7 @@ def test_what_is_too_large_for_ray_is_refused_with_its_largest_files_before_anyt
     done = finish(sweep("run", str(write_many(here, EPOCHS)), "--place", "jobs"))
     assert done.returncode == 2, done.stdout
     assert len(done.stdout.splitlines()) == 1
-    assert "MiB would be shipped, Ray takes 0.1 MiB; the largest: " in done.stdout
+    assert "MiB would be shipped, Ray's limit is 0.1 MiB; the largest: " in done.stdout
     assert not (here / "runs").exists()
 
 

@@ -109,7 +109,7 @@ def test_a_driver_whose_head_is_gone_says_so_and_its_trials_go_on_at_the_next_he
     assert process.returncode == 2, output
     assert len(output.splitlines()) == 1, output
     assert output.startswith(f"sweep: address {address}: the cluster's head is gone")
-    assert output.endswith("the same command goes on\n")
+    assert output.endswith("run the same command again once it is back, or with another place\n")
     brake.unlink()
     with plain_cluster(1, 1) as cluster:
         ray_places(**places_of(cluster, tmp_path))

@@ -78,7 +78,7 @@ def test_data_that_only_the_drivers_node_has_comes_once_a_node_to_where_the_tria
 
 
 @pytest.mark.faults
-def test_without_a_shared_folder_all_comes_to_the_drivers_node_though_keeper_and_node_are_killed_and_another_is_cut_off(
+def test_without_a_shared_folder_results_reach_the_driver_though_proxy_and_node_are_killed_and_another_is_cut_off(
     network: tuple[RayCluster, Path], eight: SweepStore, ray_places: Callable[..., None], tmp_path: Path
 ) -> None:
     cluster, hidden = network
@@ -92,13 +92,13 @@ def test_without_a_shared_folder_all_comes_to_the_drivers_node_though_keeper_and
     store = SweepStore(hidden / "runs" / "many")
     refused = finish([*cluster.inside, *sweep_command(file, hidden / "runs", "shared", *EIGHT)])
     assert refused.returncode == 2, refused.stdout
-    assert "not seen on" in refused.stdout
+    assert "not visible on" in refused.stdout
     assert "shared = false" in refused.stdout
 
     process = start([*cluster.inside, *sweep_command(file, hidden / "runs", "apart", *EIGHT)])
     try:
         wait_until(lambda: nodes_at_work(store) == 4)
-        (proxy,) = [pid for pid in session(cluster.head.pid) if _title(pid).startswith("ray::Keeper")]
+        (proxy,) = [pid for pid in session(cluster.head.pid) if _title(pid).startswith("ray::StoreProxy")]
         os.kill(proxy, signal.SIGKILL)
         cluster.kill(2)
         cluster.cut(1)

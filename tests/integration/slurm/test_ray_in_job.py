@@ -269,15 +269,15 @@ def test_a_cancelled_job_leaves_no_process_or_folder_and_its_trials_resumable(
 @pytest.mark.ray
 def test_nodes_of_one_cluster_share_a_machine_in_private_folders_and_end_with_their_contexts() -> None:
     with ray_node(1, 0) as head:
-        with ray_node(1, 0, join=head.meeting) as other:
+        with ray_node(1, 0, join=head.cluster_address) as other:
             folders = [head.folder, other.folder]
-            assert head.meeting == other.meeting
+            assert head.cluster_address == other.cluster_address
             for path in folders:
                 assert stat.S_IMODE(path.stat().st_mode) == 0o700
                 assert len(str(max(path.rglob("plasma_store"), key=lambda p: len(str(p))))) < 108
-            stranger = _client(head.meeting.address, token="0" * 64)
+            stranger = _client(head.cluster_address.address, token="0" * 64)
             assert "InvalidAuthToken" in stranger
-            assert "nodes 2" in _client(head.meeting.address, head.meeting.token)
+            assert "nodes 2" in _client(head.cluster_address.address, head.cluster_address.token)
         head.check()  # the other one's end is not its own
     assert not any(path.exists() for path in folders)
     assert not [p for p in processes() if any(str(path) in p.words for path in folders)]
@@ -354,6 +354,7 @@ def test_a_node_is_asked_for_what_its_trials_need_at_once(tmp_path: Path) -> Non
 def test_trials_in_turn_are_no_option_of_a_ray_cluster() -> None:
     slurm = places.SlurmPlace(launch="ray", trials_per_task=3)
     with pytest.raises(
-        SlurmBackendError, match=r"trials_per_task is of launch = 'array'; with 'ray' see trials_per_node"
+        SlurmBackendError,
+        match=r"trials_per_task: only with launch = 'array'; with 'ray' set trials_per_node",
     ):
         request_for("s", slurm, Resources())

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mixsweep import load
-from mixsweep.cluster.slurm.client import ends_of, tasks_of
+from mixsweep.cluster.slurm.client import query_final_states, query_tasks
 from mixsweep.core.store.store import SweepStore, TrialInfo
 from tests.support.commands import finish, infos, kill_family, start, sweep_command, trajectories, wait_until
 from tests.support.slurm_cluster import SlurmCluster
@@ -447,10 +447,10 @@ def test_with_accounting_a_missing_account_is_refused_and_forgotten_jobs_are_kno
         job = cluster.sbatch("--wrap", "sleep 60", "--output=/dev/null")
         array = cluster.sbatch("--wrap", "true", "--output=/dev/null", "--array=0-1")
         cluster.scancel(job)
-        wait_until(lambda: not tasks_of([job, array]), 60)
+        wait_until(lambda: not query_tasks([job, array]), 60)
         wait_until(
             lambda: (
-                ends_of([job, array])
+                query_final_states([job, array])
                 == {job: "CANCELLED", f"{array}_0": "COMPLETED", f"{array}_1": "COMPLETED"}
             ),
             30,

@@ -1,6 +1,6 @@
-"""What every backend promises before it begins: it refuses what it cannot do, and allocates nothing by that.
+"""The contract of every backend before a run: it refuses what it cannot do, and allocates nothing.
 
-That all of them train alike is seen on the real places: tests/integration/test_own_project.py.
+Their training is compared on real places: tests/integration/test_own_project.py.
 """
 
 from pathlib import Path
@@ -25,7 +25,7 @@ PLACES = {
     "ray in a slurm job": Place(name="nodes", kind="slurm", slurm=SlurmPlace(launch="ray")),
 }
 
-# By kind: what it cannot do, in the words of the refusal.
+# By kind: what it cannot do, and a part of the error text.
 REFUSED = {
     "debug": {
         "detach": "works only as long", "ranks": "in one process", "nodes": "in one process", "memory": "are Ray's",
@@ -89,7 +89,7 @@ class TestEveryBackend:
                 run_plan(plan_of(**ASKED[asked]), place=PLACES[kind], store_root=tmp_path, options=options)
         assert list(tmp_path.iterdir()) == []
 
-    def test_says_what_it_would_hand_to_a_scheduler(self, kind: str, tmp_path: Path) -> None:
+    def test_returns_the_scripts_that_it_would_submit(self, kind: str, tmp_path: Path) -> None:
         scripts = find_backend(PLACES[kind]).scripts(plan_of().spec, 2, SweepStore(tmp_path / "alike"))
         assert len(scripts) == ("slurm" in kind)
         assert all(script.startswith("#!/bin/bash") for script in scripts)

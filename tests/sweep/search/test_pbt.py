@@ -20,7 +20,7 @@ from mixsweep.core.store import checkpoint, files
 from mixsweep.core.store.store import SweepStore, TrialInfo
 from mixsweep.core.trainables.image_config import ImageConfig
 from mixsweep.sweep.backends.base import RunOptions
-from mixsweep.sweep.backends.ray.search_driver import driving
+from mixsweep.sweep.backends.ray.search_driver import hold_driver_lease
 from mixsweep.sweep.planning.parse import parse_spec
 from mixsweep.sweep.planning.plan import Plan, make_plan, read_plan, save_plan
 from mixsweep.sweep.planning.schema import SpecError, SweepSpec
@@ -164,7 +164,7 @@ def inline(
     store = SweepStore(root / spec.name)
     run_config = make_run_config(spec, store, find_place("local"))
     worker_spec = make_worker_spec(make_plan(spec), run_config)
-    with driving(store) as lease:
+    with hold_driver_lease(store) as lease:
         save_plan(with_known(make_plan(spec), store), store)
         trial_source = Population(make_plan(spec), store, run_config, lease.check)
         while legs and not trial_source.is_over() and (request := trial_source.take()) is not None:

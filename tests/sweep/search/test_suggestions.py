@@ -15,7 +15,7 @@ from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.execution.runner import work
 from mixsweep.core.store.store import SweepStore, TrialInfo
 from mixsweep.core.trainables.image_config import ImageConfig
-from mixsweep.sweep.backends.ray.search_driver import driving, run_search
+from mixsweep.sweep.backends.ray.search_driver import hold_driver_lease, run_search
 from mixsweep.sweep.backends.ray.tune_driver import RaySlots
 from mixsweep.sweep.planning.parse import parse_spec
 from mixsweep.sweep.planning.plan import Plan, make_plan, read_plan, save_plan
@@ -189,9 +189,13 @@ def test_a_place_without_a_driver_is_refused_before_anything_is_written(tmp_path
 
 def test_one_driver_at_a_time_chooses(tmp_path: Path) -> None:
     store = SweepStore(tmp_path / "found")
-    with driving(store), pytest.raises(SearchError, match="another command chooses"), driving(store):
+    with (
+        hold_driver_lease(store),
+        pytest.raises(SearchError, match="another command chooses"),
+        hold_driver_lease(store),
+    ):
         pass
-    with driving(store):
+    with hold_driver_lease(store):
         pass
 
 
@@ -201,7 +205,7 @@ def inline(spec: SweepSpec, root: Path, limit: int | None = None) -> Plan:
     run_config = make_run_config(spec, store, find_place("local"))
     plan = with_known(make_plan(spec), store)
     worker_spec = make_worker_spec(plan, run_config)
-    with driving(store) as lease:
+    with hold_driver_lease(store) as lease:
         save_plan(plan, store)
         trial_source = Suggestions(plan, store, run_config, limit, lease.check)
         while not trial_source.is_over() and (request := trial_source.take()) is not None:
@@ -271,7 +275,7 @@ def test_on_a_cluster_the_plan_grows_to_its_size_and_trains_as_anywhere_else(tmp
     def search(spec: SweepSpec) -> None:
         run_config = make_run_config(spec, store, find_place("local"))
         plan = make_plan(spec)
-        with driving(store) as lease:
+        with hold_driver_lease(store) as lease:
             unchosen = run_search(
                 plan,
                 make_worker_spec(plan, run_config),

@@ -1,6 +1,6 @@
-"""sweep.backends.ray.rank_groups: a trial of several ranks begins only where it is needed.
+"""sweep.backends.ray.rank_groups: a trial of several ranks starts a group only if it is needed.
 
-Rank groups at work: tests/integration/ray/test_ray_cluster.py.
+Rank groups on a cluster: tests/integration/ray/test_ray_cluster.py.
 """
 
 from pathlib import Path
@@ -14,12 +14,12 @@ from mixsweep.sweep.planning.plan import make_plan
 from mixsweep.sweep.runtime.worker import make_worker_spec
 
 SOURCE = {
-    "name": "teams",
+    "name": "rank-groups",
     "base": {"dataset": "digits", "hidden": [16], "train_limit": 256, "valid_limit": 100, "epochs": 1},
 }
 
 
-def test_what_is_done_or_asked_to_stop_starts_no_team(tmp_path: Path) -> None:
+def test_a_trial_that_is_done_or_stopped_starts_no_rank_group(tmp_path: Path) -> None:
     plan = make_plan(parse_spec(SOURCE))
     (config,) = plan.trials
     store = SweepStore(tmp_path)
@@ -28,7 +28,7 @@ def test_what_is_done_or_asked_to_stop_starts_no_team(tmp_path: Path) -> None:
     worker_spec = make_worker_spec(
         plan, RunConfig(store=tmp_path, ranks=2, started_at="2026-01-01T00:00:00+00:00")
     )
-    # No Ray is reached for: starting a team here would fail.
+    # Ray is not started: starting a rank group would fail.
     assert list(run_rank_groups(worker_spec, [config])) == []
     store.request_stop()
     assert list(run_rank_groups(worker_spec, [config.with_values(lr=0.5)])) == []

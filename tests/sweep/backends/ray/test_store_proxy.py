@@ -1,4 +1,4 @@
-"""core.store.transfer and sweep.backends.ray.store_proxy: a trial's files between machines without a shared folder."""
+"""core.store.transfer and sweep.backends.ray.store_proxy: trials on nodes without a shared folder."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +15,7 @@ from mixsweep.core.store.retention import Retention
 from mixsweep.core.store.store import SweepStore
 from mixsweep.core.store.transfer import FolderUpdate, apply_update, collect_changes
 from mixsweep.core.trainables.image_config import ImageConfig
-from mixsweep.sweep.backends.ray import store_proxy as keepers
+from mixsweep.sweep.backends.ray import store_proxy
 from mixsweep.sweep.backends.ray.store_proxy import DONE, GIVEN, HELD, StoreProxy
 from mixsweep.sweep.runtime.worker import WorkerSpec
 
@@ -40,7 +40,7 @@ def proxy(tmp_path: Path, config: ImageConfig) -> StoreProxy:
 
 
 def trained(store: SweepStore, config: ImageConfig, epochs: int) -> SweepStore:
-    """A store in which a trial was left at its checkpoint after so many epochs, or has ended."""
+    """A store in which a trial has paused after `epochs` epochs, or has ended."""
     seen: list[int] = []
     run_config = RunConfig(store=store.path, retention=Retention("all"), checkpoint_share=1.0)
     pause = lambda: "interrupted" if len(seen) >= epochs else ""  # noqa: E731
@@ -48,7 +48,7 @@ def trained(store: SweepStore, config: ImageConfig, epochs: int) -> SweepStore:
     return store
 
 
-def test_a_parcel_makes_the_same_trial_elsewhere_and_the_next_one_holds_what_has_changed(
+def test_an_update_copies_a_trial_and_the_next_one_holds_only_what_has_changed(
     tmp_path: Path, config: ImageConfig
 ) -> None:
     here = trained(SweepStore(tmp_path / "here"), config, 2).trial(config.trial_id)
@@ -68,50 +68,50 @@ def test_a_parcel_makes_the_same_trial_elsewhere_and_the_next_one_holds_what_has
     assert again == FolderUpdate(log=here.log_path.read_bytes())
 
 
-def test_a_trial_is_given_to_one_worker_and_its_end_comes_to_the_store_with_what_is_kept(
+def test_a_trial_is_granted_to_one_worker_and_its_end_reaches_the_store_with_retention_applied(
     tmp_path: Path, proxy: StoreProxy, config: ImageConfig
 ) -> None:
-    given = proxy.take(config.trial_id, NODE)
-    assert given.what == GIVEN
-    assert proxy.take(config.trial_id, "another").what == HELD
-    far = trained(SweepStore(tmp_path / "far"), config, 9).trial(config.trial_id)
-    answer = proxy.put(config.trial_id, given.right, NODE, None, collect_changes(far, {})[0])
-    assert not answer.lost
-    proxy.drop(config.trial_id, given.right)
+    grant = proxy.request_trial(config.trial_id, NODE)
+    assert grant.state == GIVEN
+    assert proxy.request_trial(config.trial_id, "another").state == HELD
+    remote = trained(SweepStore(tmp_path / "remote"), config, 9).trial(config.trial_id)
+    reply = proxy.upload(config.trial_id, grant.token, NODE, None, collect_changes(remote, {})[0])
+    assert not reply.lost
+    proxy.release(config.trial_id, grant.token)
     store = SweepStore(tmp_path / "s").trial(config.trial_id)
     info = store.info()
     assert info is not None
     assert info.state == "completed"
-    assert store.records().equals(far.records())
-    assert not store.checkpoint_path.exists()  # `none` are kept
-    assert proxy.take(config.trial_id, "another").what == DONE
+    assert store.records().equals(remote.records())
+    assert not store.checkpoint_path.exists()  # by the retention "none"
+    assert proxy.request_trial(config.trial_id, "another").state == DONE
 
 
-def test_a_worker_that_was_silent_too_long_has_lost_its_trial_and_writes_nothing_more(
+def test_a_worker_that_was_silent_too_long_has_lost_its_trial_and_uploads_nothing_more(
     tmp_path: Path, proxy: StoreProxy, config: ImageConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = proxy.take(config.trial_id, NODE)
-    monkeypatch.setattr(keepers, "STALE_SECONDS", 0.0)
-    second = proxy.take(config.trial_id, "another")
-    assert second.what == GIVEN
-    far = trained(SweepStore(tmp_path / "far"), config, 1).trial(config.trial_id)
-    assert proxy.put(config.trial_id, first.right, NODE, None, collect_changes(far, {})[0]).lost
+    first = proxy.request_trial(config.trial_id, NODE)
+    monkeypatch.setattr(store_proxy, "STALE_SECONDS", 0.0)
+    second = proxy.request_trial(config.trial_id, "another")
+    assert second.state == GIVEN
+    remote = trained(SweepStore(tmp_path / "remote"), config, 1).trial(config.trial_id)
+    assert proxy.upload(config.trial_id, first.token, NODE, None, collect_changes(remote, {})[0]).lost
     assert SweepStore(tmp_path / "s").trial(config.trial_id).records().num_rows == 0
-    assert not proxy.put(config.trial_id, second.right, "another", None, FolderUpdate()).lost
+    assert not proxy.upload(config.trial_id, second.token, "another", None, FolderUpdate()).lost
 
 
-def test_a_node_that_is_gone_frees_its_trials_at_once_and_costs_no_retry(
+def test_a_dead_node_releases_its_trials_at_once(
     tmp_path: Path, proxy: StoreProxy, config: ImageConfig
 ) -> None:
-    given = proxy.take(config.trial_id, NODE)
-    proxy.drop_nodes({"another": "gone"})
-    assert proxy.take(config.trial_id, "third").what == HELD
-    proxy.drop_nodes({NODE: "gone"})
-    assert proxy.take(config.trial_id, "third").what == GIVEN
-    assert proxy.put(config.trial_id, given.right, NODE, None, FolderUpdate()).lost
+    grant = proxy.request_trial(config.trial_id, NODE)
+    proxy.release_lost_nodes({"another": "gone"})
+    assert proxy.request_trial(config.trial_id, "third").state == HELD
+    proxy.release_lost_nodes({NODE: "gone"})
+    assert proxy.request_trial(config.trial_id, "third").state == GIVEN
+    assert proxy.upload(config.trial_id, grant.token, NODE, None, FolderUpdate()).lost
 
 
-def test_a_death_that_is_told_frees_the_lease_of_that_holder_and_of_no_other(
+def test_a_recorded_death_breaks_the_lease_of_that_holder_and_of_no_other(
     tmp_path: Path, config: ImageConfig
 ) -> None:
     store = trained(SweepStore(tmp_path / "s"), config, 1)

@@ -63,7 +63,9 @@ def script_of(name: str, folder: Path) -> str:
 
 
 @pytest.mark.parametrize("name", PLACES)
-def test_the_script_is_the_recorded_one(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_script_equals_the_recorded_one(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert script_of(name, tmp_path) == (GOLDEN / f"{name}.sh").read_text(encoding="utf-8")
 
@@ -88,11 +90,11 @@ def test_a_fraction_of_a_gpu_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     slurm = place_of("bare", tmp_path).slurm
     assert slurm is not None
-    with pytest.raises(SlurmBackendError, match=r"resources.gpus = 0.5: SLURM gives whole GPUs"):
+    with pytest.raises(SlurmBackendError, match=r"resources.gpus = 0.5: SLURM allocates whole GPUs"):
         request_for("s", slurm, Resources(gpus=0.5))
 
 
-def test_the_warning_of_a_short_job_comes_late() -> None:
+def test_the_warning_time_of_a_short_job_is_reduced() -> None:
     slurm = places.SlurmPlace(time=2, warning_seconds=120)
     script = batch_script(slurm, request_for("s", slurm, Resources()), 1, Path("/jobs"))
     assert "#SBATCH --signal=USR2@20" in script
@@ -109,7 +111,7 @@ def test_the_warning_of_a_short_job_comes_late() -> None:
         ("INVALID", None),
     ],
 )
-def test_times_are_read_as_slurm_writes_them(text: str, seconds: float | None) -> None:
+def test_slurm_durations_are_parsed(text: str, seconds: float | None) -> None:
     assert seconds_of(text) == seconds
 
 
@@ -129,7 +131,7 @@ def test_times_are_read_as_slurm_writes_them(text: str, seconds: float | None) -
         ("cpus = 3", "places.toml: c.cpus: unknown key; did you mean 'gpus'?"),
     ],
 )
-def test_a_wrong_option_is_one_line(
+def test_an_invalid_option_is_one_line(
     text: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""Following jobs: the real Batch against a stand-in for the scheduler's answers, on a clock that the test moves."""
+"""The real ArrayDriver against a fake scheduler, on a clock that the test moves."""
 
 import errno
 import os
@@ -12,7 +12,7 @@ import pytest
 
 from mixsweep.cluster.places import Place, SlurmPlace
 from mixsweep.cluster.slurm import client as slurm
-from mixsweep.cluster.slurm.client import Limits, Request, SlurmError, Task
+from mixsweep.cluster.slurm.client import JobRequest, QueuedTask, SlurmError, SlurmLimits
 from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.store.store import Attempt, SweepStore, TrialInfo
 from mixsweep.core.trainables.image_config import ImageConfig
@@ -39,17 +39,17 @@ epochs = 4
 hidden = {{ grid_search = [{widths}] }}
 """
 
-RUNNING = Task("RUNNING", "None", "n1")
-FAILED = Task("FAILED", "NonZeroExitCode", "n7")
+RUNNING = QueuedTask("RUNNING", "None", "n1")
+FAILED = QueuedTask("FAILED", "NonZeroExitCode", "n7")
 
 
 class TooLongError(Exception):
-    """The clock of the test has run out."""
+    """The clock has passed its end."""
 
 
 @dataclass
 class Clock:
-    """Stands in for `time`: sleeping moves it."""
+    """A fake of `time`: sleeping moves it."""
 
     end: float
     now: float = 0.0
@@ -68,16 +68,16 @@ class Job:
     job_id: str
     at: float
     folder: Path
-    request: Request
+    request: JobRequest
 
 
-# What squeue says of a trial's task: by the trial's number in the plan, its job, and the job's age in seconds.
-Behaviour = Callable[[int, Job, float], Task]
+# What squeue shows of a trial's task: by the trial's number in the plan, its job, and the job's age in seconds.
+Behaviour = Callable[[int, Job, float], QueuedTask]
 
 
 @dataclass
 class Scheduler:
-    """Stands in for sbatch, squeue and scancel; what happens to tasks, a test says."""
+    """A fake of sbatch, squeue and scancel; `behaviour` sets the states of tasks."""
 
     store: SweepStore
     plan: Plan
@@ -87,14 +87,14 @@ class Scheduler:
     jobs: dict[str, Job] = field(default_factory=dict)
     cancelled: list[str] = field(default_factory=list)
 
-    def submit(self, place: SlurmPlace, request: Request, calls: Sequence[Any], folder: Path) -> str:
+    def submit(self, place: SlurmPlace, request: JobRequest, calls: Sequence[Any], folder: Path) -> str:
         if self.clock.now < self.refuses_until:
             raise SlurmError("sbatch: Socket timed out on send/recv operation")
         job = Job(str(100 + len(self.jobs)), self.clock.now, folder, request)
         self.jobs[job.job_id] = job
         return job.job_id
 
-    def tasks_of(self, job_ids: Iterable[str]) -> dict[str, Task]:
+    def query_tasks(self, job_ids: Iterable[str]) -> dict[str, QueuedTask]:
         numbers = {config.trial_id: number for number, config in enumerate(self.plan.trials)}
         found = {}
         for job_id in sorted(set(job_ids) & set(self.jobs)):
@@ -121,7 +121,7 @@ class Scheduler:
 
 @dataclass
 class Following:
-    """A command that follows a sweep, and all that it said and told."""
+    """A command that follows a sweep, with its messages and the trials that ended."""
 
     store: SweepStore
     plan: Plan
@@ -136,7 +136,7 @@ class Following:
         self.driver.follow()
 
     def later_command(self, *settings: str) -> None:
-        """Leave the plan in the store that a later command has, with this put over the sweep file."""
+        """Save the plan of a later command, with these settings over the sweep file."""
         save_plan(make_plan(load_spec(str(self.plan.spec.path), settings)), self.store)
 
     def config(self, number: int) -> ImageConfig:
@@ -145,7 +145,7 @@ class Following:
     def attempt(
         self, number: int, job: Job, state: str, epoch: int = 0, host: str = "n1", end: str = ""
     ) -> None:
-        """Write one more attempt of a trial into the store, if this job has not made one."""
+        """Record an attempt of a trial, unless this job has one."""
         folder = self.store.trial(self.config(number).trial_id)
         info = folder.info()
         attempts = info.attempts if info else ()
@@ -165,17 +165,17 @@ class Following:
             )
         )
 
-    def completes(self, number: int, job: Job, age: float, seconds: float, host: str = "n1") -> Task:
-        """A task that does its trial in so many seconds."""
+    def completes(self, number: int, job: Job, age: float, seconds: float, host: str = "n1") -> QueuedTask:
+        """A task that completes its trial after so many seconds."""
         if age < seconds:
-            return Task("RUNNING", "None", host)
+            return QueuedTask("RUNNING", "None", host)
         self.attempt(number, job, "completed", 4, host)
-        return Task("COMPLETED", "None", host)
+        return QueuedTask("COMPLETED", "None", host)
 
 
 @pytest.fixture
 def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Following]:
-    """Makes a command that follows so many trials, on a clock that stops after so many seconds."""
+    """Makes a command that follows some trials, on a clock that stops after some seconds."""
 
     def make(trials: int = 2, seconds: float = 7200, **options: Any) -> Following:
         path = tmp_path / "followed.toml"
@@ -185,11 +185,11 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Follo
         save_plan(plan, store)
         clock = Clock(seconds)
         scheduler = Scheduler(store, plan, clock)
-        for name in ("submit", "tasks_of", "cancel"):
+        for name in ("submit", "query_tasks", "cancel"):
             monkeypatch.setattr(slurm, name, getattr(scheduler, name))
         monkeypatch.setattr(slurm, "check_partition", lambda place: None)
-        monkeypatch.setattr(slurm, "limits", lambda place: Limits(1000, 30))
-        monkeypatch.setattr(slurm, "ends_of", lambda job_ids: {})
+        monkeypatch.setattr(slurm, "read_limits", lambda place: SlurmLimits(1000, 30))
+        monkeypatch.setattr(slurm, "query_final_states", lambda job_ids: {})
         monkeypatch.setattr("mixsweep.sweep.backends.slurm.driver.time", clock)
         run_config = RunConfig(
             store=store.path.absolute(),
@@ -212,12 +212,12 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Follo
     return make
 
 
-def test_a_task_that_dies_at_each_start_ends_nothing_while_others_work_and_is_told_once(
+def test_a_task_that_dies_at_each_start_is_reported_once_and_given_up_after_all_others(
     make: Callable[..., Following],
 ) -> None:
     it = make(trials=2)
 
-    def behave(number: int, job: Job, age: float) -> Task:
+    def behave(number: int, job: Job, age: float) -> QueuedTask:
         if number == 0:
             return it.completes(0, job, age, 3600)
         (job.folder / f"{job.job_id}_{'1_' * (job.job_id == '100')}0_log.out").write_text(
@@ -226,12 +226,16 @@ def test_a_task_that_dies_at_each_start_ends_nothing_while_others_work_and_is_to
         return FAILED
 
     it.scheduler.behaviour = behave
-    with pytest.raises(SlurmBackendError, match=r"times without a word: python: not found \(.*_log.out\)"):
+    with pytest.raises(
+        SlurmBackendError, match=r"times without recording an attempt: python: not found \(.*_log"
+    ):
         it.follow()
     assert it.clock.now > 3600
     assert it.ended == [it.config(0).trial_id]
     (line,) = it.said
-    assert f"trial {it.config(1).trial_id} ended 2 times without a word: python: not found" in line
+    assert (
+        f"trial {it.config(1).trial_id} ended 2 times without recording an attempt: python: not found" in line
+    )
     times = [job.at for job in it.scheduler.submissions_of(1)]
     assert 5 <= len(times) <= 10
     assert times[1] < 10  # at once
@@ -240,29 +244,31 @@ def test_a_task_that_dies_at_each_start_ends_nothing_while_others_work_and_is_to
     assert 30 <= gaps[0] < 65
 
 
-def test_the_ends_of_others_do_not_make_a_dying_task_be_submitted_without_bound(
+def test_a_dying_task_is_submitted_with_growing_delays_while_others_end(
     make: Callable[..., Following],
 ) -> None:
     it = make(trials=16)
     it.scheduler.behaviour = lambda n, job, age: it.completes(n, job, age, 10 * n) if n else FAILED
-    with pytest.raises(SlurmBackendError, match="without a word"):
+    with pytest.raises(SlurmBackendError, match="without recording an attempt"):
         it.follow()
     assert len(it.ended) == 15
     assert len(it.scheduler.submissions_of(0)) <= 5  # in 150 seconds
 
 
-def test_where_every_task_dies_the_command_ends_soon_and_names_no_node(
+def test_where_every_task_dies_the_command_ends_soon_and_excludes_no_node(
     make: Callable[..., Following],
 ) -> None:
     it = make(trials=3)
     it.scheduler.behaviour = lambda number, job, age: FAILED
-    with pytest.raises(SlurmBackendError, match=r"\(and 2 more\) ended 3 times without a word: it left no"):
+    with pytest.raises(
+        SlurmBackendError, match=r"\(and 2 more\) ended 3 times without recording an attempt: it"
+    ):
         it.follow()
     assert it.clock.now < 120
     assert [job.request.exclude for job in it.scheduler.jobs.values()] == [(), (), ()]
 
 
-def test_a_trial_whose_node_is_mended_is_done(make: Callable[..., Following]) -> None:
+def test_a_trial_completes_once_its_node_works_again(make: Callable[..., Following]) -> None:
     it = make(trials=2)
     it.scheduler.behaviour = lambda n, job, age: (
         it.completes(n, job, age, 2000 if n == 0 else 30) if n == 0 or job.at > 200 else FAILED
@@ -271,10 +277,12 @@ def test_a_trial_whose_node_is_mended_is_done(make: Callable[..., Following]) ->
     assert set(it.ended) == {config.trial_id for config in it.plan.trials}
 
 
-def test_a_scheduler_that_takes_no_job_for_minutes_is_asked_again(make: Callable[..., Following]) -> None:
+def test_a_submission_is_retried_where_the_scheduler_fails_for_minutes(
+    make: Callable[..., Following],
+) -> None:
     it = make(trials=1)
 
-    def behave(number: int, job: Job, age: float) -> Task:
+    def behave(number: int, job: Job, age: float) -> QueuedTask:
         it.scheduler.refuses_until = 300
         return FAILED if job.job_id == "100" else it.completes(number, job, age, 30)
 
@@ -285,17 +293,17 @@ def test_a_scheduler_that_takes_no_job_for_minutes_is_asked_again(make: Callable
     assert it.clock.now < 400
 
 
-def test_a_node_that_ends_tasks_without_a_word_is_left_out_where_another_works(
+def test_a_node_that_loses_tasks_is_excluded_where_another_works(
     make: Callable[..., Following],
 ) -> None:
     it = make(trials=3)
 
-    def behave(number: int, job: Job, age: float) -> Task:
+    def behave(number: int, job: Job, age: float) -> QueuedTask:
         if number == 0 or "n7" in job.request.exclude:
             return it.completes(number, job, age, 5 if number == 0 else 30)
-        if number == 1:  # of several nodes, nobody knows which one it was
-            return Task("FAILED", "NonZeroExitCode", "n[8-9]")
-        return FAILED if age > 20 else Task("RUNNING", "None", "n7")
+        if number == 1:  # with several nodes it is unknown which one failed
+            return QueuedTask("FAILED", "NonZeroExitCode", "n[8-9]")
+        return FAILED if age > 20 else QueuedTask("RUNNING", "None", "n7")
 
     it.scheduler.behaviour = behave
     it.follow()
@@ -305,10 +313,10 @@ def test_a_node_that_ends_tasks_without_a_word_is_left_out_where_another_works(
     assert second.request.exclude == ("n7",)
 
 
-def test_trials_behind_one_that_kills_its_task_are_not_blamed(make: Callable[..., Following]) -> None:
+def test_trials_behind_one_that_kills_its_task_are_not_given_up(make: Callable[..., Following]) -> None:
     it = make(trials=2, trials_per_task=2)
 
-    def behave(number: int, job: Job, age: float) -> Task:
+    def behave(number: int, job: Job, age: float) -> QueuedTask:
         if (
             len(it.scheduler.jobs) <= 4
         ):  # the first trial's process is killed, and the second's turn never comes
@@ -323,7 +331,7 @@ def test_trials_behind_one_that_kills_its_task_are_not_blamed(make: Callable[...
     assert it.said == []
 
 
-def test_a_file_server_that_fails_for_a_while_is_asked_again(
+def test_polling_continues_where_the_file_server_fails_for_a_while(
     make: Callable[..., Following], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     it = make(trials=2)
@@ -343,7 +351,7 @@ def test_a_file_server_that_fails_for_a_while_is_asked_again(
     assert line.endswith("; asking again")
 
 
-def test_a_file_server_that_stays_away_ends_the_following(
+def test_following_ends_where_the_file_server_fails_for_half_an_hour(
     make: Callable[..., Following], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     it = make(trials=1)
@@ -380,7 +388,7 @@ def test_a_damaged_trial_does_not_hold_up_the_others_of_its_task(
     assert (damaged / "trial.json").read_text() == "{"
 
 
-def test_a_later_command_with_fewer_and_shorter_trials_takes_nothing_from_tasks_that_wait(
+def test_a_later_command_with_fewer_and_shorter_trials_changes_no_pending_task(
     make: Callable[..., Following], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     it = make(trials=3)
@@ -398,7 +406,7 @@ def test_a_later_command_with_fewer_and_shorter_trials_takes_nothing_from_tasks_
     }  # those that a rule compares
 
 
-def test_a_later_command_with_more_epochs_is_heard_by_tasks_that_wait(
+def test_a_later_command_with_more_epochs_extends_the_trials_of_pending_tasks(
     make: Callable[..., Following], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     it = make(trials=2)
@@ -411,10 +419,10 @@ def test_a_later_command_with_more_epochs_is_heard_by_tasks_that_wait(
     assert (info.state, info.epoch) == ("completed", 6)
 
 
-def test_what_a_follower_submits_anew_is_of_its_own_command(make: Callable[..., Following]) -> None:
+def test_following_submits_lost_trials_of_its_own_command(make: Callable[..., Following]) -> None:
     it = make(trials=2)
 
-    def behave(number: int, job: Job, age: float) -> Task:
+    def behave(number: int, job: Job, age: float) -> QueuedTask:
         it.later_command("space.hidden.grid_search=[[8]]", 'question="Another?"')
         return FAILED if job.job_id == "100" else it.completes(number, job, age, 30)
 
@@ -425,16 +433,16 @@ def test_what_a_follower_submits_anew_is_of_its_own_command(make: Callable[..., 
     assert trials == (it.config(1),)
 
 
-WAITING = Task("PENDING", "Priority")
+WAITING = QueuedTask("PENDING", "Priority")
 
 
 @pytest.mark.parametrize("why", ["more epochs", "a retry"])
-def test_a_stop_and_a_status_see_tasks_whose_trials_have_ended_before(
+def test_stop_and_status_include_tasks_whose_trials_ended_before(
     why: str, make: Callable[..., Following]
 ) -> None:
     it = make(trials=2)
     for number in range(2):
-        earlier = Job("7", 0.0, it.store.path, Request(name="earlier", cpus=1))
+        earlier = Job("7", 0.0, it.store.path, JobRequest(name="earlier", cpus=1))
         if why == "more epochs":
             it.attempt(number, earlier, "completed", epoch=2)
         else:
@@ -446,7 +454,7 @@ def test_a_stop_and_a_status_see_tasks_whose_trials_have_ended_before(
     assert it.scheduler.cancelled == ["100"]
 
 
-def test_a_strangers_job_under_the_same_number_is_neither_ours_nor_cancelled(
+def test_a_foreign_job_with_the_same_id_is_ignored_and_not_cancelled(
     make: Callable[..., Following],
 ) -> None:
     it = make(trials=1)
@@ -455,10 +463,10 @@ def test_a_strangers_job_under_the_same_number_is_neither_ours_nor_cancelled(
     assert queue_counts(it.store) == {}
     assert cancel_waiting(it.store) == 0
     assert it.scheduler.cancelled == []
-    assert len(it.driver.submit_unassigned()) == 1  # what the stranger waits for is not our trial
+    assert len(it.driver.submit_unassigned()) == 1  # the foreign job does not hold our trial
 
 
-def test_numbers_that_began_anew_leave_no_trial_to_a_job_of_another_submission(
+def test_restarted_job_ids_do_not_assign_a_trial_to_another_submission(
     make: Callable[..., Following],
 ) -> None:
     it = make(trials=2)
@@ -467,14 +475,12 @@ def test_numbers_that_began_anew_leave_no_trial_to_a_job_of_another_submission(
     save_submission(it.store, replace(first, job_id="101", tasks=first.tasks[:1]))
     save_submission(it.store, replace(first, submission_id="0002", job_id="101", tasks=first.tasks[1:]))
     del it.scheduler.jobs["100"]
-    it.scheduler.jobs["101"] = Job("101", 0.0, it.store.path / "jobs" / "0002", Request(name="x", cpus=1))
+    it.scheduler.jobs["101"] = Job("101", 0.0, it.store.path / "jobs" / "0002", JobRequest(name="x", cpus=1))
     (made,) = it.driver.submit_unassigned()
     assert made.tasks == ((it.config(0).trial_id,),)
 
 
-def test_a_store_that_is_reached_by_a_link_has_the_same_jobs(
-    make: Callable[..., Following], tmp_path: Path
-) -> None:
+def test_a_store_behind_a_link_has_the_same_jobs(make: Callable[..., Following], tmp_path: Path) -> None:
     it = make(trials=1)
     it.scheduler.behaviour = lambda number, job, age: WAITING
     it.driver.submit_unassigned()
@@ -483,25 +489,25 @@ def test_a_store_that_is_reached_by_a_link_has_the_same_jobs(
 
 
 @pytest.mark.parametrize(
-    ("held", "told"),
+    ("held", "message"),
     [
         (
-            Task("PENDING", "launch failed requeued held"),
+            QueuedTask("PENDING", "launch failed requeued held"),
             "(launch failed requeued held); scontrol release 100",
         ),
-        (Task("SPECIAL_EXIT", "job requeued in held state"), "state); scontrol release 100"),
-        (Task("PENDING", "JobHeldUser"), "(JobHeldUser); scontrol release 100"),
-        (Task("PENDING", "JobHeldAdmin"), "(JobHeldAdmin); its cluster's administrators hold it"),
+        (QueuedTask("SPECIAL_EXIT", "job requeued in held state"), "state); scontrol release 100"),
+        (QueuedTask("PENDING", "JobHeldUser"), "(JobHeldUser); scontrol release 100"),
+        (QueuedTask("PENDING", "JobHeldAdmin"), "(JobHeldAdmin); its cluster's administrators hold it"),
     ],
 )
-def test_tasks_that_are_held_are_told_of_once_and_go_on_when_released(
-    held: Task, told: str, make: Callable[..., Following]
+def test_held_tasks_are_reported_once_and_run_when_released(
+    held: QueuedTask, message: str, make: Callable[..., Following]
 ) -> None:
     it = make(trials=3)
-    heard: list[float] = []
+    reported_at: list[float] = []
 
-    def behave(number: int, job: Job, age: float) -> Task:
-        heard.extend([it.clock.now] if it.said and not heard else [])
+    def behave(number: int, job: Job, age: float) -> QueuedTask:
+        reported_at.extend([it.clock.now] if it.said and not reported_at else [])
         return held if number and age < 3000 else it.completes(number, job, age, 3100)
 
     it.scheduler.behaviour = behave
@@ -511,22 +517,24 @@ def test_tasks_that_are_held_are_told_of_once_and_go_on_when_released(
     assert len(made) == len(it.scheduler.jobs) == 1
     (line,) = it.said
     assert line.startswith("job 100: 2 of its tasks held (")
-    assert line.endswith(told)
-    assert 60 <= heard[0] < 150
+    assert line.endswith(message)
+    assert 60 <= reported_at[0] < 150
 
 
-def test_a_stop_cancels_what_is_held(make: Callable[..., Following]) -> None:
+def test_a_stop_cancels_held_tasks(make: Callable[..., Following]) -> None:
     it = make(trials=1)
-    it.scheduler.behaviour = lambda number, job, age: Task("SPECIAL_EXIT", "job requeued in held state")
+    it.scheduler.behaviour = lambda number, job, age: QueuedTask("SPECIAL_EXIT", "job requeued in held state")
     it.driver.submit_unassigned()
     assert cancel_waiting(it.store) == 1
     assert it.scheduler.cancelled == ["100"]
 
 
 @pytest.mark.parametrize("reason", ["BadConstraints", "PartitionTimeLimit"])
-def test_what_can_never_start_is_believed_after_a_minute(reason: str, make: Callable[..., Following]) -> None:
+def test_a_task_that_can_never_start_is_cancelled_after_a_minute(
+    reason: str, make: Callable[..., Following]
+) -> None:
     it = make(trials=2)
-    never = Task("PENDING", reason)
+    never = QueuedTask("PENDING", reason)
     it.scheduler.behaviour = lambda number, job, age: never if number else it.completes(0, job, age, 10)
     with pytest.raises(SlurmBackendError, match=f"job 100_1 can never start: {reason}"):
         it.follow()
@@ -534,12 +542,12 @@ def test_what_can_never_start_is_believed_after_a_minute(reason: str, make: Call
     assert it.scheduler.cancelled == ["100_1"]
 
 
-def test_what_says_so_in_passing_goes_on(make: Callable[..., Following]) -> None:
+def test_a_reason_that_is_shown_for_a_moment_is_ignored(make: Callable[..., Following]) -> None:
     it = make(trials=1)
 
-    def behave(number: int, job: Job, age: float) -> Task:
+    def behave(number: int, job: Job, age: float) -> QueuedTask:
         in_passing = age < 40 or 80 < age < 120
-        waiting = Task("PENDING", "BadConstraints" if in_passing else "Priority")
+        waiting = QueuedTask("PENDING", "BadConstraints" if in_passing else "Priority")
         return waiting if age < 200 else it.completes(number, job, age, 300)
 
     it.scheduler.behaviour = behave

@@ -1,4 +1,4 @@
-"""`sweep doctor` here and on a real SLURM: what it finds, what it says, and that it leaves nothing."""
+"""`sweep doctor` here and on a real SLURM: its checks, its texts, and that it leaves nothing behind."""
 
 import dataclasses
 import json
@@ -11,19 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from mixsweep.cluster.doctor.checks import (
-    Check,
-    check_accounting,
-    check_gpus,
-    check_node,
-    check_preemption,
-    check_python,
-    check_store,
-    examine,
-    gpus_of,
-)
-from mixsweep.cluster.doctor.host import Folder, Gpu, Machine, look_at_folder, look_at_machine
-from mixsweep.cluster.doctor.probe_job import Report
+from mixsweep.cluster.doctor.check_result import Check
+from mixsweep.cluster.doctor.examine import examine
+from mixsweep.cluster.doctor.host import Folder, Gpu, Machine, inspect_folder, inspect_machine
+from mixsweep.cluster.doctor.machine_checks import check_gpus, check_python, check_store
+from mixsweep.cluster.doctor.probe_job import NodeReport
+from mixsweep.cluster.doctor.slurm_checks import check_accounting, check_node, check_preemption, count_gpus
 from mixsweep.cluster.places import Place, SlurmPlace
 from tests.support.commands import ROOT, finish, kill_family, start, wait_until
 from tests.support.slurm_cluster import SlurmCluster
@@ -48,7 +41,7 @@ def doctor(*words: str) -> list[str]:
 
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:
-    """A folder with the names of CIFAR-10's official archive, which is all that is looked at."""
+    """A folder with the names of CIFAR-10's official archive, which is all that is checked."""
     batches = tmp_path / "images" / "cifar-10-batches-py"
     batches.mkdir(parents=True)
     for name in (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta"):
@@ -58,10 +51,10 @@ def archive(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def machine() -> Machine:
-    return look_at_machine()
+    return inspect_machine()
 
 
-def test_a_healthy_machine_passes_and_the_store_is_not_even_made(tmp_path: Path, archive: Path) -> None:
+def test_a_healthy_machine_passes_and_creates_no_store(tmp_path: Path, archive: Path) -> None:
     checks = by_name(examine(HERE, tmp_path / "new" / "store", archive))
     assert list(checks) == ["python", "processor", "gpus", "store", "data"]
     assert {check.state for check in checks.values()} == {"ok"}
@@ -70,30 +63,30 @@ def test_a_healthy_machine_passes_and_the_store_is_not_even_made(tmp_path: Path,
     assert not (tmp_path / "new").exists()
 
 
-def test_what_was_in_a_store_is_all_that_is_in_it_afterwards(tmp_path: Path) -> None:
+def test_checking_a_store_leaves_nothing_in_it(tmp_path: Path) -> None:
     (tmp_path / "sweep").mkdir()
     (tmp_path / "sweep" / "sweep.toml").write_text("name = 'x'")
-    assert look_at_folder(tmp_path).error == ""
+    assert inspect_folder(tmp_path).error == ""
     assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == [
         "sweep",
         "sweep/sweep.toml",
     ]
 
 
-def test_local_is_checked_from_the_command_line_with_a_line_a_check_and_as_json(tmp_path: Path) -> None:
+def test_local_prints_one_line_per_check_or_json(tmp_path: Path) -> None:
     done = finish(doctor("--store", str(tmp_path)))
     assert done.returncode == 0, done.stdout
     lines = done.stdout.splitlines()
     assert [line.split()[1] for line in lines] == ["python", "processor", "gpus", "store", "data", "ray"]
-    assert lines[4].split()[0] == "warning"  # nobody said where the data lies
+    assert lines[4].split()[0] == "warning"  # no data folder was given
     assert "SWEEP_DATA" in lines[4]
-    told = json.loads(finish(doctor("--place", "debug", "--store", str(tmp_path), "--json")).stdout)
-    assert [check["name"] for check in told] == ["python", "processor", "gpus", "store", "data"]
-    assert list(told[0]) == ["name", "state", "found", "advice"]
+    report = json.loads(finish(doctor("--place", "debug", "--store", str(tmp_path), "--json")).stdout)
+    assert [check["name"] for check in report] == ["python", "processor", "gpus", "store", "data"]
+    assert list(report[0]) == ["name", "state", "found", "advice"]
     assert not list(tmp_path.iterdir())
 
 
-def test_a_failed_check_is_exit_code_1_and_no_traceback(read_only: Path, tmp_path: Path) -> None:
+def test_a_failed_check_gives_exit_code_1_and_no_traceback(read_only: Path, tmp_path: Path) -> None:
     words = ("--place", "debug", "--store", str(read_only / "runs"), "--data", str(tmp_path / "nowhere"))
     done = finish(doctor(*words))
     assert done.returncode == 1
@@ -105,14 +98,14 @@ def test_a_failed_check_is_exit_code_1_and_no_traceback(read_only: Path, tmp_pat
     assert "Traceback" not in done.stdout
 
 
-def test_a_store_that_leads_through_a_file_fails(tmp_path: Path) -> None:
+def test_a_store_below_a_file_fails(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    check = check_store(look_at_folder(tmp_path / "file" / "runs"))
+    check = check_store(inspect_folder(tmp_path / "file" / "runs"))
     assert check.state == "failed"
     assert "Not a directory" in check.found
 
 
-def test_more_cores_or_gpus_than_there_are_is_said(tmp_path: Path) -> None:
+def test_more_cores_or_gpus_than_the_machine_has_is_reported(tmp_path: Path) -> None:
     checks = by_name(examine(dataclasses.replace(HERE, cpus=5000, gpus=99), tmp_path, None))
     assert checks["processor"].state == "warning"
     assert "cpus = 5000" in checks["processor"].found
@@ -120,22 +113,22 @@ def test_more_cores_or_gpus_than_there_are_is_said(tmp_path: Path) -> None:
     assert "99 asked for" in checks["gpus"].found
 
 
-def test_a_library_that_does_not_load_fails_with_its_own_words(tmp_path: Path) -> None:
+def test_a_library_that_does_not_load_fails_with_its_error(tmp_path: Path) -> None:
     broken = tmp_path / "torchvision"
     broken.mkdir()
     (broken / "__init__.py").write_text(
         "raise RuntimeError('operator torchvision::nms does not exist')", encoding="utf-8"
     )
     code = "import sys; sys.path.insert(0, sys.argv[1]); sys.path.insert(1, sys.argv[2])\n"
-    code += "from mixsweep.cluster.doctor.host import look_at_machine\n"
-    code += "from mixsweep.cluster.doctor.checks import check_python\n"
-    code += "print(check_python(look_at_machine()))"
+    code += "from mixsweep.cluster.doctor.host import inspect_machine\n"
+    code += "from mixsweep.cluster.doctor.machine_checks import check_python\n"
+    code += "print(check_python(inspect_machine()))"
     done = finish([sys.executable, "-c", code, str(tmp_path), str(ROOT)])
     assert "state='failed'" in done.stdout
     assert "operator torchvision::nms does not exist" in done.stdout
 
 
-# What GPUs mean is decided from facts, here of machines that are not at hand.
+# GPU checks on the facts of machines that the test does not have.
 A100 = Gpu(name="A100", memory_bytes=80 * GIB, free_bytes=79 * GIB, has_bf16=True)
 
 
@@ -151,10 +144,10 @@ A100 = Gpu(name="A100", memory_bytes=80 * GIB, free_bytes=79 * GIB, has_bf16=Tru
         ({"gpus": (dataclasses.replace(A100, free_bytes=GIB),)}, 1, "warning", "1,024 MiB of 80 GiB free"),
     ],
 )  # fmt: skip
-def test_gpus_are_compared_with_what_was_asked_for_and_a_mismatch_is_said_plainly(
+def test_gpus_are_compared_with_the_request_and_a_mismatch_is_reported(
     facts: dict, wanted: int | None, state: str, said: str, machine: Machine
 ) -> None:
-    bare = dataclasses.replace(machine, gpus=(), driver="", visible=None, gpu_trouble="")
+    bare = dataclasses.replace(machine, gpus=(), driver="", visible=None, gpu_warning="")
     check = check_gpus(dataclasses.replace(bare, **facts), wanted)
     assert check.state == state
     assert said in check.found
@@ -165,8 +158,8 @@ def test_gpus_are_compared_with_what_was_asked_for_and_a_mismatch_is_said_plainl
     [({"gpus": 2}, 2), ({"gres": "gpu:a100:4"}, 4), ({"gres": "gpu:3"}, 3), ({"gres": "gpu"}, 1),
      ({"gres": "gpu:a100"}, 1), ({"gres": "nvme:1,gpu:1"}, 1), ({"gres": "nvme:2", "gpus": 1}, 0)],
 )  # fmt: skip
-def test_the_gpus_of_a_task_are_read_off_gres_as_well(options: dict, count: int) -> None:
-    assert gpus_of(SlurmPlace(**options)) == count
+def test_the_gpus_of_a_task_are_also_read_from_gres(options: dict, count: int) -> None:
+    assert count_gpus(SlurmPlace(**options)) == count
 
 
 def test_an_old_torch_is_a_warning(machine: Machine) -> None:
@@ -174,24 +167,26 @@ def test_an_old_torch_is_a_warning(machine: Machine) -> None:
     assert check_python(dataclasses.replace(machine, versions={"torch": "2.4.0"})).state == "warning"
 
 
-def test_another_clock_other_versions_and_an_unshared_folder_of_a_node_are_told(machine: Machine) -> None:
-    told = Report(
-        node="n7", shared="", sees_lease=True, data=None, scheduler="", requeue=False, internet=True,
+def test_a_clock_offset_other_versions_and_an_unshared_folder_on_a_node_are_reported(
+    machine: Machine,
+) -> None:
+    report = NodeReport(
+        node="n7", shared="", sees_lease=True, data=None, scheduler_error="", requeue=False, internet=True,
         folder=Folder(free_bytes=GIB, clock_seconds=-30.0),
         machine=dataclasses.replace(machine, versions=machine.versions | {"torch": "2.12.0"}),
     )  # fmt: skip
-    checks = by_name(iter(check_node(SlurmPlace(), told, False, Folder())))
+    checks = by_name(iter(check_node(SlurmPlace(), report, False, Folder())))
     assert checks["node store"].state == "failed"
     assert checks["node clock"].found.startswith("+30.0 s")
     assert checks["node clock"].state == "warning"
     assert checks["node versions"].found == f"torch 2.12.0 (here {machine.versions['torch']})"
     assert checks["node requeue"].state == "warning"
     assert "can be reached" in checks["node internet"].found
-    unseen = dataclasses.replace(told, sees_lease=False)
+    unseen = dataclasses.replace(report, sees_lease=False)
     assert "lease" in by_name(iter(check_node(SlurmPlace(), unseen, True, Folder())))["node store"].found
 
 
-def test_each_option_of_a_slurm_place_is_in_its_page_with_its_default() -> None:
+def test_the_docs_list_each_option_of_a_slurm_place_with_its_default() -> None:
     page = (ROOT / "docs" / "slurm.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| `(\w+)` \| (\S+) \|", page, flags=re.MULTILINE))
     assert rows.pop("data") == "–"
@@ -211,7 +206,7 @@ def examined(place: SlurmPlace, store: Path, wait: float = 120, data: Path | Non
 
 @pytest.fixture
 def store(tmp_path: Path, slurm: SlurmCluster) -> Iterator[Path]:
-    """A store whose path needs quoting; after the test neither it nor the queue holds anything of a doctor."""
+    """A store whose path needs quoting; after the test neither it nor the queue holds anything of the doctor."""
     path = tmp_path / "Läufe mit Platz"
     yield path
     assert not path.exists() or not list(path.iterdir())
@@ -219,7 +214,7 @@ def store(tmp_path: Path, slurm: SlurmCluster) -> Iterator[Path]:
 
 
 @pytest.mark.slurm
-def test_a_healthy_cluster_is_told_in_full_by_a_job_on_a_node(store: Path, archive: Path) -> None:
+def test_a_healthy_cluster_is_reported_in_full_by_a_job_on_a_node(store: Path, archive: Path) -> None:
     said = ["echo loading the modules >&2", "export MODULES='a b'"]
     checks = examined(SlurmPlace(partition="debug", time=10, setup=tuple(said)), store, data=archive)
     assert {name: check for name, check in checks.items() if check.state != "ok"} == {}
@@ -237,7 +232,7 @@ def test_a_healthy_cluster_is_told_in_full_by_a_job_on_a_node(store: Path, archi
 
 
 @pytest.mark.slurm
-def test_the_queue_of_a_partition_that_makes_room_is_told(slurm: SlurmCluster) -> None:
+def test_the_preemption_of_a_partition_is_reported(slurm: SlurmCluster) -> None:
     place = Place(name="p", kind="slurm", slurm=SlurmPlace(partition="scavenge"))
     checks = by_name(examine(place, ROOT, None, with_job=False))
     assert checks["preemption"].found == "REQUEUE, GraceTime 0 s (preempt/partition_prio)"
@@ -247,7 +242,7 @@ def test_the_queue_of_a_partition_that_makes_room_is_told(slurm: SlurmCluster) -
 
 
 @pytest.mark.slurm
-def test_with_accounting_an_account_that_is_not_ones_own_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_accounting_the_account_of_another_user_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     with SlurmCluster(nodes=1, accounting=True) as cluster:
         monkeypatch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
         (own,) = check_accounting(SlurmPlace(account="lab"))
@@ -266,11 +261,11 @@ def test_with_accounting_an_account_that_is_not_ones_own_fails(monkeypatch: pyte
         ({"time": 100}, "partition", "MaxTime=01:00:00"),
     ],
 )
-def test_what_is_known_to_fail_costs_no_job(options: dict, name: str, said: str, store: Path) -> None:
+def test_a_failed_check_submits_no_job(options: dict, name: str, said: str, store: Path) -> None:
     checks = examined(SlurmPlace(**options), store)
     assert checks[name].state == "failed"
     assert said in checks[name].found
-    assert checks["job"] == Check("job", "warning", "not tried", "first mend what failed")
+    assert checks["job"] == Check("job", "warning", "not tried", "first fix what failed")
 
 
 @pytest.mark.slurm
@@ -289,13 +284,13 @@ def test_a_partition_that_is_down_fails(store: Path, slurm: SlurmCluster) -> Non
     ("options", "said"),
     [
         ({"setup": ("echo no such module", "exit 3")}, "FAILED, exit code 3:0; within its setup lines; last "
-         "words: no such module"),
+         "output: no such module"),
         ({"python": "/no/such/python"}, "/no/such/python: No such file or directory"),
         ({"python": "python3 -S"}, "No module named"),
         ({"mem": "900G"}, "sbatch: "),
     ],
 )  # fmt: skip
-def test_a_job_that_does_not_come_to_report_is_told_by_its_last_words(
+def test_a_job_without_a_report_is_described_by_its_last_output(
     options: dict, said: str, store: Path
 ) -> None:
     check = examined(SlurmPlace(**options), store)["job"]
@@ -304,7 +299,7 @@ def test_a_job_that_does_not_come_to_report_is_told_by_its_last_words(
 
 
 @pytest.mark.slurm
-def test_a_setup_line_that_fails_in_a_job_that_goes_on_is_named(store: Path) -> None:
+def test_a_failing_setup_line_is_named_where_the_job_continues(store: Path) -> None:
     checks = examined(SlurmPlace(setup=("export A=1", "cat /no/such/profile", "export B=2")), store)
     assert checks["setup"].state == "warning"
     assert checks["setup"].found == "this line fails: cat /no/such/profile"
@@ -312,7 +307,7 @@ def test_a_setup_line_that_fails_in_a_job_that_goes_on_is_named(store: Path) -> 
 
 
 @pytest.mark.slurm
-def test_a_node_that_cannot_write_the_store_is_told(store: Path, tmp_path: Path) -> None:
+def test_a_node_that_cannot_write_the_store_is_reported(store: Path, tmp_path: Path) -> None:
     if subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode:
         pytest.skip("needs unshare and the right to mount: run as root")
     blind = tmp_path / "python"
@@ -329,7 +324,7 @@ def test_a_node_that_cannot_write_the_store_is_told(store: Path, tmp_path: Path)
 
 
 @pytest.mark.slurm
-def test_a_job_that_does_not_start_in_time_is_cancelled_and_its_reason_told(
+def test_a_job_that_does_not_start_in_time_is_cancelled_and_its_reason_reported(
     store: Path, slurm: SlurmCluster
 ) -> None:
     checks = examined(SlurmPlace(directives={"begin": "now+1hour"}), store, wait=3)
@@ -352,7 +347,7 @@ def test_a_queue_that_is_only_full_is_a_warning(store: Path, slurm: SlurmCluster
 
 
 @pytest.mark.slurm
-def test_ctrl_c_takes_the_job_and_its_files_along(
+def test_ctrl_c_removes_the_job_and_its_files(
     store: Path, tmp_path: Path, slurm: SlurmCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
