@@ -21,9 +21,14 @@ class _StandardError(logging.Handler):
             self.handleError(record)
 
 
+def is_verbose() -> bool:
+    """Whether the variable is set to anything but 0."""
+    return os.environ.get(VARIABLE, "0") not in ("", "0")
+
+
 def log_if_asked() -> None:
-    """Show the log where the variable is set to anything but 0."""
-    if os.environ.get(VARIABLE, "0") not in ("", "0"):
+    """Show the log where the variable asks for it."""
+    if is_verbose():
         log_verbosely()
 
 

@@ -39,7 +39,10 @@ def _print_versions(asked: bool) -> None:
 @app.callback()
 def _options(
     verbose: Annotated[
-        bool, typer.Option("-v", "--verbose", help="Log on stderr what goes on inside, in workers too.")
+        bool,
+        typer.Option(
+            "-v", "--verbose", help="Log on stderr what goes on inside; workers log to their own output."
+        ),
     ] = False,
     versions: Annotated[
         bool,

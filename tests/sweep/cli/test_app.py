@@ -68,7 +68,9 @@ def refused(done: Done, *said: str) -> None:
 @pytest.mark.parametrize(
     ("command", "mentions"),
     [
+        ("init", "[NAME] --from"),
         ("presets", "--json"),
+        ("schema", "--places"),
         ("plan", "FILE --store --place --set --json"),
         ("run", "FILE --place --store --data --set --limit --trial --retry-failed --overfit --profile"),
         ("status", "[SWEEP] --store --watch --json"),
@@ -88,8 +90,9 @@ def test_help_names_every_argument(command: str, mentions: str) -> None:
 def test_help_lists_every_command_and_no_command_is_helped() -> None:
     done = sweep("-h")
     assert done.returncode == 0
-    for command in ("presets", "plan", "run", "status", "logs", "show", "stop", "report", "export"):
-        assert re.search(rf"\b{command}\b", done.stdout)
+    named = "init presets plan schema run stop doctor agent status logs show report mirror export"
+    for command in (*named.split(), "--verbose", "--version", "--install-completion"):
+        assert re.search(rf"(?<!\w){command}\b", done.stdout)
     assert "Usage" in sweep().stdout + sweep().stderr
 
 
