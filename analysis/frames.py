@@ -94,7 +94,7 @@ def load(*sweeps: Sweep) -> pd.DataFrame:
     names: dict[str, None] = {}  # of fields, and of records' columns
     columns: dict[str, None] = {}
     for store in map(open_sweep, sweeps):
-        own = record_columns(store.trainable)
+        own, budget = record_columns(store.trainable), store.trainable.budget
         names |= dict.fromkeys(store.trainable.field_names)
         columns |= dict.fromkeys(own.values())
         records = store.records().to_pandas().rename(columns=own)
@@ -102,10 +102,10 @@ def load(*sweeps: Sweep) -> pd.DataFrame:
         reached = records.groupby("trial_id")["epoch"].max().to_dict()
         trials["state"] = [
             _state(infos.get(trial_id), reached.get(trial_id, 0), epochs)
-            for trial_id, epochs in zip(trials["trial_id"], trials["epochs"])
+            for trial_id, epochs in zip(trials["trial_id"], trials[budget])
         ]
         merged = trials.merge(records, on="trial_id")
-        merged = merged[merged["epoch"] <= merged["epochs"]]
+        merged = merged[merged["epoch"] <= merged[budget]]
         frames.append(merged.sort_values([*_KEYS[1:3], "epoch"]))
     frame = pd.concat(frames, ignore_index=True)
     varied = _varied(frame, tuple(names), ())
@@ -122,15 +122,16 @@ def record_columns(trainable: Trainable) -> dict[str, str]:
 def load_trials(*sweeps: Sweep) -> pd.DataFrame:
     """One row a (part, trial) of the plan, begun or not.
 
-    Where parts ask for different lengths of a trial, each sees it up to its own `epochs`: it is completed
+    Where parts ask for different lengths of a trial, each sees it up to its own budget: it is completed
     there once it got that far, and its test figures are NaN where they belong to a longer run.
 
-    Beyond the keys, the state and the config: `epochs_trained`; `trained_on_to`, the epoch that a trial has
-    got to beyond those of its part, else NaN; `final_<metric>`, for losses and accuracies
-    at the last epoch of a completed trial, NaN for any other; `last`, the sweep's metric at the last epoch
-    there is; `best` and `best_epoch`, by the sweep's metric over all epochs (chosen on it, so it flatters:
-    test figures are those of the last epoch); `train_seconds` and `valid_seconds`, medians over the epochs
-    without the first, which warms up; `train_images` an epoch; `parameters`; `device`, `attempts`,
+    Beyond the keys, the state and the config: `epochs_planned`, the budget; `epochs_trained`; `trained_on_to`,
+    the epoch that a trial has got to beyond those of its part, else NaN; `final_<metric>`, of each objective and
+    test metric at the last epoch of a completed trial, NaN for any other; `last`, the sweep's metric at the last
+    epoch there is; `best` and `best_epoch`, by the sweep's metric over all epochs (chosen on it, so it flatters:
+    test figures are those of the last epoch); the seconds of a record (`train_seconds` and `valid_seconds`) and
+    its size (`train_images`), medians over the epochs without the first, which warms up; `parameters`; `device`,
+    `attempts`,
     `device_seconds` (wall time of all attempts, in all parts, times the devices of each), `energy_joules` (of
     all epochs in the store, in all parts; NaN where no device told it), `message` (of the last failure).
 
@@ -249,11 +250,13 @@ def _trial_figures(
     part: Part | None,
 ) -> dict[str, Any]:
     reached = 0 if epochs is None or epochs.empty else int(epochs["epoch"].max())
-    state = _state(info, reached, planned["epochs"])
+    asked_for = planned[trainable.budget]
+    state = _state(info, reached, asked_for)
     figures: dict[str, Any] = {
         "state": state,
         "epochs_trained": 0,
-        "trained_on_to": reached if reached > planned["epochs"] else math.nan,
+        "epochs_planned": asked_for,
+        "trained_on_to": reached if reached > asked_for else math.nan,
         **{f"final_{name}": math.nan for name in trainable.result_metrics},
         "last": math.nan,
         "best": math.nan,
@@ -270,7 +273,7 @@ def _trial_figures(
     }
     if epochs is None or epochs.empty:
         return figures
-    epochs = epochs[epochs["epoch"] <= planned["epochs"]].sort_values("epoch")
+    epochs = epochs[epochs["epoch"] <= asked_for].sort_values("epoch")
     last = epochs.iloc[-1]
     figures["epochs_trained"] = int(last["epoch"])
     if state == "completed":

@@ -284,7 +284,7 @@ def _picture(figure: Figure, name: str, caption: str, out: Path) -> _Picture:
 
 def _summary(trials: pd.DataFrame, infos: dict[str, TrialInfo]) -> str:
     """How far the sweeps are, what they took, and when the newest of it was written."""
-    once = trials.sort_values("epochs").drop_duplicates(["sweep", "trial_id"], keep="last")
+    once = trials.sort_values("epochs_planned").drop_duplicates(["sweep", "trial_id"], keep="last")
     states = Counter(once["state"])
     counted = ", ".join(f"{states[state]} {state}" for state in sorted(states, key=lambda s: -states[s]))
     newest = max(info.updated_at for info in infos.values())
