@@ -125,7 +125,7 @@ def networked_cluster(*cpus: int, hidden: Path | None = None) -> Iterator[RayClu
             ray_node(
                 cpus[0],
                 0,
-                inside=heads,
+                command_prefix=heads,
                 options=[f"--node-ip-address={net}.1", f"--system-config={HEALTH}"],
             )
         )
@@ -151,7 +151,7 @@ def networked_cluster(*cpus: int, hidden: Path | None = None) -> Iterator[RayClu
             nodes.append(
                 stack.enter_context(
                     ray_node(
-                        count, 0, head.cluster_address, inside=inside,
+                        count, 0, head.cluster_address, command_prefix=inside,
                         options=[f"--node-ip-address={net}.{number + 1}", '--resources={"away": 1}'],
                     )
                 )

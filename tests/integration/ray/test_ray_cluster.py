@@ -1,4 +1,4 @@
-"""Places of kind `ray`: a real cluster of several nodes, attached to or through its job server, and what dies."""
+"""Places of kind `ray`: a real cluster of several nodes, connected to directly or by its job server, and failures."""
 
 import json
 import os
