@@ -14,6 +14,7 @@ import pandas as pd
 
 from mixsweep.core.config import TrialConfig, canonical_json, field_names
 from mixsweep.core.errors import UserError
+from mixsweep.core.extras import is_installed
 from mixsweep.core.records import SCHEMA, default_mode
 from mixsweep.core.store.store import Attempt, SweepStore, TrialInfo
 
@@ -304,7 +305,7 @@ _MODEL_FIELDS = tuple(
 
 
 def _parameters(planned: Mapping[Any, Any]) -> float:
-    """Trainable parameters of a planned trial's model; NaN where its model or data set is not known here."""
+    """Trainable parameters of a planned trial's model; NaN where its model, its data set or PyTorch is not here."""
     values = {name: plain(planned[name]) for name in _MODEL_FIELDS}
     return _count_parameters(
         canonical_json(
@@ -315,6 +316,8 @@ def _parameters(planned: Mapping[Any, Any]) -> float:
 
 @cache
 def _count_parameters(identity: str) -> float:
+    if not is_installed("train"):
+        return math.nan
     import torch  # seconds of import that only this figure needs
 
     from mixsweep.core.models.build import build_model, count_parameters

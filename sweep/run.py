@@ -20,6 +20,7 @@ from mixsweep.core.config import TrialConfig
 from mixsweep.core.data.cifar10 import source_files
 from mixsweep.core.errors import UserError
 from mixsweep.core.execution.run_config import RunConfig, Unit
+from mixsweep.core.extras import require
 from mixsweep.core.records import EpochRecord
 from mixsweep.core.store.checkpoint import has_checkpoint
 from mixsweep.core.store.forecasts import StoredForecast, save_forecast
@@ -40,6 +41,9 @@ from mixsweep.sweep.runtime.retry import (
 )
 from mixsweep.sweep.runtime.worker import WorkerSpec, make_worker_spec, run_trials
 from mixsweep.sweep.search.suggestions import check_place, coming, examples, to_come, with_known
+
+# What of the package's extras a place of each kind needs in the process that runs a plan there.
+_EXTRAS = {"debug": ("train",), "local": ("train", "ray"), "ray": ("ray",), "slurm": ("slurm",)}
 
 OnRecord = Callable[[EpochRecord], None]
 OnEnd = Callable[[TrialInfo], None]
@@ -162,6 +166,8 @@ def run_plan(
     trials = tuple(only) if only is not None else plan.trials
     try:
         todo = left_to_do(trials, store, run_config)
+        if todo or search:
+            require(*_EXTRAS[place.kind], what=f"place {place.name}")
         if limit is not None:
             todo = [config for config in todo if not is_held(store, config)][:limit]
         check_data([*todo, *(examples(plan.spec) if search else [])], run_config)

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
@@ -17,12 +17,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
-from torch import Tensor
 
 from mixsweep.analysis.frames import plain, values_of
 from mixsweep.analysis.inference.wording import axis_words, figure_text, metric_words, value_label
 from mixsweep.analysis.report.weights import first_kernels, mosaic, token_units
 from mixsweep.core.store.files import write_bytes
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
 DASHES: tuple[Any, ...] = (
@@ -186,7 +188,7 @@ def draw_heat(trials: pd.DataFrame, axes: tuple[str, str], metric: str) -> Figur
     return figure
 
 
-def draw_kernels(state_dict: Mapping[str, Tensor]) -> Figure:
+def draw_kernels(state_dict: Mapping[str, "Tensor"]) -> Figure:
     """The first convolution's kernels: standardised, colours averaged to grey, side by side.
 
     Raises:
@@ -200,7 +202,7 @@ def draw_kernels(state_dict: Mapping[str, Tensor]) -> Figure:
     return _draw_mosaic(kernels, "gray", "#c3d9ee", label, title)
 
 
-def draw_token_units(state_dict: Mapping[str, Tensor]) -> Figure:
+def draw_token_units(state_dict: Mapping[str, "Tensor"]) -> Figure:
     """The units of the first token-mixing layer, each a picture over the patches, colours centred at 0.
 
     Raises:

@@ -33,6 +33,7 @@ from mixsweep.analysis.report import figures, methods, tables
 from mixsweep.analysis.report.weights import TOKEN_UNITS, first_kernels
 from mixsweep.core.config import field_names
 from mixsweep.core.errors import UserError
+from mixsweep.core.extras import is_installed
 from mixsweep.core.formatting import duration, energy_text
 from mixsweep.core.store.checkpoint import load_checkpoint
 from mixsweep.core.store.files import write_bytes
@@ -264,6 +265,8 @@ def _best(
 
 
 def _weights(store: SweepStore, trial_id: str, slug: str, out: Path) -> tuple[list[_Picture], str]:
+    if not is_installed("train"):
+        return [], "Its weights are not drawn: PyTorch is not installed where this report was written."
     checkpoint = load_checkpoint(store.trial(trial_id).path)
     if checkpoint is None:
         return [], "Its checkpoint is not kept, so its weights cannot be drawn."

@@ -2,14 +2,17 @@
 
 import math
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TOKEN_UNITS = "blocks.0.tokens.0.weight"
 
 
-def first_kernels(state_dict: Mapping[str, Tensor]) -> np.ndarray | None:
+def first_kernels(state_dict: Mapping[str, "Tensor"]) -> np.ndarray | None:
     """The kernels of the first convolution over colours, as grey pictures.
 
     The layer's weights are standardised together (mean 0, standard deviation 1), so that kernels are
@@ -30,7 +33,7 @@ def first_kernels(state_dict: Mapping[str, Tensor]) -> np.ndarray | None:
     return None
 
 
-def token_units(state_dict: Mapping[str, Tensor]) -> np.ndarray | None:
+def token_units(state_dict: Mapping[str, "Tensor"]) -> np.ndarray | None:
     """The first linear layer of the first block's token-mixing MLP, each unit a picture over the patches.
 
     Returns:

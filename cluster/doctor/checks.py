@@ -27,6 +27,7 @@ from mixsweep.cluster.doctor.probe_job import Report, run_probe
 from mixsweep.cluster.places import Place, RayPlace, SlurmPlace
 from mixsweep.cluster.slurm import client as slurm
 from mixsweep.cluster.slurm.job_environment import MARGIN_SECONDS
+from mixsweep.core.extras import EXTRAS, is_installed, require
 from mixsweep.core.provenance import provenance
 
 STATES = ("ok", "warning", "failed")
@@ -88,6 +89,7 @@ def examine(
             "partition": partial(check_partition, place.slurm),
             "accounting": partial(check_accounting, place.slurm),
         }
+    looks["extras"] = lambda: [check_extras()]
     some_failed = False
     for name, look in looks.items():
         for check in _without_raising(name, look):
@@ -117,7 +119,7 @@ def check_python(machine: Machine) -> Check:
     """Whether a trial's imports work, and with which versions."""
     found = f"{machine.python}, {_versions(machine.versions)}"
     if machine.broken:
-        return Check("python", "failed", f"{found}: {machine.broken}", "install the missing: make install")
+        return Check("python", "failed", f"{found}: {machine.broken}", "pip install 'mixsweep[train]'")
     if _is_old(machine.versions.get("torch", "")):
         return Check("python", "warning", found, f"torch is older than {'.'.join(map(str, _OLDEST_TORCH))}")
     return Check("python", "ok", found)
@@ -166,6 +168,7 @@ def check_cluster(place: RayPlace) -> list[Check]:
 
     if place.takes_jobs:
         return [Check("cluster", "ok", f"takes jobs; Ray {JobServer(place).ray_version}")]
+    require("ray", what=f"address {place.address}")
     with attached(place, None):
         found = nodes()
     has = ", ".join(f"{sum(n.has.get(name, 0.0) for n in found):g} {name}s" for name in ("CPU", "GPU"))
@@ -174,14 +177,24 @@ def check_cluster(place: RayPlace) -> list[Check]:
 
 def check_ray() -> Check:
     """Whether Ray, which `local` starts, can be imported."""
+    require("ray", what="place local")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import ray
     return Check("ray", "ok", f"{ray.__version__}")
 
 
+def check_extras() -> Check:
+    """Which extras of the package are installed; what needs another one fails by itself."""
+    here = [extra for extra in EXTRAS if is_installed(extra)]
+    missing = [extra for extra in EXTRAS if extra not in here]
+    found = f"installed: {', '.join(here) or 'none'}"
+    return Check("extras", "ok", f"{found}; not installed: {', '.join(missing)}" if missing else found)
+
+
 def check_submitting() -> Check:
     """Whether this Python can submit; torch is not needed for that."""
+    require("slurm", what="submitting")
     import submitit
 
     known = provenance()
@@ -365,9 +378,9 @@ def _check_versions(told: Report) -> Check:
     mine = {"python": known["python"], **known["versions"]}
     theirs = {"python": told.machine.python, **told.machine.versions}
     other = [
-        f"{name} {theirs.get(name, 'none')} (here {mine.get(name, 'none')})"
-        for name in {**mine, **theirs}
-        if mine.get(name) != theirs.get(name)
+        f"{name} {theirs.get(name, 'none')} (here {version})"
+        for name, version in mine.items()  # a login node need not have all that trains
+        if theirs.get(name) != version
     ]
     if other:
         return Check("versions", "warning", ", ".join(other), "see python and setup of the place")

@@ -19,6 +19,7 @@ from typing import Any
 from mixsweep.cluster.places import RayPlace
 from mixsweep.cluster.ray_cluster.connection import prepare, wrong_token
 from mixsweep.cluster.ray_cluster.head_monitor import ClusterError
+from mixsweep.core.extras import require
 
 _REACH_SECONDS = 5.0
 _POLL_SECONDS = 1.0
@@ -59,6 +60,7 @@ class JobServer:
     """
 
     def __init__(self, place: RayPlace):
+        require("ray", what=f"address {place.address}")
         prepare(place)
         self._place = place
         self.ray_version = _version_at(place.address)

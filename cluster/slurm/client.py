@@ -17,6 +17,7 @@ from typing import Any
 from mixsweep.cluster.places import SlurmPlace
 from mixsweep.cluster.slurm import job_environment
 from mixsweep.core.errors import UserError
+from mixsweep.core.extras import require
 
 # States from which a task may still run, or does.
 LIVE = {
@@ -216,6 +217,7 @@ def seconds_of(text: str) -> float | None:
 
 
 def _executor(slurm: SlurmPlace, request: Request, folder: Path) -> Any:
+    require("slurm", what="a batch script")
     from submitit import SlurmExecutor
 
     class Executor(SlurmExecutor):

@@ -18,6 +18,7 @@ from mixsweep.cluster.places import Place, find_place
 from mixsweep.cluster.ray_cluster.head_monitor import HeadGoneError
 from mixsweep.core.config import TrialConfig
 from mixsweep.core.errors import UserError
+from mixsweep.core.extras import require
 from mixsweep.core.store.store import SweepStore
 from mixsweep.sweep.cli import exports
 from mixsweep.sweep.cli.arguments import (  # fmt: skip
@@ -132,6 +133,7 @@ def run(
 
         if where.kind != "debug":
             raise UsageError("--overfit and --profile look at one process: add --place debug")
+        require("train", what=f"place {where.name}")
         if not made.trials:
             raise UsageError(f"{made.spec.name}: its search has chosen no trial yet")
         config = chosen[0] if chosen else made.trials[0]
@@ -380,6 +382,7 @@ def agent(
     data: Data = None,
 ) -> None:
     """Run one trial as `wandb agent` asks for it: `sweep agent FILE --lr=0.1 --seed=42`."""
+    require("wandb", what="sweep agent")
     from mixsweep.analysis.wandb_mirror.sinks import MirrorError, TransientError
     from mixsweep.sweep.cli.wandb_sweeps import show_in_wandb, trial_for
 
@@ -394,6 +397,7 @@ def agent(
 
 
 def _mirrored(store: SweepStore, say: Callable[[str], None]) -> AbstractContextManager[None]:
+    require("wandb", what="--mirror")
     from mixsweep.sweep.cli.mirror_process import MirrorOptions, mirror_beside, wants_offline
 
     return mirror_beside(store, MirrorOptions(offline=wants_offline(False)), say)

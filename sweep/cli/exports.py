@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from mixsweep.core.errors import UserError
+from mixsweep.core.extras import require
 from mixsweep.core.store.store import SweepStore
 from mixsweep.sweep.cli.arguments import Store, UsageError, find_sweep, out
 from mixsweep.sweep.planning.parse import find_sweep_file, load_spec
@@ -42,6 +43,7 @@ def mirror(
     beside: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> None:
     """Push trials to W&B, online or offline; again adds only what is new."""
+    require("wandb", what="sweep mirror")
     from mixsweep.sweep.cli.mirror_process import (
         MirrorOptions,
         mirror_sweeps,
@@ -102,6 +104,7 @@ def export(
     from mixsweep.analysis.frames import load
 
     if str(to) == "wandb-sweep":
+        require("wandb", what="--to wandb-sweep")
         from mixsweep.sweep.cli.wandb_sweeps import definition
 
         if len(sweeps) != 1:

@@ -13,6 +13,7 @@ from typing import Any
 
 from mixsweep.core.config import TrialConfig
 from mixsweep.core.errors import did_you_mean
+from mixsweep.core.extras import require
 
 # Name: how many numbers it takes; None for a list of values.
 DISTRIBUTIONS: dict[str, tuple[str, ...] | None] = {
@@ -107,6 +108,7 @@ def meets(value: Any, allowed: Any) -> bool:
 
 def to_ray(space: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """A space as Ray Tune's own objects."""
+    require("ray", what="[search]")
     from ray import tune
 
     objects = {}
@@ -125,6 +127,7 @@ def _product(grids: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
 def _draw(
     drawn: Mapping[str, Mapping[str, Any]], grids: Mapping[str, Sequence[Any]], samples: int, seed: int
 ) -> Iterator[dict[str, Any]]:
+    require("ray", what="a random draw in [space]")
     import numpy as np
     from ray.tune.search.variant_generator import generate_variants
 

@@ -63,7 +63,7 @@ def machine() -> Machine:
 
 def test_a_healthy_machine_passes_and_the_store_is_not_even_made(tmp_path: Path, archive: Path) -> None:
     checks = by_name(examine(HERE, tmp_path / "new" / "store", archive))
-    assert list(checks) == ["python", "processor", "gpus", "store", "data"]
+    assert list(checks) == ["python", "processor", "gpus", "store", "data", "extras"]
     assert {check.state for check in checks.values()} == {"ok"}
     assert checks["python"].found.startswith(".".join(map(str, sys.version_info[:3])))
     assert checks["data"].found.startswith("7 files")
@@ -84,11 +84,19 @@ def test_local_is_checked_from_the_command_line_with_a_line_a_check_and_as_json(
     done = finish(doctor("--store", str(tmp_path)))
     assert done.returncode == 0, done.stdout
     lines = done.stdout.splitlines()
-    assert [line.split()[1] for line in lines] == ["python", "processor", "gpus", "store", "data", "ray"]
+    assert [line.split()[1] for line in lines] == [
+        "python",
+        "processor",
+        "gpus",
+        "store",
+        "data",
+        "ray",
+        "extras",
+    ]
     assert lines[4].split()[0] == "warning"  # nobody said where the data lies
     assert "SWEEP_DATA" in lines[4]
     told = json.loads(finish(doctor("--place", "debug", "--store", str(tmp_path), "--json")).stdout)
-    assert [check["name"] for check in told] == ["python", "processor", "gpus", "store", "data"]
+    assert [check["name"] for check in told] == ["python", "processor", "gpus", "store", "data", "extras"]
     assert list(told[0]) == ["name", "state", "found", "advice"]
     assert not list(tmp_path.iterdir())
 
