@@ -18,13 +18,22 @@ from mixsweep.core import records
 from mixsweep.core.config import TrialConfig
 from mixsweep.core.execution.remaining import is_held, read_info, remaining
 from mixsweep.core.execution.run_config import RunConfig
+from mixsweep.core.extras import require
 from mixsweep.core.provenance import SUBMITTER_VERSION
 from mixsweep.core.store.checkpoint import has_checkpoint
 from mixsweep.core.store.forecasts import StoredForecast, save_forecast
 from mixsweep.core.store.retention import Retention
 from mixsweep.core.store.store import SweepStore, TrialInfo
 from mixsweep.core.trainables.kinds import find_trainable
-from mixsweep.sweep.backends.base import Callbacks, Outcome, RunError, RunOptions, SweepRun, find_backend
+from mixsweep.sweep.backends.base import (
+    Backend,
+    Callbacks,
+    Outcome,
+    RunError,
+    RunOptions,
+    SweepRun,
+    find_backend,
+)
 from mixsweep.sweep.planning.forecast import RemainingWork, forecast, measured_rates
 from mixsweep.sweep.planning.plan import Plan, save_plan
 from mixsweep.sweep.planning.schema import SweepSpec
@@ -60,7 +69,7 @@ def run_plan(
     backend.check(plan, options)
     if (outcome := backend.run_elsewhere(plan, options, callbacks)) is not None:
         return outcome
-    sweep_run = _prepare(plan, place, options, callbacks)
+    sweep_run = _prepare(plan, backend, options, callbacks)
     unrecorded: list[TrialInfo] = []
 
     def on_end(info: TrialInfo) -> None:
@@ -79,7 +88,7 @@ def run_plan(
     return _outcome(sweep_run, options, unchosen, unrecorded)
 
 
-def _prepare(plan: Plan, place: Place, options: RunOptions, callbacks: Callbacks) -> SweepRun:
+def _prepare(plan: Plan, backend: Backend, options: RunOptions, callbacks: Callbacks) -> SweepRun:
     """Check store and data, save the plan and the forecast; return the run of the remaining trials.
 
     Raises:
@@ -89,9 +98,11 @@ def _prepare(plan: Plan, place: Place, options: RunOptions, callbacks: Callbacks
     searches = plan.spec.search is not None and options.only is None
     if searches:
         plan = with_known(plan, store)
-    run_config = make_run_config(plan.spec, store, place, options)
+    run_config = make_run_config(plan.spec, store, backend.place, options)
     try:
         trials = remaining(options.only or plan.trials, store, run_config)
+        if trials or searches:
+            require(*backend.extras, what=f"place {backend.place.name}")
         if options.limit is not None:
             trials = [config for config in trials if not is_held(store, config)][: options.limit]
         check_data([*trials, *(examples(plan.spec) if searches else [])], run_config)

@@ -29,6 +29,9 @@ from mixsweep.core.trainables.kinds import find_trainable
 if TYPE_CHECKING:
     from torch import Tensor
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
 DASHES: tuple[Any, ...] = (
     "solid",

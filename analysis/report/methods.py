@@ -7,6 +7,7 @@ from mixsweep.analysis.frames import attempt_seconds, unplanned
 from mixsweep.analysis.inference import statistics
 from mixsweep.analysis.inference.wording import listing
 from mixsweep.analysis.report.tables import Table
+from mixsweep.core.extras import is_installed
 from mixsweep.core.formatting import duration
 from mixsweep.core.store.forecasts import saved_forecasts
 from mixsweep.core.store.store import SweepStore, TrialInfo
@@ -53,6 +54,11 @@ def notes(stores: Sequence[SweepStore], infos: dict[str, TrialInfo]) -> list[str
         if count:
             was = "trial in the folder is" if count == 1 else "trials in the folder are"
             found.append(f"{store.name}: {count} {was} not in the plan as last run, and not counted here.")
+    if not is_installed("train"):
+        found.append(
+            "Parameter counts and pictures of weights are left out: they need PyTorch, which is not installed where "
+            "this report was written (pip install 'mixsweep[train]')."
+        )
     return found + _micro_batches(infos) + _several_revisions(infos)
 
 

@@ -31,6 +31,7 @@ from mixsweep.analysis.inference import claims
 from mixsweep.analysis.inference.wording import axis_words, figure_text, listing, metric_words, value_label
 from mixsweep.analysis.report import figures, methods, tables
 from mixsweep.core.errors import UserError
+from mixsweep.core.extras import is_installed
 from mixsweep.core.formatting import duration, energy_text
 from mixsweep.core.store.checkpoint import load_checkpoint
 from mixsweep.core.store.files import write_bytes
@@ -266,6 +267,8 @@ def _best(
 
 
 def _weights(store: SweepStore, trial_id: str, slug: str, out: Path) -> tuple[list[_Picture], str]:
+    if not is_installed("train"):
+        return [], "Its weights are not drawn: PyTorch is not installed where this report was written."
     checkpoint = load_checkpoint(store.trial(trial_id).path)
     if checkpoint is None:
         return [], "Its checkpoint is not kept, so its weights cannot be drawn."

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mixsweep.cluster.doctor.check_result import Check
 from mixsweep.cluster.doctor.host import inspect_folder, one_line
-from mixsweep.cluster.doctor.machine_checks import check_data_here, check_machine, check_store
+from mixsweep.cluster.doctor.machine_checks import check_data_here, check_extras, check_machine, check_store
 from mixsweep.cluster.doctor.probe_job import Say
 from mixsweep.cluster.doctor.ray_checks import check_cluster, check_ray
 from mixsweep.cluster.doctor.slurm_checks import (
@@ -56,6 +56,7 @@ def examine(
             "partition": partial(check_partition, place.slurm),
             "accounting": partial(check_accounting, place.slurm),
         }
+    checks["extras"] = lambda: [check_extras()]
     any_failed = False
     for name, run_check in checks.items():
         for check in _without_raising(name, run_check):

@@ -6,6 +6,7 @@ from pathlib import Path
 from mixsweep.cluster.doctor.check_result import LITTLE_SPACE_BYTES, Check, format_size, format_versions
 from mixsweep.cluster.doctor.host import Data, Folder, Gpu, Machine, inspect_data, inspect_machine
 from mixsweep.cluster.places import Place
+from mixsweep.core.extras import EXTRAS, is_installed
 
 _OLDEST_TORCH = (2, 11)
 
@@ -27,9 +28,7 @@ def check_python(machine: Machine) -> Check:
     """Check that what a trial imports can be imported, and is recent enough."""
     found = f"{machine.python}, {format_versions(machine.versions)}"
     if machine.import_error:
-        return Check(
-            "python", "failed", f"{found}: {machine.import_error}", "install what is missing: make install"
-        )
+        return Check("python", "failed", f"{found}: {machine.import_error}", "pip install 'mixsweep[train]'")
     if _is_old(machine.versions.get("torch", "")):
         return Check("python", "warning", found, f"torch is older than {'.'.join(map(str, _OLDEST_TORCH))}")
     return Check("python", "ok", found)
@@ -90,6 +89,14 @@ def check_data_here(data: Path | None) -> Check:
             "data", "warning", "no folder given; digits needs none", "give --data DIR or set SWEEP_DATA"
         )
     return check_data(inspect_data(data))
+
+
+def check_extras() -> Check:
+    """List the installed extras of the package; what needs another one says so by itself."""
+    here = [extra for extra in EXTRAS if is_installed(extra)]
+    missing = [extra for extra in EXTRAS if extra not in here]
+    found = f"installed: {', '.join(here) or 'none'}"
+    return Check("extras", "ok", f"{found}; not installed: {', '.join(missing)}" if missing else found)
 
 
 def _is_old(version: str) -> bool:

@@ -4,10 +4,12 @@ import warnings
 
 from mixsweep.cluster.doctor.check_result import Check
 from mixsweep.cluster.places import RayPlace
+from mixsweep.core.extras import require
 
 
 def check_ray() -> Check:
     """Check that Ray, which `local` starts, can be imported."""
+    require("ray", what="place local")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import ray
@@ -21,6 +23,7 @@ def check_cluster(place: RayPlace) -> list[Check]:
 
     if place.takes_jobs:
         return [Check("cluster", "ok", f"takes jobs; Ray {JobServer(place).ray_version}")]
+    require("ray", what=f"address {place.address}")
     with connect_to_cluster(place, {}):
         nodes = alive_nodes()
     resources = ", ".join(

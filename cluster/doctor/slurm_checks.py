@@ -13,6 +13,7 @@ from mixsweep.cluster.doctor.probe_job import NodeReport, Say, run_probe
 from mixsweep.cluster.places import SlurmPlace
 from mixsweep.cluster.slurm import client as slurm
 from mixsweep.cluster.slurm.job_environment import MARGIN_SECONDS
+from mixsweep.core.extras import require
 from mixsweep.core.provenance import provenance
 
 _COMMANDS = ("sbatch", "squeue", "scontrol", "scancel", "sinfo", "srun")
@@ -23,6 +24,7 @@ _NORMAL_REASONS = ("None", "Priority", "Resources")  # why a job is pending on a
 
 def check_submitting() -> Check:
     """Check that this Python can submit, which needs no torch."""
+    require("slurm", what="submitting")
     import submitit
 
     known = provenance()
@@ -195,9 +197,9 @@ def _check_versions(report: NodeReport) -> Check:
     here = {"python": known["python"], **known["versions"]}
     there = {"python": report.machine.python, **report.machine.versions}
     differences = [
-        f"{name} {there.get(name, 'none')} (here {here.get(name, 'none')})"
-        for name in {**here, **there}
-        if here.get(name) != there.get(name)
+        f"{name} {there.get(name, 'none')} (here {version})"
+        for name, version in here.items()  # a login node need not have all that trains
+        if there.get(name) != version
     ]
     if differences:
         return Check("versions", "warning", ", ".join(differences), "change python or setup of the place")

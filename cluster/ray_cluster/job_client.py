@@ -18,6 +18,7 @@ from typing import Any
 from mixsweep.cluster.places import RayPlace
 from mixsweep.cluster.ray_cluster.connection import set_ray_environment, wrong_token_message
 from mixsweep.cluster.ray_cluster.head_monitor import ClusterError
+from mixsweep.core.extras import require
 from mixsweep.core.provenance import SUBMITTER_VERSION
 from mixsweep.core.version import __version__
 
@@ -61,6 +62,7 @@ class JobServer:
     """
 
     def __init__(self, place: RayPlace):
+        require("ray", what=f"address {place.address}")
         set_ray_environment(place)
         self._place = place
         self.ray_version = _server_version(place.address)

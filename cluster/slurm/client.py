@@ -18,6 +18,7 @@ from typing import Any
 from mixsweep.cluster.places import SlurmPlace
 from mixsweep.cluster.slurm import job_environment
 from mixsweep.core.errors import UserError
+from mixsweep.core.extras import require
 
 _log = logging.getLogger(__name__)
 
@@ -223,6 +224,7 @@ def seconds_of(text: str) -> float | None:
 
 
 def _executor(slurm: SlurmPlace, request: JobRequest, folder: Path) -> Any:
+    require("slurm", what="a batch script")
     from submitit import SlurmExecutor
 
     class Executor(SlurmExecutor):

@@ -21,7 +21,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock
-from PIL import Image
 
 from mixsweep.core.failures import DataError
 
@@ -109,6 +108,8 @@ def _decode_batches(root: Path) -> tuple[np.ndarray, ...]:
 
 def _decode_shard(file: Path) -> Iterator[tuple[np.ndarray, int]]:
     """The images uint8 [3, 32, 32] and labels of a Parquet shard, in order."""
+    from PIL import Image
+
     try:
         table = pq.read_table(file)
     except (pa.ArrowInvalid, OSError) as error:

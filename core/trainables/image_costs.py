@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from mixsweep.core.config import canonical_json
+from mixsweep.core.extras import is_installed
 from mixsweep.core.trainables.image_config import FIELDS, ImageConfig
 from mixsweep.core.trainables.interface import EpochWork
 
@@ -73,12 +74,14 @@ def epoch_work(config: ImageConfig) -> EpochWork:
 
 
 def count_parameters(values: Mapping[str, Any]) -> float:
-    """Trainable parameters of the model of a trial with these values; NaN where its model is not known here."""
+    """Trainable parameters of the model of a trial with these values; NaN where its model or PyTorch is not here."""
     return _count_parameters(canonical_json({name: values[name] for name in _MODEL_FIELDS}))
 
 
 @cache
 def _count_parameters(values: str) -> float:
+    if not is_installed("train"):
+        return math.nan
     import torch  # seconds of import that only this figure needs
 
     from mixsweep.core.models import build

@@ -145,6 +145,7 @@ class Backend(ABC):
     The class attributes list what the kind can do; `check` refuses everything else before anything is allocated.
     """
 
+    extras: ClassVar[tuple[str, ...]]  # of the package, that the process which runs a plan there needs
     detaches: ClassVar[bool] = False  # trials keep running after the command returns
     trains_ranks: ClassVar[bool] = True  # several processes can train one trial
     spans_nodes: ClassVar[bool] = True  # the ranks of a trial can be on several nodes

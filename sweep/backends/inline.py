@@ -9,6 +9,7 @@ from mixsweep.sweep.runtime.worker import run_trials
 class InlineBackend(Backend):
     """A place of kind `debug`."""
 
+    extras: ClassVar[tuple[str, ...]] = ("train",)
     trains_ranks: ClassVar[bool] = False
     spans_nodes: ClassVar[bool] = False
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from mixsweep.core.errors import UserError
+from mixsweep.core.extras import require
 from mixsweep.sweep.cli.arguments import Store, SweepNames, UsageError, find_sweep, out
 from mixsweep.sweep.cli.completion import complete_sweep
 
@@ -42,6 +43,7 @@ def mirror(
     beside: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> None:
     """Push trials to W&B, online or offline; run it again to add what is new."""
+    require("wandb", what="sweep mirror")
     from mixsweep.core.store.store import SweepStore
     from mixsweep.sweep.cli.mirror_process import (
         MirrorOptions,
@@ -107,6 +109,7 @@ def export(
 ) -> None:
     """One tidy table: a row an epoch record, with its trial's config. Or a sweep file for `wandb sweep`."""
     if str(to) == "wandb-sweep":
+        require("wandb", what="--to wandb-sweep")
         from mixsweep.core.store.store import SweepStore
         from mixsweep.sweep.cli.wandb_sweeps import definition
         from mixsweep.sweep.planning.parse import find_sweep_file, load_spec

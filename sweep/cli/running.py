@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from mixsweep.cluster.places import Place, find_place
+from mixsweep.core.extras import require
 from mixsweep.sweep.cli.arguments import (
     Data,
     File,
@@ -89,6 +90,7 @@ def run(
 
         if where.kind != "debug":
             raise UsageError("--overfit and --profile look at one process: add --place debug")
+        require("train", what=f"place {where.name}")
         if not made.trials:
             raise UsageError(f"{made.spec.name}: its search has chosen no trial yet; run it first")
         config = chosen[0] if chosen else made.trials[0]
@@ -222,6 +224,7 @@ def agent(
     from mixsweep.sweep.planning.parse import load_spec
     from mixsweep.sweep.planning.plan import make_plan
 
+    require("wandb", what="sweep agent")
     made = make_plan(load_spec(file))
     config = trial_for(made, context.args)
     where = find_place(place)
@@ -235,6 +238,7 @@ def agent(
 
 
 def _mirrored(store: "SweepStore", say: Callable[[str], None]) -> AbstractContextManager[None]:
+    require("wandb", what="--mirror")
     from mixsweep.sweep.cli.mirror_process import MirrorOptions, mirror_beside, wants_offline
 
     return mirror_beside(store, MirrorOptions(offline=wants_offline(False)), say)

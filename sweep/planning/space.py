@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mixsweep.core.errors import did_you_mean
+from mixsweep.core.extras import require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +134,7 @@ def meets(value: Any, allowed: Any) -> bool:
 
 def to_ray(space: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """A space as Ray Tune's own objects."""
+    require("ray", what="[search]")
     from ray import tune
 
     objects = {}
@@ -151,6 +153,7 @@ def _product(grids: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
 def _draw(
     drawn: Mapping[str, Mapping[str, Any]], grids: Mapping[str, Sequence[Any]], samples: int, seed: int
 ) -> Iterator[dict[str, Any]]:
+    require("ray", what="a random draw in [space]")
     import numpy as np
     from ray.tune.search.variant_generator import generate_variants
 

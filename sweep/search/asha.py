@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mixsweep.core.extras import require
 from mixsweep.core.records import Record
 from mixsweep.core.store.store import SweepStore
 from mixsweep.sweep.planning.schema import Stopping
@@ -119,6 +120,7 @@ def make_decide(
     """
     if rule is None:
         return lambda record: False
+    require("ray", what=f"[stopping] rule = {rule.rule!r}")
     rungs: dict[int, _Rung] = {}  # a process that decides often reads each value once
 
     def decide_at(record: Record) -> bool:

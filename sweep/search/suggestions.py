@@ -12,6 +12,7 @@ from mixsweep.core.config import TrialConfig
 from mixsweep.core.errors import UserError
 from mixsweep.core.execution.remaining import is_done
 from mixsweep.core.execution.run_config import RunConfig
+from mixsweep.core.extras import require
 from mixsweep.core.store import files
 from mixsweep.core.store.store import SweepStore, TrialInfo
 from mixsweep.sweep.planning.plan import Plan, Planned, read_plan
@@ -34,6 +35,7 @@ def with_known(plan: Plan, store: SweepStore) -> Plan:
         return plan
     if plan.spec.search.algorithm == "pbt":
         return with_exploited(plan, store)
+    require("search", what="[search] algorithm = 'tpe'")
     try:
         stored = read_plan(store)
     except FileNotFoundError:

@@ -42,6 +42,7 @@ class _ConnectedCluster:
 class RayClusterBackend(Backend):
     """A place of kind `ray` whose address is a cluster's, not a job server's."""
 
+    extras: ClassVar[tuple[str, ...]] = ("ray",)
     takes_custom_resources: ClassVar[bool] = True
     searches: ClassVar[bool] = True
 

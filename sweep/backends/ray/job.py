@@ -23,6 +23,7 @@ _FILE = "submitted-sweep.toml"
 class RayJobBackend(Backend):
     """A place of kind `ray` whose address is a job server's: the whole command runs on the cluster as a job."""
 
+    extras: ClassVar[tuple[str, ...]] = ("ray",)
     detaches: ClassVar[bool] = True
     takes_custom_resources: ClassVar[bool] = True
     searches: ClassVar[bool] = True

@@ -15,6 +15,7 @@ from mixsweep.sweep.runtime.worker import run_trials
 class LocalRayBackend(Backend):
     """A place of kind `local`."""
 
+    extras: ClassVar[tuple[str, ...]] = ("train", "ray")
     spans_nodes: ClassVar[bool] = False
     searches: ClassVar[bool] = True
 

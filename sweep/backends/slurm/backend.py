@@ -16,6 +16,7 @@ from mixsweep.sweep.planning.schema import SweepSpec
 class SlurmArrayBackend(Backend):
     """Trials as array tasks. They need no driver: tasks stop and requeue by what the store says."""
 
+    extras: ClassVar[tuple[str, ...]] = ("slurm",)
     detaches: ClassVar[bool] = True
     ends_with_command: ClassVar[bool] = False
 

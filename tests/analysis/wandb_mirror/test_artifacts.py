@@ -75,7 +75,7 @@ def held(server: WandbServer) -> dict[str, dict[str, bytes]]:
 
 
 def artifacts_in(store: SweepStore) -> dict[str, list[dict[str, Any]]]:
-    """By offline run, the artifacts in it as W&B's own reader prints them."""
+    """By offline run, the artifacts in it."""
     return {
         path.stem.removeprefix("run-"): [r["artifact"] for r in inspect(path) if r["type"] == "artifact"]
         for path in (store.path / "wandb").glob("offline-run-*/*.wandb")

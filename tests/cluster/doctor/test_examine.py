@@ -56,7 +56,7 @@ def machine() -> Machine:
 
 def test_a_healthy_machine_passes_and_creates_no_store(tmp_path: Path, archive: Path) -> None:
     checks = by_name(examine(HERE, tmp_path / "new" / "store", archive))
-    assert list(checks) == ["python", "processor", "gpus", "store", "data"]
+    assert list(checks) == ["python", "processor", "gpus", "store", "data", "extras"]
     assert {check.state for check in checks.values()} == {"ok"}
     assert checks["python"].found.startswith(".".join(map(str, sys.version_info[:3])))
     assert checks["data"].found.startswith("7 files")
@@ -77,11 +77,12 @@ def test_local_prints_one_line_per_check_or_json(tmp_path: Path) -> None:
     done = finish(doctor("--store", str(tmp_path)))
     assert done.returncode == 0, done.stdout
     lines = done.stdout.splitlines()
-    assert [line.split()[1] for line in lines] == ["python", "processor", "gpus", "store", "data", "ray"]
+    names = ["python", "processor", "gpus", "store", "data"]
+    assert [line.split()[1] for line in lines] == [*names, "ray", "extras"]
     assert lines[4].split()[0] == "warning"  # no data folder was given
     assert "SWEEP_DATA" in lines[4]
     report = json.loads(finish(doctor("--place", "debug", "--store", str(tmp_path), "--json")).stdout)
-    assert [check["name"] for check in report] == ["python", "processor", "gpus", "store", "data"]
+    assert [check["name"] for check in report] == [*names, "extras"]
     assert list(report[0]) == ["name", "state", "found", "advice"]
     assert not list(tmp_path.iterdir())
 
