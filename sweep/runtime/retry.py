@@ -67,12 +67,12 @@ class RetryLoop:
                 left = self._remaining(left)
                 continue
             before = epochs_in_store(self.store, left)
-            deaths = self.run(left)
+            dead_workers = self.run(left)
             progress = epochs_in_store(self.store, left) > before
-            if deaths and not progress:
-                raise UserError(f"every worker process failed: {deaths[0]}")
+            if dead_workers and not progress:
+                raise UserError(f"every worker process failed: {dead_workers[0]}")
             left = self._remaining(left)
-            if not deaths and self._any_free(left):
+            if not dead_workers and self._any_free(left):
                 if not progress:
                     return "stuck"
                 if self.workers_pause:

@@ -94,14 +94,14 @@ def run_search(
         else:
             trial_source = Suggestions(plan, store, worker_spec.run_config, limit, fence)
         before = _epochs(store)
-        deaths = run_source_on_ray(trial_source, worker_spec, slots, on_end)
+        dead_workers = run_source_on_ray(trial_source, worker_spec, slots, on_end)
         if trial_source.exhausted:
             say(f"The space has no further trial: the search ends with {len(trial_source.plan.trials)}.")
             return 0
-        if not deaths or store.stop_requested(worker_spec.run_config.started_at):
+        if not dead_workers or store.stop_requested(worker_spec.run_config.started_at):
             return to_come(plan.spec, len(trial_source.plan.trials)) if limit is None else 0
         if _epochs(store) == before:
-            raise SearchError(f"every worker process failed: {deaths[0]}")
+            raise SearchError(f"every worker process failed: {dead_workers[0]}")
         limit = None if limit is None else max(0, limit - trial_source.started)
 
 

@@ -113,7 +113,7 @@ class ArrayDriver:
                 suspects = set(unassigned)
                 stopped = self._stop_requested()
                 if lost and not stopped:
-                    suspects -= self._submit_anew(lost, poll, say)
+                    suspects -= self._resubmit(lost, poll, say)
                 silent_since = None
             except (slurm.SlurmError, OSError) as error:  # a file server may fail for a while too
                 if silent_since is None:
@@ -133,7 +133,7 @@ class ArrayDriver:
             cost = time.monotonic() - began
             _wait(min(max(interval, _COST_FACTOR * cost), _LONGEST_POLL_SECONDS), on_tick)
 
-    def _submit_anew(self, lost: Sequence[str], poll: "_Snapshot", say: Callable[[str], None]) -> set[str]:
+    def _resubmit(self, lost: Sequence[str], poll: "_Snapshot", say: Callable[[str], None]) -> set[str]:
         """Submit the lost trials whose delay is over; return their ids."""
         ready = self._lost_trials.ready(lost, poll.queue, time.monotonic())
         left = [config.trial_id for config in poll.left]
@@ -244,7 +244,7 @@ class ArrayDriver:
             submitted.append(replace(submission, job_id=job_id))
             save_submission(self._store, submitted[-1])
         for submission in submitted:
-            self._lost_trials.submitted(submission, attempts)
+            self._lost_trials.note_submission(submission, attempts)
         return submitted
 
     def _cancel_unstartable(self, queue: Mapping[str, QueuedTask], say: Callable[[str], None]) -> None:

@@ -93,7 +93,7 @@ class LostTrials:
         self._reported: set[str] = set()
         self._suspects: set[str] = set()
 
-    def submitted(self, submission: Submission, attempts: Mapping[str, int]) -> None:
+    def note_submission(self, submission: Submission, attempts: Mapping[str, int]) -> None:
         """Note an accepted submission, and the number of attempts that its trials had before."""
         for index, trials in enumerate(submission.tasks):
             before = sum(attempts.get(trial_id, 0) for trial_id in trials)

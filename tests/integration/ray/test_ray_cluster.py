@@ -77,9 +77,9 @@ def test_a_job_is_detached_followed_asked_stopped_and_resumed(here: Path) -> Non
     try:
         wait_until(lambda: states(store).count("running") == 3)
         asked = finish(sweep("status", "many", "--place", "jobs", "--json"))
-        standing = json.loads(asked.stdout)
-        assert len(standing["trials"]) == TRIALS
-        assert standing["counts"]["running"] == 3
+        status = json.loads(asked.stdout)
+        assert len(status["trials"]) == TRIALS
+        assert status["counts"]["running"] == 3
         stopped = finish(sweep("stop", "many", "--place", "jobs"))
         assert "asked 3 running trials to stop" in stopped.stdout
         output, _ = follower.communicate(timeout=120)
