@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install demo test ray lint check docs bench faults slurm lock clean
+.PHONY: install demo test lowest ray lint check docs bench faults slurm lock clean
 
 install: $(STAMP)
 
@@ -21,6 +21,18 @@ demo: $(STAMP)  ## the four ablations in miniature, and their report
 
 test: $(STAMP)  ## the fast suite
 	$(BIN)/pytest -n 2 --dist loadfile -m "not ray and not faults and not slurm and not bench"
+
+# The tests that use the libraries' interfaces; `make test` has all.
+LOWEST := tests/core/store/test_store.py tests/core/training/test_trainer.py tests/core/data/test_datasets.py \
+	tests/sweep/planning/test_space.py tests/sweep/planning/test_plan.py tests/sweep/search/test_asha.py \
+	tests/sweep/search/test_suggestions.py tests/sweep/backends/slurm/test_batch_scripts.py tests/sweep/cli/test_app.py \
+	tests/analysis/inference tests/analysis/report/test_figures.py tests/analysis/wandb_mirror/test_mirror.py
+
+lowest:  ## the oldest versions that pyproject.toml allows, in an environment of their own
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/pip install --quiet --disable-pip-version-check -r requirements.lowest
+	.venv-lowest/bin/pip install --quiet --disable-pip-version-check --no-deps -e .
+	.venv-lowest/bin/python -m pytest -n 2 --dist loadfile -m "not ray and not faults and not slurm and not bench" $(LOWEST)
 
 ray: $(STAMP)  ## all that starts a Ray cluster, of several nodes and several hosts
 	$(BIN)/pytest -n 2 --dist loadfile -m "ray and not faults and not slurm and not bench"
@@ -49,12 +61,16 @@ bench: $(STAMP)  ## speed, as ratios
 	$(BIN)/pytest -q -m bench
 	$(BIN)/python -m tests.benchmarks.speed
 
-lock:  ## pin what pyproject.toml asks for, anew
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-header --no-annotate
+
+lock:  ## pin what pyproject.toml asks for, anew: the newest versions, and the oldest
 	$(PYTHON) -m venv .venv && $(BIN)/pip install --quiet uv
 	{ echo "# Every package that mixsweep and its tests use, pinned; made by 'make lock' from pyproject.toml."; \
-	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-header \
-	    --no-annotate --extra dev --extra docs pyproject.toml; } > requirements.lock.new
+	  $(COMPILE) --extra dev --extra docs pyproject.toml; } > requirements.lock.new
 	mv requirements.lock.new requirements.lock
+	{ echo "# The oldest versions of what pyproject.toml names, with all that they need; made by 'make lock'."; \
+	  $(COMPILE) --extra all --extra test --resolution lowest-direct pyproject.toml; } > requirements.lowest.new
+	mv requirements.lowest.new requirements.lowest
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv .venv-lowest runs

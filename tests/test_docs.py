@@ -206,7 +206,7 @@ def test_the_tutorials_ids_are_those_of_its_sweep_file() -> None:
 
 
 def test_the_page_on_sweep_files_lists_every_key_with_its_default() -> None:
-    from mixsweep.sweep.planning.parse import _TOP_KEYS
+    from mixsweep.sweep.planning.schema import TOP_KEYS
 
     page = DOCS / "reference" / "sweep-files.md"
     for name, value in (TrialConfig().to_mapping() | {"activation": None}).items():
@@ -220,7 +220,7 @@ def test_the_page_on_sweep_files_lists_every_key_with_its_default() -> None:
     for name, value in default.items():
         assert name in ("algorithm", "mutate") or search[name][-1].rstrip(" |") == f"`{value}`", name
     text = read(page)
-    for key in _TOP_KEYS:
+    for key in TOP_KEYS:
         assert f"`{key}`" in text or f"`[{key}]`" in text or f"`[[{key}]]`" in text, key
 
 

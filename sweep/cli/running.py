@@ -217,6 +217,7 @@ def agent(
     data: Data = None,
 ) -> None:
     """Run the trial that `wandb agent` asks for: `sweep agent FILE --lr=0.1 --seed=42`."""
+    require("wandb", what="sweep agent")
     from mixsweep.analysis.wandb_mirror.sinks import MirrorError, TransientError
     from mixsweep.core.store.store import SweepStore
     from mixsweep.sweep.backends.base import RunOptions
@@ -224,7 +225,6 @@ def agent(
     from mixsweep.sweep.planning.parse import load_spec
     from mixsweep.sweep.planning.plan import make_plan
 
-    require("wandb", what="sweep agent")
     made = make_plan(load_spec(file))
     config = trial_for(made, context.args)
     where = find_place(place)

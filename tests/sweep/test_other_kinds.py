@@ -54,7 +54,7 @@ def run(plan: Plan, store: SweepStore, **changes: Any) -> None:
     decide = make_decide(
         spec.stopping, store, spec.metric, spec.mode, {c.trial_id: c.epochs for c in plan.trials}
     )
-    list(work([plan.trials], run_config, decide=decide))
+    list(work(plan.trials, run_config, decide=decide))
 
 
 @pytest.mark.usefixtures("_toys")

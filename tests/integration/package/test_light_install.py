@@ -88,7 +88,7 @@ def test_the_page_of_the_package_is_the_readme_whose_picture_shows_elsewhere(whe
 
 def test_every_extra_is_declared_and_asked_for_by_what_it_installs(wheel: Path) -> None:
     declared: Distribution = metadata_of(wheel)
-    assert set(declared.metadata.get_all("Provides-Extra") or ()) == {*EXTRAS, "all", "dev"}
+    assert set(declared.metadata.get_all("Provides-Extra") or ()) == {*EXTRAS, "all", "test", "dev", "docs"}
     require(*EXTRAS)  # this environment has them
 
 
