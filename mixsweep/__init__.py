@@ -32,22 +32,27 @@ if TYPE_CHECKING:
     )
     from mixsweep.analysis.report.report import write_report
     from mixsweep.analysis.report.tables import ablation_table, cost_table
+    from mixsweep.cluster.places import Place, find_place
     from mixsweep.core.data.datasets import Images, download_cifar10
     from mixsweep.core.errors import UserError
     from mixsweep.core.registry import register_dataset, register_model
     from mixsweep.core.trainables.image_config import TrialConfig
+    from mixsweep.sweep.backends.base import Callbacks, Outcome, RunOptions
     from mixsweep.sweep.planning.parse import load_spec, parse_spec, preset_names
     from mixsweep.sweep.planning.plan import Plan, Planned, make_plan
     from mixsweep.sweep.planning.schema import SweepSpec
-    from mixsweep.sweep.run import Outcome, run_plan
+    from mixsweep.sweep.run import run_plan
     from mixsweep.sweep.status import StatusReader, SweepStatus, TrialStatus
 
 __all__ = [
+    "Callbacks",
     "Images",
     "Outcome",
     "Part",
+    "Place",
     "Plan",
     "Planned",
+    "RunOptions",
     "StatusReader",
     "SweepSpec",
     "SweepStatus",
@@ -65,6 +70,7 @@ __all__ = [
     "draw_kernels",
     "draw_token_units",
     "evaluate_claims",
+    "find_place",
     "load",
     "load_spec",
     "load_trials",
@@ -99,10 +105,12 @@ _MODULES = {
     "mixsweep.core.errors": ("UserError",),
     "mixsweep.core.registry": ("register_dataset", "register_model"),
     "mixsweep.core.trainables.image_config": ("TrialConfig",),
+    "mixsweep.cluster.places": ("Place", "find_place"),
+    "mixsweep.sweep.backends.base": ("Callbacks", "Outcome", "RunOptions"),
     "mixsweep.sweep.planning.parse": ("load_spec", "parse_spec", "preset_names"),
     "mixsweep.sweep.planning.plan": ("Plan", "Planned", "make_plan"),
     "mixsweep.sweep.planning.schema": ("SweepSpec",),
-    "mixsweep.sweep.run": ("Outcome", "run_plan"),
+    "mixsweep.sweep.run": ("run_plan",),
     "mixsweep.sweep.status": ("StatusReader", "SweepStatus", "TrialStatus"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}

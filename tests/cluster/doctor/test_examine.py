@@ -187,17 +187,6 @@ def test_a_clock_offset_other_versions_and_an_unshared_folder_on_a_node_are_repo
     assert "lease" in by_name(iter(check_node(SlurmPlace(), unseen, True, Folder())))["node store"].found
 
 
-def test_the_docs_list_each_option_of_a_slurm_place_with_its_default() -> None:
-    page = (ROOT / "docs" / "reference" / "places.md").read_text(encoding="utf-8")
-    rows = dict(re.findall(r"^\| `(\w+)` \| (\S+) \|", page, flags=re.MULTILINE))
-    assert rows.pop("data") == "–"
-    defaults = {
-        name: "–" if value in ("", (), {}) else f"`{json.dumps(value)}`"
-        for name, value in vars(SlurmPlace()).items()
-    }
-    assert rows == defaults
-
-
 # On the real scheduler.
 
 

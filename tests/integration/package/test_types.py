@@ -10,7 +10,7 @@ USE = """
 import mixsweep
 
 plan = mixsweep.make_plan(mixsweep.load_spec("demo"))
-wrong: int = plan.trials[0].lr
+wrong: int = plan.spec.question
 frame = mixsweep.load("runs/demo", nothing=1)
 """
 
@@ -28,5 +28,5 @@ def test_mypy_of_a_users_file_sees_the_types(light: Installed, tmp_path: Path) -
     done = subprocess.run(list(map(str, command)), cwd=tmp_path, capture_output=True, text=True, timeout=200)
     errors = [line for line in done.stdout.splitlines() if ": error: " in line]
     assert len(errors) == 2, done.stdout
-    assert 'expression has type "float", variable has type "int"' in errors[0]
+    assert 'expression has type "str", variable has type "int"' in errors[0]
     assert 'Unexpected keyword argument "nothing" for "load"' in errors[1]
