@@ -26,6 +26,11 @@ def is_verbose() -> bool:
     return os.environ.get(VARIABLE, "0") not in ("", "0")
 
 
+def verbosity_variables() -> dict[str, str]:
+    """The variables that make processes elsewhere log as this one does."""
+    return {VARIABLE: "1"} if is_verbose() else {}
+
+
 def log_if_asked() -> None:
     """Show the log where the variable asks for it."""
     if is_verbose():

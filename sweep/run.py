@@ -21,6 +21,7 @@ from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.extras import require
 from mixsweep.core.provenance import SUBMITTER_VERSION
 from mixsweep.core.store.checkpoint import has_checkpoint
+from mixsweep.core.store.compaction import compact
 from mixsweep.core.store.forecasts import StoredForecast, save_forecast
 from mixsweep.core.store.retention import Retention
 from mixsweep.core.store.store import SweepStore, TrialInfo
@@ -84,7 +85,7 @@ def run_plan(
         with stop if backend.ends_with_command else nullcontext():
             unchosen = backend.run(sweep_run)
         if not options.detach:
-            sweep_run.store.compact()
+            compact(sweep_run.store)
     return _outcome(sweep_run, options, unchosen, unrecorded)
 
 

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -93,3 +94,36 @@ def test_every_folder_is_packaged_with_its_data_files() -> None:
 def test_the_version_is_said_once_and_the_same() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["version"] == mixsweep.__version__
+
+
+def imports_of(path: Path) -> set[str]:
+    """The modules of ours that a file imports, anywhere in it but for types only."""
+    found: set[str] = set()
+
+    def visit(node: ast.AST) -> None:
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            return
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found.update({node.module, *(f"{node.module}.{alias.name}" for alias in node.names)})
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(ast.parse(path.read_text(encoding="utf-8")))
+    return {name for name in found if name.startswith("mixsweep.")}
+
+
+def test_no_file_imports_itself_by_way_of_others() -> None:
+    names = {path: ".".join(("mixsweep", *path.relative_to(ROOT).with_suffix("").parts)) for path in MODULES}
+    arrows = {names[path]: imports_of(path) & set(names.values()) - {names[path]} for path in MODULES}
+    left = dict(arrows)
+    while free := [name for name, targets in left.items() if not targets & left.keys()]:
+        for name in free:
+            del left[name]
+    assert left == {}
+
+
+def test_no_folder_has_more_files_than_a_person_reads_at_a_glance() -> None:
+    counts = Counter(path.parent for path in MODULES if path.name != "__init__.py")
+    assert {str(folder.relative_to(ROOT)): n for folder, n in counts.items() if n > 13} == {}

@@ -18,6 +18,7 @@ from typing import Any
 from mixsweep.cluster.places import PlaceError, RayPlace
 from mixsweep.cluster.ray_cluster.head_monitor import ClusterError, HeadMonitor, exit_message
 from mixsweep.cluster.ray_cluster.nodes import quiet_ray_environment
+from mixsweep.core.verbosity import is_verbose, verbosity_variables
 
 _CONNECT_SECONDS = 5.0
 _INIT_SECONDS = 15.0
@@ -86,7 +87,8 @@ def connect_to_cluster(place: RayPlace, runtime_env: Mapping[str, object]) -> It
 def _init_ray(place: RayPlace, runtime_env: Mapping[str, object]) -> Iterator[HeadMonitor]:
     import ray
 
-    environment = {**runtime_env, "env_vars": {**quiet_ray_environment(os.environ), **place.environment}}
+    variables = {**quiet_ray_environment(os.environ), **verbosity_variables(), **place.environment}
+    environment = {**runtime_env, "env_vars": variables}
     handlers = {}
     if threading.current_thread() is threading.main_thread():
         handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
@@ -97,7 +99,7 @@ def _init_ray(place: RayPlace, runtime_env: Mapping[str, object]) -> Iterator[He
                 runtime_env=environment,
                 configure_logging=True,
                 logging_level=logging.ERROR,
-                log_to_driver=False,
+                log_to_driver=is_verbose(),
             )
     except ClusterError:
         raise

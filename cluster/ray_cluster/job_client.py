@@ -20,6 +20,7 @@ from mixsweep.cluster.ray_cluster.connection import set_ray_environment, wrong_t
 from mixsweep.cluster.ray_cluster.head_monitor import ClusterError
 from mixsweep.core.extras import require
 from mixsweep.core.provenance import SUBMITTER_VERSION
+from mixsweep.core.verbosity import verbosity_variables
 from mixsweep.core.version import __version__
 
 _CONNECT_SECONDS = 5.0
@@ -187,6 +188,7 @@ class JobServer:
 
     def _submit(self, job_id: str, entrypoint: str, runtime_env: Mapping[str, object], sweep: str) -> None:
         variables = {
+            **verbosity_variables(),
             **self._place.environment,
             "PYTHONUNBUFFERED": "1",
             SUBMITTER_VERSION: __version__,

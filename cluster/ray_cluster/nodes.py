@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mixsweep.core.scratch import owned_folder
+from mixsweep.core.verbosity import is_verbose
 
 # Small: trials share images through memory-mapped files and results through the store, not through Ray.
 _OBJECT_STORE_BYTES = 128 * 2**20
@@ -72,7 +73,7 @@ def local_ray(cpus: int | None = None, gpus: int | None = None) -> Iterator[dict
         object_store_memory=_OBJECT_STORE_BYTES,
         configure_logging=True,
         logging_level=logging.ERROR,
-        log_to_driver=False,
+        log_to_driver=is_verbose(),
     )
     try:
         yield ray.cluster_resources()
@@ -234,7 +235,7 @@ def connect_to_node(node: RayNode) -> Iterator[None]:
         address=node.cluster_address.address,
         configure_logging=True,
         logging_level=logging.ERROR,
-        log_to_driver=False,
+        log_to_driver=is_verbose(),
     )
     signal.signal(signal.SIGTERM, on_sigterm)  # Ray's handler ends the process at once
     yield

@@ -37,7 +37,7 @@ ENDED = ("completed", "stopped", "diverged", "failed")
 _TABLES_AT_ONCE = 100
 _READERS = 4  # of many files at once
 
-_SOURCES = b"mixsweep:sources"  # metadata of the compacted file: which states of the trials' files it holds
+STAMPS_KEY = b"mixsweep:sources"  # metadata of the compacted file: which states of the trials' files it holds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,21 +251,9 @@ class SweepStore:
         Args:
             columns: only these, `trial_id` among them; left out: all.
         """
-        return self._assemble(columns)[0]
+        return self.assemble(columns)[0]
 
-    def compact(self) -> None:
-        """Write all trials' records into one file, and how the trials stand into another.
-
-        Safe at any time: both are derived, and rebuilt whole.
-        """
-        table, stamps = self._assemble()
-        table = table.replace_schema_metadata({_SOURCES: json.dumps(stamps)})
-        files.write_table(table, self.path / "metrics.parquet")
-        from mixsweep.core.store.trial_index import TrialIndex  # which reads stores
-
-        TrialIndex(self).write()
-
-    def _assemble(self, columns: Sequence[str] | None = None) -> tuple[pa.Table, dict[str, list[int]]]:
+    def assemble(self, columns: Sequence[str] | None = None) -> tuple[pa.Table, dict[str, list[int]]]:
         """All trials' records, and by trial the stamp of the file that they come from."""
         all_columns = self.trainable.schema
         schema = records.selected(all_columns, columns)
@@ -273,7 +261,7 @@ class SweepStore:
             compacted = files.read_records(self.path / "metrics.parquet", all_columns, columns)
         except (pa.ArrowInvalid, OSError):  # derived: what is damaged is read from the trials
             compacted = schema.empty_table()
-        known = json.loads((compacted.schema.metadata or {}).get(_SOURCES, b"{}"))
+        known = json.loads((compacted.schema.metadata or {}).get(STAMPS_KEY, b"{}"))
         stamps: dict[str, list[int]] = {}
         new: list[str] = []
         trials = str(self.trials_path)

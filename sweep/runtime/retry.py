@@ -4,6 +4,7 @@ One pass runs all trials that are left. Trials that it leaves, because processes
 are found in the store and run again as long as passes make progress.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +19,8 @@ from mixsweep.core.errors import UserError
 from mixsweep.core.execution.remaining import is_held, remaining
 from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.store.store import SweepStore
+
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -66,12 +69,14 @@ class RetryLoop:
                 patience -= _POLL_SECONDS
                 left = self._remaining(left)
                 continue
+            _log.info("a pass of %d trials begins", len(left))
             before = epochs_in_store(self.store, left)
             dead_workers = self.run(left)
             progress = epochs_in_store(self.store, left) > before
             if dead_workers and not progress:
                 raise UserError(f"every worker process failed: {dead_workers[0]}")
             left = self._remaining(left)
+            _log.info("the pass has ended: %d trials left, %d dead workers", len(left), len(dead_workers))
             if not dead_workers and self._any_free(left):
                 if not progress:
                     return "stuck"

@@ -144,6 +144,7 @@ def _started(trials: int, cpus: int, folder: Path) -> dict[str, Any]:
     """What the local place does once its Ray is up, to the compacted store."""
     from mixsweep.cluster.places import Place
     from mixsweep.cluster.ray_cluster.nodes import local_ray
+    from mixsweep.core.store.compaction import compact
     from mixsweep.core.store.store import SweepStore
     from mixsweep.sweep.backends.ray.tune_driver import RaySlots, run_on_ray
     from mixsweep.sweep.planning.plan import make_plan, save_plan
@@ -159,7 +160,7 @@ def _started(trials: int, cpus: int, folder: Path) -> dict[str, Any]:
         )
         save_plan(plan, store)
         run_on_ray(plan.trials, worker_spec, RaySlots(count=cpus, needs={"CPU": 1}), lambda info: None)
-        store.compact()
+        compact(store)
         seconds = time.perf_counter() - begin
     return {"seconds": seconds, **_losses(store)}
 

@@ -14,6 +14,7 @@ from mixsweep.analysis.wandb_mirror.artifacts import best_model
 from mixsweep.analysis.wandb_mirror.payload import run_content
 from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.execution.runner import work
+from mixsweep.core.store.compaction import compact
 from mixsweep.core.store.retention import Retention
 from mixsweep.core.store.store import SweepStore
 from mixsweep.core.trainables import kinds
@@ -75,7 +76,7 @@ def test_a_sweep_of_other_trials_is_planned_run_judged_and_reported(tmp_path: Pa
     table = store.records()
     assert table.schema.names == ["trial_id", "epoch", "step", "height", "seconds", "attempt", "recorded_at"]
     assert table.num_rows == 12 * 9
-    store.compact()
+    compact(store)
     assert store.records().num_rows == 12 * 9
 
     frame, trials, (part,) = load(store), load_trials(store), parts(store)

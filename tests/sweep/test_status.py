@@ -173,10 +173,11 @@ from mixsweep.core.execution.runner import work
 from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.sweep.planning.plan import read_plan, trials_of
 from mixsweep.core.store.store import SweepStore
+from mixsweep.core.store.compaction import compact
 store = SweepStore(Path(sys.argv[1]))
 trials = trials_of(read_plan(store))
 for info in work(trials, RunConfig(store=store.path)):
-    store.compact()
+    compact(store)
 """
 
 

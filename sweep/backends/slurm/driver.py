@@ -4,6 +4,7 @@ Tasks need no driver: they stop and requeue themselves by what the store says. F
 store, and submits again what was lost.
 """
 
+import logging
 import shutil
 import time
 from collections import Counter
@@ -39,6 +40,8 @@ from mixsweep.sweep.backends.slurm.submissions import (
     submissions,
     tasks_in_queue,
 )
+
+_log = logging.getLogger(__name__)
 
 _FIRST_POLL_SECONDS = 1.0
 _LONGEST_POLL_SECONDS = 30.0
@@ -130,6 +133,12 @@ class ArrayDriver:
             now = (len(poll.left), sorted((job, task.state) for job, task in poll.queue.items()))
             interval = _FIRST_POLL_SECONDS if now != before or is_new else interval * 1.5
             before = now
+            _log.debug(
+                "%d trials left, %d tasks in the queue; next poll in %.0f s",
+                len(poll.left),
+                len(poll.queue),
+                interval,
+            )
             cost = time.monotonic() - began
             _wait(min(max(interval, _COST_FACTOR * cost), _LONGEST_POLL_SECONDS), on_tick)
 

@@ -22,6 +22,7 @@ from mixsweep.core.failures import LeaseLostError
 from mixsweep.core.records import Record
 from mixsweep.core.store import files
 from mixsweep.core.store.checkpoint import save_checkpoint
+from mixsweep.core.store.compaction import compact
 from mixsweep.core.store.lease import take_lease
 from mixsweep.core.store.store import Attempt, SweepStore, TrialFolder, TrialInfo, since
 from mixsweep.core.trainables.image_config import ImageConfig
@@ -147,7 +148,7 @@ def test_the_compacted_table_and_what_is_newer_make_every_record_once(tmp_path: 
     store = SweepStore(tmp_path)
     write_trial(store, "a", 2)
     write_trial(store, "b", 1)
-    store.compact()
+    compact(store)
     past = (tmp_path / "metrics.parquet").stat().st_mtime - 100
     for name in ("a", "b"):
         os.utime(store.trial(name).metrics_path, (past, past))
@@ -156,7 +157,7 @@ def test_the_compacted_table_and_what_is_newer_make_every_record_once(tmp_path: 
     write_trial(store, "c", 1)
     expected = [("a", 1), ("a", 2), ("a", 3), ("b", 1), ("c", 1)]
     assert pairs(store) == expected
-    store.compact()
+    compact(store)
     assert pairs(store) == expected
     (tmp_path / "metrics.parquet").unlink()
     assert pairs(store) == expected
@@ -234,11 +235,11 @@ def test_the_present_is_kept_to_the_millisecond_that_the_store_keeps() -> None:
 def test_compaction_hides_no_newer_record_whatever_the_files_times_say(tmp_path: Path) -> None:
     store = SweepStore(tmp_path)
     write_trial(store, "a", 1)
-    store.compact()
+    compact(store)
     write_trial(store, "a", 2)
     os.utime(store.trial("a").metrics_path, (1, 1))  # as a copy that keeps times leaves it
     assert pairs(store) == [("a", 1), ("a", 2)]
-    store.compact()
+    compact(store)
     write_trial(store, "b", 1)
     os.utime(store.trial("b").metrics_path, (1, 1))
     assert pairs(store) == [("a", 1), ("a", 2), ("b", 1)]
@@ -250,7 +251,7 @@ def test_unchanged_trials_are_read_from_the_compacted_table_and_removed_ones_not
     store = SweepStore(tmp_path)
     write_trial(store, "a", 1)
     write_trial(store, "b", 1)
-    store.compact()
+    compact(store)
     shutil.rmtree(store.trial("b").path)
     monkeypatch.setattr(TrialFolder, "records", None)  # nothing is left to be read anew
     assert pairs(store) == [("a", 1)]
@@ -261,7 +262,7 @@ def test_a_damaged_compacted_table_is_read_anew_from_the_trials(tmp_path: Path) 
     write_trial(store, "a", 2)
     (tmp_path / "metrics.parquet").write_bytes(b"PAR1 and no more")
     assert pairs(store) == [("a", 1), ("a", 2)]
-    store.compact()
+    compact(store)
     assert files.read_records(tmp_path / "metrics.parquet", find_trainable().schema).num_rows == 2
 
 

@@ -14,6 +14,7 @@ import torch
 from mixsweep.core import records
 from mixsweep.core.data.datasets import Images
 from mixsweep.core.store import files
+from mixsweep.core.store.compaction import compact
 from mixsweep.core.store.store import SweepStore
 from mixsweep.core.trainables.image_config import ImageConfig
 from mixsweep.core.trainables.kinds import find_trainable
@@ -94,5 +95,5 @@ def test_records_of_a_version_without_these_columns_are_read_and_summed_with_new
     for _ in range(2):
         assert StatusReader(store).read().energy_joules == 3.6e6
         assert store.records()["device_energy_joules"].null_count == 2
-        store.compact()
+        compact(store)
     assert not set(NEW) & set(find_trainable().trajectory_columns)

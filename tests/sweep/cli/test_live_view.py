@@ -14,6 +14,7 @@ from rich.console import Console
 
 from mixsweep.core import records
 from mixsweep.core.store import files, trial_index
+from mixsweep.core.store.compaction import compact
 from mixsweep.core.store.lease import take_lease
 from mixsweep.core.store.store import SweepStore
 from mixsweep.sweep.cli import live_view
@@ -45,7 +46,7 @@ def test_a_compacted_sweep_is_told_from_its_derived_files_and_as_from_the_trials
 ) -> None:
     before = StatusReader(store).read()
     assert before.counts == {"completed": 108, "failed": 3, "interrupted": 3, "waiting": 3, "diverged": 3}
-    store.compact()
+    compact(store)
     trial_of_its_own = trial_index._standing
     read: list[str] = []
     monkeypatch.setattr(trial_index, "_standing", lambda p: read.append(p.parent.name) or trial_of_its_own(p))
@@ -178,7 +179,7 @@ def test_status_is_plain_when_piped_and_json_for_machines(store: SweepStore) -> 
 
 
 def test_a_standing_is_read_without_pandas_torch_or_ray(store: SweepStore) -> None:
-    store.compact()
+    compact(store)
     changed = next(iter(store.trials()))
     changed.write_records(records.from_table(changed.records()))
     code = (
