@@ -3,7 +3,6 @@
 import time
 from collections.abc import Sequence
 
-from mixsweep.cluster.slurm import client as slurm
 from mixsweep.cluster.slurm import job_environment
 from mixsweep.cluster.slurm.job_environment import JobSignals
 from mixsweep.core.config import TrialConfig
@@ -13,7 +12,7 @@ from mixsweep.core.failures import INTERRUPTIONS, Interruption
 from mixsweep.core.records import Record
 from mixsweep.core.store.lease import HEARTBEAT_SECONDS, STALE_SECONDS
 from mixsweep.core.store.store import Attempt, SweepStore
-from mixsweep.sweep.backends.slurm.requeues import PlaceFailure, place_failures, record_place_failure
+from mixsweep.sweep.backends.slurm.requeues import nodes_to_exclude, record_error, requeue, requeue_reason
 from mixsweep.sweep.backends.slurm.submissions import (
     Submission,
     read_submission,
@@ -23,10 +22,6 @@ from mixsweep.sweep.planning.plan import read_plan, trials_of
 from mixsweep.sweep.runtime.worker import WorkerSpec, run_trials
 
 _LEASE_POLL_SECONDS = 2.0
-
-# Failures of the place, after which the job is requeued, and how often per task.
-_PLACE_FAILURES = ("node", "port", "rendezvous")
-_MAX_PLACE_FAILURES = 20
 
 
 def run_task(store_path: str, submission_id: str, index: int) -> None:
@@ -54,35 +49,12 @@ def run_task(store_path: str, submission_id: str, index: int) -> None:
         except Interruption as interruption:  # the store has recorded it
             reason = interruption.reason
         except Exception as error:
-            reason = _record_failure(error, store, submission, index)
-            failures = place_failures(store, submission_id, index)
-            if reason not in _PLACE_FAILURES or len(failures) > _MAX_PLACE_FAILURES:
+            reason = requeue_reason(error, store, submission, index)
+            if not reason:
                 raise
             print(f"{reason}: {error}", flush=True)
-    if reason and is_still_running():
-        broken = dict.fromkeys(t.node for t in place_failures(store, submission_id, index) if t.node)
-        exclude = (*submission.exclude, *broken) if broken else ()
-        job_environment.requeue_this_job(reason, exclude=",".join(exclude))
-
-
-def _record_failure(error: Exception, store: SweepStore, submission: Submission, index: int) -> str:
-    """Return the kind of a failure; record a failure of the place, with this node where it is at fault."""
-    from mixsweep.core.failures import (  # torch, which a command that only submits does without
-        RankError,
-        end_of,
-    )
-
-    kind = end_of(error)
-    if kind in _PLACE_FAILURES:
-        # A RankError reports a failure of another rank, which records it with its own node.
-        is_here = kind == "node" and not isinstance(error, RankError)
-        record_place_failure(
-            store,
-            submission.submission_id,
-            index,
-            PlaceFailure(kind, job_environment.node_name() if is_here else ""),
-        )
-    return kind
+    if reason:
+        requeue(reason, exclude=nodes_to_exclude(store, submission, index))
 
 
 class PausePolicy:
@@ -150,7 +122,7 @@ def _follow_rank_0(store: SweepStore, submission: Submission, index: int) -> Non
             pass  # only rank 0 yields
     except Exception as error:
         if end_of(error) == "node" and not isinstance(error, RankError):
-            _record_failure(error, store, submission, index)
+            record_error(error, store, submission, index)
         if end_of(error) not in INTERRUPTIONS:  # rank 0 handles those
             raise
 
@@ -191,12 +163,3 @@ def _other_holders(trials: Sequence[TrialConfig], store: SweepStore, run_config:
     """The running attempts of other processes at the trials that are left."""
     infos = (read_info(store, config.trial_id) for config in remaining(trials, store, run_config))
     return [info.attempts[-1] for info in infos if info is not None and info.state == "running"]
-
-
-def is_still_running() -> bool:
-    """Whether this job has been neither cancelled nor requeued; True if the queue cannot be queried."""
-    try:
-        task = slurm.query_tasks([job_environment.job_id()]).get(job_environment.job_id())
-    except slurm.SlurmError:
-        return True  # the requeue then fails with a message
-    return task is not None and task.state == "RUNNING"

@@ -32,7 +32,8 @@ from mixsweep.core.failures import Interruption
 from mixsweep.core.store.lease import HEARTBEAT_SECONDS, STALE_SECONDS
 from mixsweep.core.store.store import SweepStore, TrialInfo
 from mixsweep.sweep.backends.ray.tune_driver import RaySlots, run_until_done
-from mixsweep.sweep.backends.slurm.array_task import PausePolicy, is_still_running, load_work
+from mixsweep.sweep.backends.slurm.array_task import PausePolicy, load_work
+from mixsweep.sweep.backends.slurm.requeues import requeue
 from mixsweep.sweep.backends.slurm.submissions import Submission, read_submission, submission_folder
 from mixsweep.sweep.runtime.worker import WorkerSpec, run_trials
 
@@ -69,8 +70,8 @@ def run_ray_in_job(store_path: str, submission_id: str) -> None:
                 _run_joining_node(path, signals)
         except Interruption as interruption:
             reason = interruption.reason
-    if is_first and reason and _is_work_left(submission, store) and is_still_running():
-        job_environment.requeue_this_job(reason)
+    if is_first and reason and _is_work_left(submission, store):
+        requeue(reason)
 
 
 def _run_head_node(submission: Submission, store: SweepStore, path: Path, signals: JobSignals) -> str:
