@@ -1,4 +1,4 @@
-"""The `[search]` table: a sweep whose trials are chosen as others end, by Optuna's TPE or by population."""
+"""The `[search]` table: a sweep whose trials are chosen as others end, by Optuna's TPE or by PBT."""
 
 import math
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from mixsweep.core.trainables.interface import Trainable
 
 ALGORITHMS = ("tpe", "pbt")
 
-# What has no counterpart in Optuna, and what comes nearest.
+# Distributions that Optuna lacks, and the nearest ones that it has.
 _NOT_IN_TPE = {"qloguniform": "loguniform or quniform", "randn": "uniform"}
 
 
@@ -63,10 +63,10 @@ def read_search(
     when: Mapping[str, Any],
     replicas: int,
 ) -> Search | None:
-    """Check a sweep file's `[search]`, and that the rest of the file goes with it; None where there is none.
+    """Check a sweep file's `[search]` table, and the rest of the file against it; return None without the table.
 
     Raises:
-        UserError: the reader's own kind; one line on what is wrong.
+        UserError: of the reader's error class; one line on what is wrong.
     """
     if "search" not in source:
         return None
@@ -138,7 +138,7 @@ def _check_pbt(
 
 
 def _size(axis: Mapping[str, Any]) -> float:
-    """How many values an axis has."""
+    """Return how many values an axis has."""
     ((name, values),) = axis.items()
     if name == "choice":
         return len(values)
