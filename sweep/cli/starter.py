@@ -72,7 +72,7 @@ cpus = 1
 
 # [[parts]]: several questions in one file. Each part has its own name, question, base, space, when and claims.
 
-# Your own model or data set: a Python file, from this file's folder on, that calls mixsweep.register_model.
+# Your own model or data set: a Python file beside this one that calls mixsweep.register_model.
 # Write it above [base]:
 # imports = ["my_model.py"]
 """

@@ -71,7 +71,7 @@ def sweep_file_schema() -> Schema:
         **{name: {"$ref": f"#/$defs/{name}"} for name in TABLES},
     }
     keys["metric"] |= {"type": "string", "enum": list(find_trainable().objectives)}
-    keys["keep"] = {"description": "what is kept of ended trials beside their records, config and log"}
+    keys["keep"] = {"description": "what is kept of ended trials besides their records, config and log"}
     top = {name: {**keys[name], **by_hand.get(name, {})} for name in TOP_KEYS}
     part = {name: top[name] for name in PART_KEYS} | {"name": _keys(Part)["name"]}
     part["base"] = {**top["base"], "not": {"required": ["seed"]}}  # seeds are paired across parts

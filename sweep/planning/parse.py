@@ -94,7 +94,7 @@ def parse_spec(source: Mapping[str, Any], path: Path | None = None) -> SweepSpec
     default_name = path.stem if path else ""
     name = reader.text(source, "name", default_name)
     if not is_folder_name(name):
-        raise reader.error("name", f"{name!r} is no folder's name")
+        raise reader.error("name", f"{name!r} is not a folder name")
     imports, project = _imports(reader, source, path)
     trainable = find_trainable()
     plain = read_keys(reader, source, SweepSpec, only=("question", "reaches", "cost", "search_seed"))
@@ -105,7 +105,7 @@ def parse_spec(source: Mapping[str, Any], path: Path | None = None) -> SweepSpec
     if "parts" in source:
         for key in ONLY_IN_PARTS:
             if key in source:
-                raise reader.error(key, "stands inside each of [[parts]] in a file that has them")
+                raise reader.error(key, "belongs inside each of [[parts]] in a file that has them")
         parts = _parts(reader, trainable, source, base)
     else:
         parts = (_part(reader, trainable, source, "", name, plain.get("question", ""), base),)
@@ -244,7 +244,7 @@ def _part(
         for value in values:
             _trial_value(reader, trainable, f"{where}space.{key}", key, value)
         if key in reader.table(table, "base", where):
-            raise reader.error(f"{where}space.{key}", "stands in [base] too; keep one of the two")
+            raise reader.error(f"{where}space.{key}", "is in [base] too; keep one of the two")
     for key, conditions in when.items():
         _known_field(reader, trainable, f"{where}when.{key}", key)
         if not isinstance(conditions, Mapping) or not conditions:
@@ -318,7 +318,7 @@ def _resources(reader: Reader, source: Mapping[str, Any]) -> Resources:
 
 def _known_field(reader: Reader, trainable: Trainable, where: str, name: str) -> None:
     if name == "parent":
-        raise reader.error(where, "is written by a population ([search] algorithm = 'pbt') alone")
+        raise reader.error(where, "is written only by a population ([search] algorithm = 'pbt')")
     if name not in trainable.field_names:
         raise reader.error(where, f"unknown field{did_you_mean(name, trainable.field_names)}")
 

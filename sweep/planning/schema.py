@@ -76,7 +76,7 @@ class Stopping:
 
     rule: str = toml_key("asha", "the stopping rule", choices=RULES)
     grace_epochs: int = toml_key(1, "epochs before a trial can be stopped", low=1)
-    reduction_factor: float = toml_key(3.0, "one trial in so many goes on at each rung", low=1.5)
+    reduction_factor: float = toml_key(3.0, "at each rung, one trial in so many continues", low=1.5)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +127,7 @@ class SweepSpec:
     )
     question: str = toml_key("", "what the report answers")
     reaches: str = toml_key("", "the result to expect, in words")
-    cost: str = toml_key("", "what it takes, in words")
+    cost: str = toml_key("", "the expected cost, in words")
     metric: str = toml_key_by_hand(MISSING, "the metric that is compared")
     mode: str = toml_key(
         MISSING, "whether more or less of it is better; left out: as the metric wants", choices=MODES
@@ -137,15 +137,15 @@ class SweepSpec:
     )
     search_seed: int = toml_key(0, "seed of drawn fields, and of a search", low=0)
     imports: tuple[str, ...] = toml_key_by_hand(
-        (), "Python files that register models or data sets, from the file's folder on"
+        (), "Python files that register models or data sets, relative to the file's folder"
     )
     project: str = toml_key_by_hand(
-        "", "the folder that leads sys.path for them; left out: the nearest one with .git or pyproject.toml"
+        "", "the folder that comes first in sys.path; left out: the nearest with .git or pyproject.toml"
     )
-    search: Search | None = toml_key_by_hand(None, "trials chosen as others end; in Ray places only")
+    search: Search | None = toml_key_by_hand(None, "chooses trials as others end; in Ray places only")
     stopping: Stopping | None = toml_key_by_hand(None, "a rule that stops poor trials early")
     keep_checkpoints: str = "best:5"
-    resources: Resources = toml_key_by_hand(Resources(), "what one trial is given")
+    resources: Resources = toml_key_by_hand(Resources(), "the resources of one trial")
     kind: str = BUILT_IN
     source: Mapping[str, Any] = field(default_factory=dict)  # the file's own tables, `--set` applied
     path: Path | None = None

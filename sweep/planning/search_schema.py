@@ -32,23 +32,23 @@ class Search:
         10, "drawn at random before the first suggestion that looks at results", low=0, applies=_TPE
     )
     population: int = toml_key(8, "trials that train together", low=2, applies=_PBT)
-    interval_epochs: int = toml_key(3, "after so many epochs the population is compared", low=1, applies=_PBT)
+    interval_epochs: int = toml_key(3, "epochs between two comparisons", low=1, applies=_PBT)
     mutate: tuple[str, ...] = toml_key(
         (),
-        "the fields that change when a member goes on from another one's checkpoint",
+        "the fields that change when a member continues another one's checkpoint",
         applies=_PBT,
         required=True,
     )
     quantile: float = toml_key(
         0.25,
-        "the share of the population that does so, and the share that it may go on from",
+        "the fraction of the population that does so, and the fraction whose checkpoints it continues",
         above=0,
         high=0.5,
         applies=_PBT,
     )
     resample: float = toml_key(
         0.25,
-        "the probability that such a field is drawn anew instead of moved a little",
+        "the probability that such a field is drawn again instead of changed a little",
         low=0,
         high=1,
         applies=_PBT,
@@ -124,7 +124,7 @@ def _check_pbt(
         if name not in space:
             raise reader.error(f"search.mutate[{number}]", f"{name!r} is not in [space]")
         if name in when:
-            raise reader.error(f"search.mutate[{number}]", f"{name!r} stands under [when]")
+            raise reader.error(f"search.mutate[{number}]", f"{name!r} has a condition in [when]; remove one")
     if budget in space:
         raise reader.error(f"space.{budget}", "not with pbt: a population is compared at the same epochs")
     epochs = reader.table(source, "base").get(budget, trainable.defaults[budget])

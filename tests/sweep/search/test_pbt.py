@@ -127,8 +127,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"search__interval_epochs": 6}, "search.interval_epochs: 6 leaves nothing to compare in 6 epochs"),
     ({"stopping": {"rule": "asha"}}, "stopping: not with pbt"),
     ({"samples": 2}, "samples: not with [search]: write search.population"),
-    ({"when": {"lr": {"optimizer": "sgd"}}}, "search.mutate[0]: 'lr' stands under [when]"),
-    ({"base__parent": "44136fa355b3@3"}, "base.parent: is written by a population"),
+    ({"when": {"lr": {"optimizer": "sgd"}}}, "search.mutate[0]: 'lr' has a condition in [when]"),
+    ({"base__parent": "44136fa355b3@3"}, "base.parent: is written only by a population"),
 ]  # fmt: skip
 
 
