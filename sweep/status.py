@@ -227,20 +227,20 @@ class _Trials:
         return self.trainable.config_from_row(row)
 
     def costs(self, trials: Iterable[TrialStatus]) -> dict[str, dict[str, Cost]]:
-        """Return the cost of the trials that have begun, by varied field and value."""
-        begun = [trial for trial in trials if trial.state != "waiting" or trial.device_seconds]
+        """Return the cost of the trials that have started, by varied field and value."""
+        started = [trial for trial in trials if trial.state != "waiting" or trial.device_seconds]
         found: dict[str, dict[str, Cost]] = {}
         for axis, column in self._varied.items():
             if axis in ("seed", "parent", self.trainable.budget):
                 continue
             groups: dict[str, list[TrialStatus]] = {}
-            for trial in begun:
+            for trial in started:
                 groups.setdefault(brief(column[self._row[trial.trial_id]]), []).append(trial)
             if 1 < len(groups) <= _MOST_VALUES:
                 found[axis] = {value: _cost(groups[value]) for value in groups}
         return found
 
-    def alike(self, trial_ids: Iterable[str]) -> dict[str, list[str]]:
+    def group_by_work(self, trial_ids: Iterable[str]) -> dict[str, list[str]]:
         """Group trials whose epochs cost the same, by the first: building ten thousand configs is slow."""
         known = [name for name in self.trainable.work_fields if name in self._table.column_names]
         names = [name for name in known if _varies(self._table[name])]
@@ -305,15 +305,15 @@ def _time_left(
     """Return the device-seconds left, at the 90 %, 50 % and 10 % quantile of the epochs' rates."""
     step = max(1, table.num_rows // _SAMPLE)
     sample = arrow.rows_at(table, np.arange(0, table.num_rows, step))
-    measured = plan.alike(i for i in dict.fromkeys(sample["trial_id"].to_pylist()) if i in plan.epochs)
+    measured = plan.group_by_work(i for i in dict.fromkeys(sample["trial_id"].to_pylist()) if i in plan.epochs)
     configs = {
-        i: config for first, alike in measured.items() for config in [plan.config(first)] for i in alike
+        i: config for first, group in measured.items() for config in [plan.config(first)] for i in group
     }
-    groups = plan.alike(todo)
+    groups = plan.group_by_work(todo)
     running = {i for i in todo if i in summaries and summaries[i].state == "running"}
     work = [
-        RemainingWork(plan.config(first), sum(todo[i] for i in alike), sum(i not in running for i in alike))
-        for first, alike in groups.items()
+        RemainingWork(plan.config(first), sum(todo[i] for i in group), sum(i not in running for i in group))
+        for first, group in groups.items()
     ]
     walls = {i: s.device_seconds / s.ranks for i, s in summaries.items() if s.state == "completed"}
     extras = extras_of(table, plan.trainable, configs, walls)

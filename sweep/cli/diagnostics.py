@@ -62,7 +62,7 @@ def profile_trial(
 def _trial(
     config: TrialConfig, batches: int, epochs: int, plan: Plan, place: Place, data: Path | None
 ) -> "Trial":
-    """Return the trial on so many batches, with the sweep's resources, in this process."""
+    """Return the trial with its data limited to `batches` batches, with the sweep's resources, in this process."""
     from mixsweep.core.data.datasets import load_images
     from mixsweep.core.training import device as devices
     from mixsweep.core.training.trainer import Trial

@@ -120,7 +120,7 @@ def costs_table(status: SweepStatus) -> RenderableType:
     table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
     table.add_column("varied", overflow="fold")
     energy = any(cost.energy_joules is not None for costs in status.costs.values() for cost in costs.values())
-    for name in ("trials begun", "device time", *("energy",) * energy):
+    for name in ("trials started", "device time", *("energy",) * energy):
         table.add_column(name, justify="right", no_wrap=True)
     for axis, by_value in status.costs.items():
         for value, cost in by_value.items():

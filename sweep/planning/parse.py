@@ -154,14 +154,14 @@ def _imports(reader: Reader, source: Mapping[str, Any], path: Path | None) -> tu
     """Import the user's files; return their absolute paths and the root of their project."""
     names = reader.texts(source, "imports")
     folder = path.parent if path else Path()
-    told = reader.text(source, "project", "")
+    given = reader.text(source, "project", "")
     if not names:
-        if told:
+        if given:
             raise reader.error("project", "is only used with `imports`")
         return (), ""
-    project = (folder / told).resolve() if told else find_project(folder)
+    project = (folder / given).resolve() if given else find_project(folder)
     if not project.is_dir():
-        raise reader.error("project", f"{told!r} is not a folder")
+        raise reader.error("project", f"{given!r} is not a folder")
     files = []
     for name in names:
         try:

@@ -76,7 +76,7 @@ class Stopping:
 
     rule: str = toml_key("asha", "the stopping rule", choices=RULES)
     grace_epochs: int = toml_key(1, "epochs before a trial can be stopped", low=1)
-    reduction_factor: float = toml_key(3.0, "at each rung, one trial in so many continues", low=1.5)
+    reduction_factor: float = toml_key(3.0, "one trial in this many continues at each rung", low=1.5)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,7 @@ from mixsweep.sweep.planning.schema import SweepSpec
 from mixsweep.sweep.planning.space import to_ray
 from mixsweep.sweep.search.trial_source import TrialRequest
 
-_MAX_DRAWS = 20  # repeat a decision at most so often, until all new trials differ
+_MAX_DRAWS = 20  # draws of a decision until all of its new trials differ
 
 
 @dataclass(frozen=True)

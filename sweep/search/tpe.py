@@ -20,7 +20,7 @@ from mixsweep.core.trainables.kinds import find_trainable
 from mixsweep.sweep.planning.schema import Part, SpecError, SweepSpec
 from mixsweep.sweep.planning.space import meets, switch_off, to_ray
 
-# Draw again so often at most, until a trial is new; after the first so many draws, at random.
+# Draws until a trial is new; those after the first 20 are random.
 _MAX_DRAWS, _TPE_DRAWS = 200, 20
 
 _STUDY = "sweep"

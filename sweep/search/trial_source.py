@@ -1,4 +1,4 @@
-"""Trial sources: they hand out the trials of an adaptive sweep, one at a time. And their adapter to Ray Tune."""
+"""Trial sources, which hand out the trials of an adaptive sweep one at a time, and their adapter to Ray Tune."""
 
 import json
 from dataclasses import dataclass
