@@ -305,7 +305,9 @@ def _time_left(
     """Return the device-seconds left, at the 90 %, 50 % and 10 % quantile of the epochs' rates."""
     step = max(1, table.num_rows // _SAMPLE)
     sample = arrow.rows_at(table, np.arange(0, table.num_rows, step))
-    measured = plan.group_by_work(i for i in dict.fromkeys(sample["trial_id"].to_pylist()) if i in plan.epochs)
+    measured = plan.group_by_work(
+        i for i in dict.fromkeys(sample["trial_id"].to_pylist()) if i in plan.epochs
+    )
     configs = {
         i: config for first, group in measured.items() for config in [plan.config(first)] for i in group
     }

@@ -84,7 +84,9 @@ def _wall_times(store: SweepStore, configs: Mapping[str, TrialConfig]) -> dict[s
         info = store.trial(trial_id).info()
         if info is not None and info.state == "completed" and len(info.attempts) == 1:
             started, ended = info.attempts[0].started_at, info.attempts[0].ended_at
-            found[trial_id] = (datetime.fromisoformat(ended) - datetime.fromisoformat(started)).total_seconds()
+            found[trial_id] = (
+                datetime.fromisoformat(ended) - datetime.fromisoformat(started)
+            ).total_seconds()
         if len(found) == _SAMPLE:
             break
     return found
