@@ -1,4 +1,4 @@
-"""The public names of mixsweep: what a notebook, a script or a file named under `imports` uses.
+"""The public names of mixsweep, for notebooks, scripts and files named under `imports`.
 
     import mixsweep
 
@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 _here = os.path.dirname(__file__)
-if not os.path.isdir(os.path.join(_here, "core")):  # a checkout: its four folders stand beside this one
+if not os.path.isdir(os.path.join(_here, "core")):  # a checkout: its four packages are beside this one
     __path__.append(os.path.dirname(_here))
 
 from mixsweep.core.version import __version__ as __version__  # noqa: E402
@@ -85,7 +85,7 @@ __all__ = [
     "write_report",
 ]
 
-if os.environ.get("SWEEP_VERBOSE"):  # as `sweep --verbose` sets it, for the processes of workers too
+if os.environ.get("SWEEP_VERBOSE"):  # set by `sweep --verbose`, for worker processes too
     import_module("mixsweep.core.verbosity").log_if_asked()
 
 _MODULES = {

@@ -1,4 +1,4 @@
-"""How a sweep stands, from its store alone: works while it runs, on any machine that sees the folder."""
+"""The status of a sweep, read from its store alone: while it runs, on any machine that sees the folder."""
 
 import heapq
 import math
@@ -27,7 +27,7 @@ from mixsweep.sweep.planning.search_schema import Search
 
 @dataclass(frozen=True, kw_only=True)
 class TrialStatus:
-    """One trial's standing. `value` is the sweep's metric at the newest epoch, None before the first."""
+    """The status of one trial. `value` is the sweep's metric at the newest epoch, None before the first."""
 
     trial_id: str
     label: str
@@ -38,12 +38,12 @@ class TrialStatus:
     failure: str
     message: str
     device_seconds: float = 0.0  # of all attempts
-    energy_joules: float | None = None  # of all epochs in the store, where devices tell it
+    energy_joules: float | None = None  # of all epochs in the store, where devices report it
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What the trials of one value of a varied field took."""
+    """The cost of the trials with one value of a varied field."""
 
     trials: int
     device_seconds: float
@@ -52,7 +52,7 @@ class Cost:
 
 @dataclass(frozen=True, kw_only=True)
 class SweepStatus:
-    """A sweep's standing. `seconds_left` is None where nothing is known yet; its range spans 8 in 10 epochs' rates."""
+    """The status of a sweep. `seconds_left` is None while unknown; its range spans the middle 80 % of epoch rates."""
 
     name: str
     question: str
@@ -60,31 +60,31 @@ class SweepStatus:
     mode: str
     trials: tuple[TrialStatus, ...]
     seconds_left: float | None
-    others: int  # trials in the store that the plan no longer has
+    others: int  # trials in the store that are no longer in the plan
     to_come: int = 0  # trials that a search has yet to choose
     seconds_left_range: tuple[float, float] | None = None
-    epochs_an_hour: float | None = None  # while something runs
+    epochs_an_hour: float | None = None  # None while nothing runs
     device_seconds: float = 0.0  # of all attempts
-    energy_joules: float | None = None  # of all epochs in the store, where devices tell it
-    device_utilisation: float | None = None  # fraction, mean over epochs, where devices tell it
-    devices: Mapping[str, int] = field(default_factory=dict)  # by name: trials that run there now
-    curves: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # the metric of the best few
-    rungs: Mapping[int, int] = field(default_factory=dict)  # by epoch: values that a stopping rule has
+    energy_joules: float | None = None  # of all epochs in the store, where devices report it
+    device_utilisation: float | None = None  # fraction, mean over epochs, where devices report it
+    devices: Mapping[str, int] = field(default_factory=dict)  # running trials, by device name
+    curves: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # the best trials, by id
+    rungs: Mapping[int, int] = field(default_factory=dict)  # recorded values, by epoch
     costs: Mapping[str, Mapping[str, Cost]] = field(default_factory=dict)  # by varied field and value
 
     @property
     def counts(self) -> dict[str, int]:
-        """Trials by state."""
+        """The number of trials by state."""
         return dict(Counter(trial.state for trial in self.trials))
 
     @property
     def failures(self) -> dict[str, int]:
-        """Failed trials by kind."""
+        """The number of failed trials by kind of failure."""
         return dict(Counter(trial.failure for trial in self.trials if trial.failure))
 
     @property
     def epochs_done(self) -> int:
-        """Epochs that are trained, those that will not be (stopped, diverged) counted as done."""
+        """Trained epochs; those that stopped and diverged trials skip count as done."""
         ended = ("completed", "stopped", "diverged")
         return sum(t.epochs if t.state in ended else min(t.epoch, t.epochs) for t in self.trials)
 
@@ -100,7 +100,7 @@ class SweepStatus:
         return max(done, key=lambda t: sign * (t.value or 0.0), default=None)
 
     def to_mapping(self) -> dict[str, Any]:
-        """Plain values for `--json`."""
+        """Return plain values for `--json`."""
         return {
             "sweep": self.name,
             "question": self.question,
@@ -133,34 +133,36 @@ def _plain(trial: TrialStatus) -> dict[str, Any]:
 
 
 def _finite(value: float | None) -> float | None:
-    """JSON has no NaN."""
+    """Return None for NaN and infinities, which JSON lacks."""
     return value if value is not None and math.isfinite(value) else None
 
 
 class StatusReader:
-    """Reads a sweep's standing again and again; what has not changed is not read twice."""
+    """Reads a sweep's status repeatedly; what has not changed is not read twice."""
 
     def __init__(self, store: SweepStore):
         self._store = store
-        self._standings = TrialIndex(store)
+        self._index = TrialIndex(store)
 
     def read(self) -> SweepStatus:
-        """The standing now."""
+        """Return the present status."""
         source = self._store.sweep_file()
         trainable = self._store.trainable
         objective = trainable.objective(source)
         metric, mode = objective.metric, objective.mode
         plan = _Trials(self._store.plan(), trainable)
-        standings = self._standings.read()
+        summaries = self._index.read()
         columns = ("trial_id", "epoch", metric, *trainable.second_metrics, "recorded_at")
-        table = self._store.records((*columns, *(name for name in _TOLD if name in trainable.schema.names)))
+        table = self._store.records(
+            (*columns, *(name for name in _DEVICE_METRICS if name in trainable.schema.names))
+        )
         newest = _newest(table, plan.epochs, metric)
         energy = _energy(table)
         trials = tuple(
-            _standing(
+            _trial_status(
                 trial_id,
                 epochs,
-                standings.get(trial_id),
+                summaries.get(trial_id),
                 newest.get(trial_id),
                 plan.labels[trial_id],
                 energy.get(trial_id),
@@ -169,8 +171,8 @@ class StatusReader:
         )
         running = sum(trial.state == "running" for trial in trials)
         todo = {t.trial_id: t.epochs - t.epoch for t in trials if t.state in _OPEN and t.epochs > t.epoch}
-        left = _time_left(plan, todo, standings, table) if newest and todo else None
-        used = [standing for trial_id, standing in standings.items() if trial_id in plan.epochs]
+        left = _time_left(plan, todo, summaries, table) if newest and todo else None
+        planned = [summary for trial_id, summary in summaries.items() if trial_id in plan.epochs]
         return SweepStatus(
             name=self._store.name,
             question=source.get("question", ""),
@@ -184,24 +186,24 @@ class StatusReader:
             device_seconds=sum(trial.device_seconds for trial in trials),
             energy_joules=_known(pc.sum, table, ENERGY),
             device_utilisation=_known(pc.mean, table, UTILISATION),
-            devices=dict(Counter(s.device for s in used if s.state == "running" and s.device)),
+            devices=dict(Counter(s.device for s in planned if s.state == "running" and s.device)),
             curves=_curves(table, trials, metric, mode),
             rungs=_rungs(self._store.path / "rungs" / f"{metric}-{mode}"),
             costs=plan.costs(trials),
-            others=len(set(self._standings.folders()) - plan.epochs.keys()),
+            others=len(set(self._index.folders()) - plan.epochs.keys()),
         )
 
 
-_TOLD = (ENERGY, UTILISATION)  # by devices
+_DEVICE_METRICS = (ENERGY, UTILISATION)
 _OPEN = ("waiting", "running", "lost", "interrupted")
 _RATE_SECONDS = 600.0
-_SAMPLE = 2000  # records that a rate is told from
+_SAMPLE = 2000  # records that rates are estimated from
 _CURVES = 5
-_MOST_VALUES = 50  # of a field: a search draws each value once, and a row a trial would say nothing
+_MOST_VALUES = 50  # of a field: where a search draws every value once, a row per value says nothing
 
 
 class _Trials:
-    """The plan's columns that a standing needs, each trial once: the first seed of every point first."""
+    """The plan's columns that a status needs, each trial once: the first seed of every point first."""
 
     def __init__(self, table: pa.Table, trainable: Trainable):
         self._table, self.trainable = table, trainable
@@ -225,21 +227,21 @@ class _Trials:
         return self.trainable.config_from_row(row)
 
     def costs(self, trials: Iterable[TrialStatus]) -> dict[str, dict[str, Cost]]:
-        """By varied field and its value, what the trials that have begun took."""
-        begun = [trial for trial in trials if trial.state != "waiting" or trial.device_seconds]
+        """Return the cost of the trials that have started, by varied field and value."""
+        started = [trial for trial in trials if trial.state != "waiting" or trial.device_seconds]
         found: dict[str, dict[str, Cost]] = {}
         for axis, column in self._varied.items():
             if axis in ("seed", "parent", self.trainable.budget):
                 continue
             groups: dict[str, list[TrialStatus]] = {}
-            for trial in begun:
+            for trial in started:
                 groups.setdefault(brief(column[self._row[trial.trial_id]]), []).append(trial)
             if 1 < len(groups) <= _MOST_VALUES:
                 found[axis] = {value: _cost(groups[value]) for value in groups}
         return found
 
-    def alike(self, trial_ids: Iterable[str]) -> dict[str, list[str]]:
-        """Trials by one of them with an epoch of the same work: configs are slow to build ten thousand times."""
+    def group_by_work(self, trial_ids: Iterable[str]) -> dict[str, list[str]]:
+        """Group trials whose epochs cost the same, by the first: building ten thousand configs is slow."""
         known = [name for name in self.trainable.work_fields if name in self._table.column_names]
         names = [name for name in known if _varies(self._table[name])]
         arrow = [self._table[name].to_pylist() for name in names]
@@ -259,7 +261,7 @@ def _varies(column: pa.ChunkedArray) -> bool:
 
 
 def _newest(table: pa.Table, epochs: Mapping[str, int], metric: str) -> dict[str, tuple[int, float]]:
-    """By trial, its newest epoch within the plan's, and the metric there."""
+    """Return each trial's newest epoch within its planned budget, and the metric there."""
     ids = list(epochs)
     trials = arrow.dictionary_codes(
         table["trial_id"], {trial_id: n for n, trial_id in enumerate(ids)}, len(ids)
@@ -274,7 +276,7 @@ def _newest(table: pa.Table, epochs: Mapping[str, int], metric: str) -> dict[str
 
 
 def _energy(table: pa.Table) -> dict[str, float]:
-    """By trial, joules of its epochs; nothing where no device tells."""
+    """Return the joules of each trial's epochs; empty where no device reports energy."""
     if ENERGY not in table.column_names or table[ENERGY].null_count == table.num_rows:
         return {}
     sums = table.group_by("trial_id").aggregate([(ENERGY, "sum")])
@@ -292,28 +294,30 @@ def _cost(trials: Sequence[TrialStatus]) -> Cost:
 
 
 def _known(figure: Callable[[pa.ChunkedArray], pa.Scalar], table: pa.Table, column: str) -> float | None:
-    """A figure of a column; None where no device tells it."""
+    """Return an aggregate of a column; None where no device reports it."""
     found = figure(table[column]).as_py() if column in table.column_names else None
     return None if found is None else float(found)
 
 
 def _time_left(
-    plan: _Trials, todo: Mapping[str, int], standings: Mapping[str, TrialSummary], table: pa.Table
+    plan: _Trials, todo: Mapping[str, int], summaries: Mapping[str, TrialSummary], table: pa.Table
 ) -> tuple[float, float, float] | None:
-    """Device-seconds for what is left: as many as one in ten epochs, the middle, and nine in ten would make it."""
+    """Return the device-seconds left, at the 90 %, 50 % and 10 % quantile of the epochs' rates."""
     step = max(1, table.num_rows // _SAMPLE)
     sample = arrow.rows_at(table, np.arange(0, table.num_rows, step))
-    measured = plan.alike(i for i in dict.fromkeys(sample["trial_id"].to_pylist()) if i in plan.epochs)
+    measured = plan.group_by_work(
+        i for i in dict.fromkeys(sample["trial_id"].to_pylist()) if i in plan.epochs
+    )
     configs = {
-        i: config for first, alike in measured.items() for config in [plan.config(first)] for i in alike
+        i: config for first, group in measured.items() for config in [plan.config(first)] for i in group
     }
-    groups = plan.alike(todo)
-    running = {i for i in todo if i in standings and standings[i].state == "running"}
+    groups = plan.group_by_work(todo)
+    running = {i for i in todo if i in summaries and summaries[i].state == "running"}
     work = [
-        RemainingWork(plan.config(first), sum(todo[i] for i in alike), sum(i not in running for i in alike))
-        for first, alike in groups.items()
+        RemainingWork(plan.config(first), sum(todo[i] for i in group), sum(i not in running for i in group))
+        for first, group in groups.items()
     ]
-    walls = {i: s.device_seconds / s.ranks for i, s in standings.items() if s.state == "completed"}
+    walls = {i: s.device_seconds / s.ranks for i, s in summaries.items() if s.state == "completed"}
     extras = extras_of(table, plan.trainable, configs, walls)
     paces = [Pace(rates_of(sample, plan.trainable, configs, share), extras) for share in (0.9, 0.5, 0.1)]
     spread = [forecast(work, pace).seconds for pace in paces]
@@ -322,7 +326,7 @@ def _time_left(
 
 
 def _rate(table: pa.Table) -> float | None:
-    """Epochs an hour, over the last few minutes in which there were any."""
+    """Return epochs per hour, over the last ten minutes with records."""
     if not table.num_rows:
         return None
     times = np.sort(arrow.numbers(table["recorded_at"].cast(pa.int64()))) / 1000
@@ -334,7 +338,7 @@ def _rate(table: pa.Table) -> float | None:
 def _curves(
     table: pa.Table, trials: Sequence[TrialStatus], metric: str, mode: str
 ) -> dict[str, tuple[float, ...]]:
-    """The metric against epochs of the best few."""
+    """Return the metric by epoch of the best few trials."""
     sign = 1 if mode == "max" else -1
     ranked = [t for t in trials if t.value is not None and math.isfinite(t.value)]
     ranked = heapq.nlargest(_CURVES, ranked, key=lambda t: sign * (t.value or 0.0))
@@ -350,7 +354,7 @@ def _curves(
 
 
 def _rungs(folder: Path) -> dict[int, int]:
-    """Trials whose value stands at each rung of a stopping rule."""
+    """Return the number of values recorded at each rung of a stopping rule."""
     found = {}
     with suppress(OSError):
         for entry in os.scandir(folder):
@@ -366,18 +370,18 @@ def _to_come(source: Mapping[str, Any], known: int) -> int:
     return max(0, int(table.get("trials", Search(algorithm="tpe").trials)) - known)
 
 
-def _standing(
+def _trial_status(
     trial_id: str,
     epochs: int,
-    standing: TrialSummary | None,
+    summary: TrialSummary | None,
     newest: tuple[int, float] | None,
     label: str,
     energy: float | None,
 ) -> TrialStatus:
-    state = standing.state if standing else "waiting"
+    state = summary.state if summary else "waiting"
     epoch, value = newest or (0, None)
-    if standing and state == "completed" and standing.epoch < epochs:
-        state = "waiting"  # its sweep has been given more epochs
+    if summary and state == "completed" and summary.epoch < epochs:
+        state = "waiting"  # the sweep file now asks for more epochs
     return TrialStatus(
         trial_id=trial_id,
         label=label,
@@ -385,14 +389,14 @@ def _standing(
         epoch=epoch,
         epochs=epochs,
         value=value,
-        failure=standing.failure if standing else "",
-        message=standing.message if standing else "",
-        device_seconds=_device_seconds(standing) if standing else 0.0,
+        failure=summary.failure if summary else "",
+        message=summary.message if summary else "",
+        device_seconds=_device_seconds(summary) if summary else 0.0,
         energy_joules=energy,
     )
 
 
-def _device_seconds(standing: TrialSummary) -> float:
-    """Of a lost attempt nobody knows when it ended; the next one writes it down."""
-    runs = standing.state == "running" and standing.began
-    return standing.device_seconds + (since(standing.began) * standing.ranks if runs else 0.0)
+def _device_seconds(summary: TrialSummary) -> float:
+    """Return the device-seconds of all attempts; a lost one counts once the next attempt has recorded its end."""
+    runs = summary.state == "running" and summary.began
+    return summary.device_seconds + (since(summary.began) * summary.ranks if runs else 0.0)

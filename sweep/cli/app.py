@@ -29,7 +29,7 @@ def _print_versions(asked: bool) -> None:
         found = [f"Python {platform.python_version()}"]
         for name in _SHOWN_VERSIONS:
             try:
-                found.append(f"{name} {version(name)}")  # read from its metadata: nothing is imported
+                found.append(f"{name} {version(name)}")  # from metadata: nothing is imported
             except PackageNotFoundError:
                 continue
         print(", ".join(found))
@@ -41,7 +41,7 @@ def _options(
     verbose: Annotated[
         bool,
         typer.Option(
-            "-v", "--verbose", help="Log on stderr what goes on inside; workers log to their own output."
+            "-v", "--verbose", help="Log internal steps on stderr; workers log to their own output."
         ),
     ] = False,
     versions: Annotated[
@@ -59,14 +59,14 @@ for group in (sweep_files, running, inspection, exports):
 
 
 def main() -> None:
-    """Run the command line; what a user got wrong is one line and exit code 2."""
+    """Run the command line; a UserError or OSError is printed on one line, with exit code 2."""
     try:
         app()
     except UserError as error:
         print(f"sweep: {' '.join(str(error).splitlines())}", file=sys.stderr)
         if isinstance(error, HeadGoneError):
             sys.stdout.flush()
-            os._exit(2)  # Ray's threads would hold the process, and end it in many words
+            os._exit(2)  # Ray's threads would block the exit, and then print tracebacks
         sys.exit(2)
     except BrokenPipeError:
         sys.exit(0)

@@ -1,4 +1,4 @@
-"""What the commands share: their arguments' types, their console, and how a name is found in a store."""
+"""Shared by the commands: the types of their arguments, the console, and look-ups of names in a store."""
 
 import glob
 from contextlib import suppress
@@ -12,7 +12,7 @@ from mixsweep.cluster.places import find_place
 from mixsweep.core.errors import UserError, did_you_mean
 from mixsweep.sweep.cli.completion import complete_file, complete_place, complete_sweep, complete_trial
 
-if TYPE_CHECKING:  # these read tables: a shell that completes, `--help` and `--version` do not wait for them
+if TYPE_CHECKING:  # slow imports, which completion, `--help` and `--version` do without
     from mixsweep.core.store.store import SweepStore, TrialFolder
     from mixsweep.sweep.planning.plan import Plan
 
@@ -36,7 +36,7 @@ TrialName = Annotated[
     str,
     typer.Argument(
         metavar="TRIAL",
-        help="A trial's id or the beginning of it; SWEEP/ID if several sweeps have it.",
+        help="A trial's id or the start of it; SWEEP/ID if several sweeps have it.",
         autocompletion=complete_trial,
     ),
 ]
@@ -61,11 +61,11 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 class UsageError(UserError):
-    """Something that was asked for does not exist."""
+    """A wrong argument, or a name that does not exist."""
 
 
 def plan_of(file: str, settings: list[str] | None, root: Path) -> "Plan":
-    """The plan of a sweep file; of an adaptive one with the trials that its store has."""
+    """Return the plan of a sweep file; an adaptive one includes its trials in the store."""
     from mixsweep.core.store.store import SweepStore
     from mixsweep.sweep.planning.parse import load_spec
     from mixsweep.sweep.planning.plan import make_plan
@@ -76,7 +76,7 @@ def plan_of(file: str, settings: list[str] | None, root: Path) -> "Plan":
 
 
 def elsewhere(place: str | None, *words: str) -> None:
-    """Where a place keeps the store out of reach, run the command there and exit as it does."""
+    """Run the command on the cluster if the place keeps its store there; then exit with its exit code."""
     where = find_place(place) if place else None
     if where is not None and where.ray and where.ray.takes_jobs:
         from mixsweep.sweep.backends.ray.job import run_on_cluster, write_out
@@ -87,7 +87,7 @@ def elsewhere(place: str | None, *words: str) -> None:
 
 
 def check_store(root: Path) -> None:
-    """Make sure that the store's path does not lead through a file."""
+    """Raise UsageError if part of the store's path is a file."""
     for path in (root, *root.parents):
         if path.exists():
             if not path.is_dir():
@@ -96,10 +96,10 @@ def check_store(root: Path) -> None:
 
 
 def find_sweep(name: str, root: Path) -> "SweepStore":
-    """The sweep of this name in a store, or in a folder of its own.
+    """Return the sweep of this name in a store, or the sweep in this folder.
 
     Raises:
-        UsageError: there is none, with the nearest name.
+        UsageError: neither exists; with the nearest name.
     """
     from mixsweep.core.store.store import SweepStore
 
@@ -113,17 +113,17 @@ def find_sweep(name: str, root: Path) -> "SweepStore":
 
 
 def all_sweeps(root: Path) -> "list[SweepStore]":
-    """The sweeps of a store, by name."""
+    """Return the sweeps of a store, by name."""
     from mixsweep.core.store.store import SweepStore
 
     return [SweepStore(path.parent) for path in sorted(root.glob("*/sweep.toml"))]
 
 
 def find_trial(name: str, root: Path) -> "TrialFolder":
-    """The trial whose id begins so; `SWEEP/ID` where several sweeps have it.
+    """Return the trial whose id begins with this prefix, or with `SWEEP/PREFIX` in one sweep.
 
     Raises:
-        UsageError: there is none, or more than one.
+        UsageError: no trial matches, or more than one.
     """
     from mixsweep.core.store.store import TrialFolder
 
@@ -134,8 +134,8 @@ def find_trial(name: str, root: Path) -> "TrialFolder":
     if not found:
         raise UsageError(f"{name}: no such trial in {root}; `sweep status SWEEP` lists them")
     if len({path.name for path in found}) > 1:
-        raise UsageError(f"{name}: {len(found)} trials begin so; write more of the id")
+        raise UsageError(f"{name}: {len(found)} trials have ids that begin with it; write more of the id")
     if len(found) > 1:
         names = ", ".join(f"{path.parent.parent.name}/{path.name}" for path in found)
-        raise UsageError(f"{name}: the same trial is in several sweeps; name one: {names}")
+        raise UsageError(f"{name}: the same trial is in several sweeps; choose one: {names}")
     return TrialFolder(found[0])

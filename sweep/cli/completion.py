@@ -1,4 +1,4 @@
-"""What a shell offers at TAB: sweep files, sweeps, trials, places. Lists folders only, and never complains."""
+"""Shell completion of sweep files, sweeps, trials and places. It only lists folders, and never raises."""
 
 import re
 import tomllib
@@ -13,15 +13,15 @@ import typer
 from mixsweep.cluster.places import BUILT_IN, places_files
 from mixsweep.sweep.presets.catalog import preset_names
 
-Offer = tuple[str, str]  # a word, and what it is, where the shell shows that
+Offer = tuple[str, str]  # a word and its description, which some shells show
 
 _NO_SWEEP_FILES = ("places.toml", "pyproject.toml")
 _TRIAL = re.compile(r"[0-9a-f]{12}")
-_MOST = 1000  # of what is offered
+_MOST = 1000  # offers
 
 
 def _quietly(offer: Callable[..., Iterator[Offer]]) -> Callable[..., list[Offer]]:
-    """A completion is asked for at every key press: whatever goes wrong, there is nothing to offer."""
+    """Return a completion that offers nothing on any error, as it may run at every key press."""
 
     @wraps(offer)
     def offered(*arguments: Any, **named: Any) -> list[Offer]:
@@ -35,7 +35,7 @@ def _quietly(offer: Callable[..., Iterator[Offer]]) -> Callable[..., list[Offer]
 
 @_quietly
 def complete_file(incomplete: str) -> Iterator[Offer]:
-    """Presets, and TOML files of the folder that has been typed so far."""
+    """Offer presets, and the TOML files in the folder typed so far."""
     for name in preset_names():
         if name.startswith(incomplete):
             yield name, "a preset"
@@ -47,14 +47,14 @@ def complete_file(incomplete: str) -> Iterator[Offer]:
 
 @_quietly
 def complete_preset(incomplete: str) -> Iterator[Offer]:
-    """Presets."""
+    """Offer presets."""
     for name in preset_names():
         yield name, "a preset"
 
 
 @_quietly
 def complete_sweep(ctx: typer.Context, incomplete: str) -> Iterator[Offer]:
-    """The sweeps of the store."""
+    """Offer the sweeps of the store."""
     given = set(ctx.params.get("sweeps") or ())
     for path in sorted(_store(ctx).glob("*/sweep.toml")):
         if path.parent.name not in given:
@@ -63,7 +63,7 @@ def complete_sweep(ctx: typer.Context, incomplete: str) -> Iterator[Offer]:
 
 @_quietly
 def complete_trial(ctx: typer.Context, incomplete: str) -> Iterator[Offer]:
-    """The trials of the store by their ids; by SWEEP/ID where that is how it begins, or several sweeps have it."""
+    """Offer the trials of the store by id; by SWEEP/ID after `SWEEP/`, or where several sweeps have the trial."""
     sweep, slash, begin = incomplete.rpartition("/")
     where: dict[str, list[str]] = {}
     for folder in sorted(_store(ctx).glob("*/trials")):
@@ -80,7 +80,7 @@ def complete_trial(ctx: typer.Context, incomplete: str) -> Iterator[Offer]:
 
 @_quietly
 def complete_place(incomplete: str) -> Iterator[Offer]:
-    """The built-in places, and those of places.toml."""
+    """Offer the built-in places and those of places.toml."""
     kinds = dict(zip(BUILT_IN, BUILT_IN))
     for path in places_files():
         with suppress(OSError, ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""Checks of one trial in this process, outside the sweep: overfitting a few batches, a profile."""
+"""Diagnostics of one trial in this process, outside the sweep: overfitting a few batches, and a profile."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -23,7 +23,7 @@ _PROFILED_STEPS = 20
 def overfit_trial(
     config: TrialConfig, batches: int, plan: Plan, place: Place, data: Path | None, out: Console
 ) -> None:
-    """Train one trial on its first few batches, without augmentation: a working model reaches an accuracy near 1."""
+    """Train one trial on a few batches, without augmentation; a working model reaches an accuracy near 1."""
     trial = _trial(config, batches, config.epochs, plan, place, data)
     view = RunView(SweepStore(plan.spec.name), out)
     accuracy = 0.0
@@ -62,12 +62,12 @@ def profile_trial(
 def _trial(
     config: TrialConfig, batches: int, epochs: int, plan: Plan, place: Place, data: Path | None
 ) -> "Trial":
-    """The trial on so many batches, with the sweep's resources, in this process."""
+    """Return the trial with its data limited to `batches` batches, with the sweep's resources, in this process."""
     from mixsweep.core.data.datasets import load_images
     from mixsweep.core.training import device as devices
     from mixsweep.core.training.trainer import Trial
 
-    config = cast(ImageConfig, config)  # of other kinds nothing is known that could be learned by heart
+    config = cast(ImageConfig, config)  # other trainables have no batches to limit
     small = config.with_values(train_limit=batches * config.batch_size, augment="none", epochs=epochs)
     run_config = make_run_config(plan.spec, SweepStore(plan.spec.name), place, RunOptions(data_dir=data))
     check_data([small], run_config)

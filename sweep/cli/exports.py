@@ -1,4 +1,4 @@
-"""Commands that carry what a store holds elsewhere: a report, a table, Weights & Biases."""
+"""Commands that export a store: `report`, `mirror` (to Weights & Biases), `export` (to a table)."""
 
 import os
 from pathlib import Path
@@ -55,7 +55,7 @@ def mirror(
 
     if artifacts and watch:
         raise UsageError(
-            "--artifacts: not with --watch, which would push a version every time; "
+            "--artifacts: not with --watch, which would push a version at every pass; "
             "run it once the sweep has ended"
         )
     options = MirrorOptions(
@@ -65,7 +65,7 @@ def mirror(
     if beside:
         from mixsweep.sweep.cli.mirror_process import wait_for_sweep
 
-        os.nice(10)  # trials first
+        os.nice(10)  # trials take precedence
         over, found = parent_is_gone, [SweepStore(sweeps[0])]
         if not wait_for_sweep(found[0], over):
             return
@@ -88,8 +88,8 @@ def mirror(
         say(f"Artifacts: {done.artifacts}, {done.artifacts_changed} of them pushed.")
     for one in found if options.offline and not beside else ():
         say(f"To upload: wandb sync {offline_folder(one)}/offline-run-*")
-    for trouble in done.troubles[:1]:
-        say(f"{len(done.troubles)} runs were not pushed ({trouble}); run the same command again.")
+    for problem in done.troubles[:1]:
+        say(f"{len(done.troubles)} runs were not pushed ({problem}); run the same command again.")
     raise typer.Exit(1 if done.troubles else 0)
 
 
@@ -107,7 +107,7 @@ def export(
     store: Store = Path("runs"),
     project: Annotated[str, typer.Option(help="wandb-sweep: the W&B project.")] = "mixsweep",
 ) -> None:
-    """One tidy table: a row an epoch record, with its trial's config. Or a sweep file for `wandb sweep`."""
+    """One tidy table: a row per epoch record, with its trial's config. Or a sweep file for `wandb sweep`."""
     if str(to) == "wandb-sweep":
         require("wandb", what="--to wandb-sweep")
         from mixsweep.core.store.store import SweepStore

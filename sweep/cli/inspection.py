@@ -1,4 +1,4 @@
-"""Commands that read the store: `status`, `logs`, `show`. They change nothing, and work while the sweep runs."""
+"""Commands that only read the store: `status`, `logs`, `show`. They work while the sweep runs."""
 
 import json
 import sys
@@ -50,22 +50,22 @@ def status(
     found = [find_sweep(sweep, store)] if sweep else all_sweeps(store)
     readers = [StatusReader(one) for one in found]
     if as_json:
-        told = [reader.read().to_mapping() for reader in readers]
-        print(json.dumps(told[0] if sweep else told))  # indented, ten thousand trials take seconds
+        mappings = [reader.read().to_mapping() for reader in readers]
+        print(json.dumps(mappings[0] if sweep else mappings))  # indented, 10,000 trials take seconds
         return
     if watch:
         _watch(readers)
         return
     if not found:
-        out.print(f"no sweeps in {store} yet; `sweep run FILE` makes one", markup=False)
+        out.print(f"no sweeps in {store} yet; `sweep run FILE` creates one", markup=False)
     for one, reader in zip(found, readers):
-        read = reader.read()
-        for line in summary(read):
+        sweep_status = reader.read()
+        for line in summary(sweep_status):
             out.print(line)
         if queued := _queue_line(one):
             out.print(queued, markup=False)
         if sweep:
-            _print_trials(read)
+            _print_trials(sweep_status)
 
 
 def _watch(readers: "list[StatusReader]") -> None:
@@ -83,19 +83,19 @@ def _watch(readers: "list[StatusReader]") -> None:
         return
 
 
-def _print_trials(read: "SweepStatus") -> None:
-    from mixsweep.sweep.cli.live_view import costs_table, curves_table, trials_table, worth_a_row
+def _print_trials(sweep_status: "SweepStatus") -> None:
+    from mixsweep.sweep.cli.live_view import costs_table, curves_table, trials_table, trials_to_list
 
     out.print()
-    out.print(curves_table(read))
+    out.print(curves_table(sweep_status))
     out.print()
-    rows = worth_a_row(read)
-    out.print(trials_table(rows, read.metric, with_cost=True))
-    if len(rows) < len(read.trials):
-        out.print(f"{len(rows)} of {len(read.trials)} trials; all with --json", style="dim")
-    if read.costs:
+    rows = trials_to_list(sweep_status)
+    out.print(trials_table(rows, sweep_status.metric, with_cost=True))
+    if len(rows) < len(sweep_status.trials):
+        out.print(f"{len(rows)} of {len(sweep_status.trials)} trials; all with --json", style="dim")
+    if sweep_status.costs:
         out.print()
-        out.print(costs_table(read))
+        out.print(costs_table(sweep_status))
     for trial in rows:
         if trial.message:
             out.print(f"{trial.trial_id}: {trial.message}", markup=False, style="red")
@@ -152,7 +152,7 @@ def show(
 
 
 def _queue_line(store: "SweepStore") -> str:
-    """What a scheduler's queue holds of a sweep, '' where it holds nothing or cannot be asked from here."""
+    """Return a sweep's jobs in the scheduler's queue on one line; '' if none are found or SLURM is absent."""
     if not (store.path / "jobs").is_dir():
         return ""
     from mixsweep.cluster.slurm.client import SlurmError

@@ -1,4 +1,4 @@
-"""How a sweep looks in a terminal: the live view of `run` and `status`, plain when piped."""
+"""The view of a sweep in a terminal, for `run` and `status`; plain lines when piped."""
 
 import math
 import time
@@ -15,7 +15,7 @@ from mixsweep.core.records import Record
 from mixsweep.core.store.store import STATES, SweepStore, TrialInfo
 from mixsweep.sweep.status import StatusReader, SweepStatus, TrialStatus
 
-_MOST_ROWS = 200  # of a table in a terminal; --json has every trial
+_MOST_ROWS = 200  # of a table in a terminal; --json lists every trial
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
@@ -32,7 +32,7 @@ STYLES = {
 
 
 def counts_line(status: SweepStatus) -> Text:
-    """`9 trials: 4 completed, 2 running, 3 waiting`."""
+    """Return the number of trials by state: `9 trials: 4 completed, 2 running, 3 waiting`."""
     line = Text(f"{len(status.trials)} trials: ")
     found = [state for state in STATES if status.counts.get(state)]
     for number, state in enumerate(found):
@@ -42,7 +42,7 @@ def counts_line(status: SweepStatus) -> Text:
 
 
 def summary(status: SweepStatus) -> list[RenderableType]:
-    """Question, progress, best so far, time left, failures by kind."""
+    """Return the lines above the tables: question, progress, best so far, time left, failures by kind."""
     head = Text(status.name, "bold")
     if status.question:
         head.append(f"  {status.question}", "italic")
@@ -70,7 +70,7 @@ def summary(status: SweepStatus) -> list[RenderableType]:
 
 
 def trials_table(trials: Sequence[TrialStatus], metric: str, with_cost: bool = False) -> Table:
-    """A row a trial; with what each took, where that is asked for."""
+    """Return a table with a row per trial, and on request its cost."""
     energy = with_cost and any(trial.energy_joules is not None for trial in trials)
     table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
     table.add_column("trial", no_wrap=True)
@@ -96,8 +96,8 @@ def trials_table(trials: Sequence[TrialStatus], metric: str, with_cost: bool = F
     return table
 
 
-def worth_a_row(status: SweepStatus) -> list[TrialStatus]:
-    """All trials in the plan's order; of very many those that run, those that failed, then the best, in that order."""
+def trials_to_list(status: SweepStatus) -> list[TrialStatus]:
+    """Return all trials in the plan's order; of more than 200 first the running, then the failed, then the best."""
     if len(status.trials) <= _MOST_ROWS:
         return list(status.trials)
     first = [t for t in status.trials if t.state == "running"] + [t for t in status.trials if t.failure]
@@ -106,7 +106,7 @@ def worth_a_row(status: SweepStatus) -> list[TrialStatus]:
 
 
 def _ranked(status: SweepStatus) -> list[TrialStatus]:
-    """Trials with a value of the metric, the best first."""
+    """Return the trials that have a value of the metric, the best first."""
     sign = 1 if status.mode == "max" else -1
     ranked = [(t, t.value) for t in status.trials if t.value is not None]
     ranked.sort(key=lambda pair: math.inf if math.isnan(pair[1]) else -sign * pair[1])
@@ -114,13 +114,13 @@ def _ranked(status: SweepStatus) -> list[TrialStatus]:
 
 
 def costs_table(status: SweepStatus) -> RenderableType:
-    """What each value of each varied field took, a row a value; nothing where nothing varies."""
+    """Return the cost of each value of each varied field, a row per value; empty if nothing varies."""
     if not status.costs:
         return Text("")
     table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
     table.add_column("varied", overflow="fold")
     energy = any(cost.energy_joules is not None for costs in status.costs.values() for cost in costs.values())
-    for name in ("trials begun", "device time", *("energy",) * energy):
+    for name in ("trials started", "device time", *("energy",) * energy):
         table.add_column(name, justify="right", no_wrap=True)
     for axis, by_value in status.costs.items():
         for value, cost in by_value.items():
@@ -130,7 +130,7 @@ def costs_table(status: SweepStatus) -> RenderableType:
 
 
 def curves_table(status: SweepStatus, width: int = 24) -> RenderableType:
-    """The metric against epochs of the best few, all on one scale."""
+    """Return the metric by epoch of the best few trials, on one scale."""
     labels = {trial.trial_id: trial.label for trial in status.trials}
     values = [v for curve in status.curves.values() for v in curve if math.isfinite(v)]
     if not values:
@@ -149,7 +149,7 @@ def curves_table(status: SweepStatus, width: int = 24) -> RenderableType:
 
 
 def sparkline(values: Sequence[float], low: float, high: float, width: int) -> str:
-    """Values as blocks of eight heights, a block the mean of a few where there are more than fit; `x` is no number."""
+    """Return values as blocks of eight heights, each the mean of several if they do not fit; `x` is not finite."""
     width = max(1, min(width, len(values)))
     blocks = ""
     for n in range(width):
@@ -161,7 +161,7 @@ def sparkline(values: Sequence[float], low: float, high: float, width: int) -> s
 
 
 def live_picture(status: SweepStatus, rows: int = 8) -> RenderableType:
-    """The summary, what runs now, and the best few."""
+    """Return the summary, the running trials, and the best few."""
     running = [t for t in status.trials if t.state == "running"][:rows]
     shown = running + [t for t in _ranked(status) if t.state != "running"][: rows - 3]
     below: RenderableType = (
@@ -171,9 +171,10 @@ def live_picture(status: SweepStatus, rows: int = 8) -> RenderableType:
 
 
 class RunView:
-    """What `sweep run` shows: a live picture in a terminal, a line a trial when piped."""
+    """The output of `sweep run`: a live picture in a terminal, a line per trial when piped."""
 
     def __init__(self, store: SweepStore, console: Console):
+        self._store = store
         self._reader = StatusReader(store)
         self._console = console
         self._live: Live | None = None
@@ -189,7 +190,7 @@ class RunView:
             self._live.stop()
 
     def tick(self) -> None:
-        """Draw the present state, where there is a terminal."""
+        """Draw the present state, if the console is a terminal."""
         if not self._console.is_terminal or time.monotonic() < self._next_at:
             return
         if self._live is None:
@@ -198,19 +199,15 @@ class RunView:
         start = time.monotonic()
         self._live.update(live_picture(self._reader.read()), refresh=True)
         end = time.monotonic()
-        self._next_at = end + max(1.0, 10 * (end - start))  # a large store is not read all the time
+        self._next_at = end + max(1.0, 10 * (end - start))  # reads take a tenth of the time at most
 
     def record(self, record: Record) -> None:
         """Print one epoch."""
-        self.say(
-            f"{record.trial_id}  epoch {record.epoch}  "
-            f"train {record['train_loss']:.4f} {record['train_accuracy']:.3f}  "
-            f"valid {record['valid_loss']:.4f} {record['valid_accuracy']:.3f}  "
-            f"{record['images_per_second']:.0f} images/s"
-        )
+        progress = self._store.trainable.progress(record)
+        self.say(f"{record.trial_id}  epoch {record.epoch}  {progress}")
 
     def end_of_trial(self, info: TrialInfo) -> None:
-        """Print one trial's end."""
+        """Print the end of one trial's attempt."""
         last = info.attempts[-1]
         state = "waits" if last.end == "paused" else info.state
         line = Text(f"{info.trial_id}  ").append(state, STYLES[info.state])
@@ -220,7 +217,7 @@ class RunView:
         self._console.print(line)
 
     def say(self, line: str) -> None:
-        # A terminal's lines are broken between words; in a file a line stays one line.
+        # Lines are wrapped in a terminal only.
         self._console.print(line, markup=False, soft_wrap=not self._console.is_terminal)
 
 
@@ -235,7 +232,7 @@ def _time_left(status: SweepStatus) -> str:
 
 
 def _pace(status: SweepStatus) -> str:
-    """`1200 epochs an hour · 3.2 h of device time · 2 on Example GPU`."""
+    """Return speed, cost and devices: `1200 epochs an hour · 3.2 h of device time · 2 on Example GPU`."""
     words = []
     if status.epochs_an_hour:
         words.append(f"{status.epochs_an_hour:.0f} epochs an hour")

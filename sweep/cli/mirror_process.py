@@ -1,4 +1,4 @@
-"""`sweep mirror`, and the mirror beside `sweep run --mirror`: a process of its own that only reads the store."""
+"""`sweep mirror`, and the separate process of `sweep run --mirror`. Both only read the store."""
 
 import os
 import select
@@ -17,27 +17,27 @@ from mixsweep.core.store.store import SweepStore
 from mixsweep.sweep.planning.plan import labels_of, read_plan
 
 PROJECT = "mixsweep"
-_FAREWELL_SECONDS = 120.0  # for the last pass, once a sweep has ended
+_LAST_PASS_SECONDS = 120.0  # after the sweep has ended
 
 
 @dataclass(frozen=True, kw_only=True)
 class MirrorOptions:
-    """Where a mirror goes."""
+    """The destination of a mirror."""
 
     offline: bool = False
     project: str = PROJECT
     entity: str | None = None
-    artifacts: bool = False  # one version of a sweep: a mirror that watches would push one at every look
+    artifacts: bool = False  # not while watching, which would push a version at every pass
 
     def words(self) -> list[str]:
-        """As words of a command line."""
+        """Return the options as words of a command line."""
         words = ["--project", self.project]
         words += ["--entity", self.entity] if self.entity else []
         return words + ["--offline"] * self.offline
 
 
 def wants_offline(asked: bool) -> bool:
-    """Whether runs are written into folders: as asked, or as W&B's own variable says."""
+    """Whether runs are written into folders: by the option or by WANDB_MODE."""
     return asked or os.environ.get("WANDB_MODE") in ("offline", "dryrun")
 
 
@@ -51,7 +51,7 @@ def mirror_sweeps(
     """Push sweeps to W&B, once or until `over`.
 
     Raises:
-        MirrorError: W&B cannot be used at all.
+        MirrorError: W&B cannot be used.
     """
     mirror = Mirror([(store, _target(store, options)) for store in stores], _labels, options.artifacts)
     try:
@@ -61,16 +61,16 @@ def mirror_sweeps(
 
 
 def parent_is_gone() -> bool:
-    """Whether standard input has ended: the command that this mirror goes with has ended, or was killed."""
+    """Whether standard input has ended, because the parent command has ended or was killed."""
     ready, _, _ = select.select([sys.stdin], [], [], 0)
     return bool(ready) and not os.read(sys.stdin.fileno(), 1)
 
 
 @contextmanager
 def mirror_beside(store: SweepStore, options: MirrorOptions, say: Callable[[str], None]) -> Iterator[None]:
-    """A mirror of a sweep in a process of its own, as long as the block lasts and for a last pass.
+    """Mirror a sweep in a separate process while the block runs, then for a last pass.
 
-    Trials never wait for it; its lines are passed on.
+    Trials never wait for it. Its output lines go to `say`.
     """
     command = [sys.executable, "-m", "mixsweep", "mirror", str(store.path.absolute()), "--watch", "--beside"]
     process = subprocess.Popen(
@@ -79,18 +79,18 @@ def mirror_beside(store: SweepStore, options: MirrorOptions, say: Callable[[str]
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        start_new_session=True,  # a Ctrl-C is for the trials; it ends after them
+        start_new_session=True,  # Ctrl-C reaches only the trials; the mirror ends after them
     )
     assert process.stdin is not None
     assert process.stdout is not None
-    listener = threading.Thread(target=_hand_on, args=(process.stdout, say), daemon=True)
+    listener = threading.Thread(target=_forward, args=(process.stdout, say), daemon=True)
     listener.start()
     try:
         yield
     finally:
         process.stdin.close()
         try:
-            process.wait(_FAREWELL_SECONDS)
+            process.wait(_LAST_PASS_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -99,7 +99,7 @@ def mirror_beside(store: SweepStore, options: MirrorOptions, say: Callable[[str]
 
 
 def wait_for_sweep(store: SweepStore, over: Callable[[], bool]) -> bool:
-    """Wait until a sweep is in the store; False where its command ended before."""
+    """Wait until a sweep is in the store; return False if its command ended before."""
     while not store.exists():
         if over():
             return store.exists()
@@ -107,7 +107,7 @@ def wait_for_sweep(store: SweepStore, over: Callable[[], bool]) -> bool:
     return True
 
 
-def _hand_on(lines: Iterator[str], say: Callable[[str], None]) -> None:
+def _forward(lines: Iterator[str], say: Callable[[str], None]) -> None:
     for line in lines:
         say(line.rstrip())
 
@@ -119,7 +119,7 @@ def _target(store: SweepStore, options: MirrorOptions) -> Sink:
 
 
 def offline_folder(store: SweepStore) -> Path:
-    """Where a sweep's offline runs lie: what `wandb sync` is given."""
+    """Return the folder of a sweep's offline runs, for `wandb sync`."""
     return store.path / "wandb"
 
 

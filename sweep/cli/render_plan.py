@@ -1,4 +1,4 @@
-"""What `sweep plan` prints: trials, duplicates, what is done, and what the rest will cost."""
+"""The output of `sweep plan`: trials, duplicates, what is done, and the cost of the rest."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -22,11 +22,11 @@ from mixsweep.sweep.planning.plan import Plan
 from mixsweep.sweep.search.suggestions import coming, to_come
 
 
-def next_step(config: TrialConfig, store: SweepStore, run_config: RunConfig) -> tuple[str, int]:
-    """What the next run does with a trial, and how many epochs that is.
+def next_action(config: TrialConfig, store: SweepStore, run_config: RunConfig) -> tuple[str, int]:
+    """Return what the next run does with a trial, and in how many epochs.
 
-    One of: done, failed, new, runs now, is tried again, continues, `from the start` (it has been trained,
-    but its checkpoint is gone).
+    The action is one of: done, failed, new, runs now, is tried again, continues, `from the start` (the trial has
+    records, but its checkpoint is gone).
     """
     folder = store.trial(config.trial_id)
     info = folder.info()
@@ -38,19 +38,19 @@ def next_step(config: TrialConfig, store: SweepStore, run_config: RunConfig) -> 
     trained = min(config.begins_after + rows, config.epochs)
     if rows and not has_checkpoint(folder.path):
         return "from the start", config.epochs
-    what = {"running": "runs now", "failed": "is tried again"}.get(info.state, "continues")
-    return what, config.epochs - trained
+    action = {"running": "runs now", "failed": "is tried again"}.get(info.state, "continues")
+    return action, config.epochs - trained
 
 
 def plan_mapping(plan: Plan, root: Path, place: Place) -> dict[str, Any]:
-    """The plan as plain values for `--json`."""
+    """Return the plan as plain values for `--json`."""
     store, run_config = _where(plan, root, place)
     rows = []
     todo = []
     for config in plan.trials:
-        what, epochs = next_step(config, store, run_config)
+        action, epochs = next_action(config, store, run_config)
         label = plan.labels[config.trial_id]
-        rows.append({"trial_id": config.trial_id, "label": label, "standing": what, "epochs_left": epochs})
+        rows.append({"trial_id": config.trial_id, "label": label, "standing": action, "epochs_left": epochs})
         todo.append((config, epochs))
     todo += [(config, config.epochs) for config in coming(plan)]
     cost = forecast(
@@ -76,14 +76,14 @@ def describe_plan(plan: Plan, root: Path, place: Place, out: Console) -> None:
     todo: list[tuple[TrialConfig, int]] = []
     counts: Counter[str] = Counter()
     for config in plan.trials:
-        what, epochs = next_step(config, store, run_config)
-        counts[what] += 1
+        action, epochs = next_action(config, store, run_config)
+        counts[action] += 1
         if epochs:
             todo.append((config, epochs))
-        style = {"done": STYLES["completed"], "failed": STYLES["failed"], "new": ""}.get(what, "yellow")
-        line = Text(f"{config.trial_id}  ").append(f"{what:<14}", style)
+        style = {"done": STYLES["completed"], "failed": STYLES["failed"], "new": ""}.get(action, "yellow")
+        line = Text(f"{config.trial_id}  ").append(f"{action:<14}", style)
         out.print(line.append(f"  {plan.labels[config.trial_id]}"))
-    kinds = ", ".join(f"{count} {what}" for what, count in counts.items())
+    kinds = ", ".join(f"{count} {action}" for action, count in counts.items())
     out.print(f"{len(plan.trials)} trials: {kinds}", markup=False)
     if more := coming(plan):
         todo += [(config, config.epochs) for config in more]
@@ -104,7 +104,7 @@ def describe_plan(plan: Plan, root: Path, place: Place, out: Console) -> None:
 
 
 def ineffective(plan: Plan) -> list[str]:
-    """Notes on fields that are set but have no effect on any trial."""
+    """Return notes on fields that are set but have no effect on any trial."""
     notes = []
     for part in plan.spec.parts if plan.rows else ():
         trials = [row.config for row in plan.rows if row.part == part.name]
@@ -120,7 +120,7 @@ def ineffective(plan: Plan) -> list[str]:
 def _scripts(
     plan: Plan, place: Place, todo: Sequence[tuple[TrialConfig, int]], store: SweepStore
 ) -> list[str]:
-    """What would be handed to a batch scheduler."""
+    """Return the scripts that a run would submit to a batch scheduler."""
     return find_backend(place).scripts(plan.spec, sum(epochs > 0 for _, epochs in todo), store)
 
 

@@ -1,4 +1,4 @@
-"""What `sweep show` prints of one trial."""
+"""The output of `sweep show`."""
 
 import json
 import shlex
@@ -14,7 +14,7 @@ from mixsweep.sweep.cli.live_view import STYLES
 
 
 def trial_mapping(folder: TrialFolder) -> dict[str, Any]:
-    """All that is known of a trial, as plain values."""
+    """Return all that the store has of a trial, as plain values."""
     info = folder.info()
     values: dict[str, Any] = json.loads(info.to_json()) if info else {"trial_id": folder.trial_id}
     if folder.patch_path.is_file():
@@ -33,11 +33,11 @@ def describe_trial(folder: TrialFolder, out: Console, last: int = 5) -> None:
         return
     out.print(Text(info.trial_id, "bold"), Text(info.state, STYLES[info.state]), f"at epoch {info.epoch}")
     out.print(f"folder  {folder.path}", markup=False, soft_wrap=True)
-    identity = info.config.identity()
+    trainable, identity = find_trainable(info.config.kind), info.config.identity()
     config = Table("field", "value", "meaning", box=None, header_style="bold")
     for name, value in info.config.to_mapping().items():
-        doc = find_trainable(info.config.kind).field(name).doc
-        config.add_row(name, Text(str(value), "bold" if name in identity else "dim"), doc)
+        style = "bold" if name in identity else "dim"
+        config.add_row(name, Text(str(value), style), trainable.field(name).doc)
     out.print(config)
     attempts = Table("attempt", "place", "host", "from epoch", "start", "end", box=None, header_style="bold")
     for one in info.attempts:
@@ -54,9 +54,9 @@ def describe_trial(folder: TrialFolder, out: Console, last: int = 5) -> None:
         )
     sweep = folder.path.parent.parent / "sweep.toml"
     again = f"sweep run {shlex.quote(str(sweep))} --trial {folder.trial_id} --store again"
-    out.print(f"to run exactly it again: {again}", markup=False, highlight=False, soft_wrap=True)
+    out.print(f"to run this trial again: {again}", markup=False, highlight=False, soft_wrap=True)
     rows = folder.records().to_pylist()[-last:]
-    names = ("epoch", "train_loss", "train_accuracy", "valid_loss", "valid_accuracy", "test_accuracy")
+    names = ("epoch", *trainable.objectives, *trainable.reported_tests)
     table = Table(*names, box=None, header_style="bold")
     for row in rows:
         table.add_row(*("" if row[n] is None else f"{row[n]:.4g}" for n in names))

@@ -1,4 +1,4 @@
-"""Commands that run trials: `run`, `stop`, `doctor` for the place, and `agent` for W&B."""
+"""Commands that run trials: `run`, `stop`, `doctor` (checks a place) and `agent` (for W&B)."""
 
 import json
 import signal
@@ -54,7 +54,7 @@ def run(
     trial: Annotated[
         str | None,
         typer.Option(
-            help="Run only this trial: its id, or the beginning of it.", autocompletion=complete_trial
+            help="Run only this trial: its id, or the first characters of it.", autocompletion=complete_trial
         ),
     ] = None,
     retry_failed: Annotated[
@@ -89,7 +89,7 @@ def run(
         from mixsweep.sweep.cli.diagnostics import overfit_trial, profile_trial
 
         if where.kind != "debug":
-            raise UsageError("--overfit and --profile look at one process: add --place debug")
+            raise UsageError("--overfit and --profile train in this process: add --place debug")
         require("train", what=f"place {where.name}")
         if not made.trials:
             raise UsageError(f"{made.spec.name}: its search has chosen no trial yet; run it first")
@@ -100,7 +100,7 @@ def run(
             profile_trial(config, made, store, where, data, out)
         return
     if where.ray and where.ray.takes_jobs and store != Path("runs"):
-        raise UsageError(f"--store {store}: place {where.name} has its own, on the cluster")
+        raise UsageError(f"--store {store}: place {where.name} has its own; leave out --store")
     options = RunOptions(
         store_root=store,
         data_dir=data,
@@ -115,7 +115,7 @@ def run(
 
 
 def _run(made: "Plan", where: Place, options: "RunOptions") -> int:
-    """Run a plan with a view of it; return the exit code."""
+    """Run a plan and show its progress; return the exit code."""
     from mixsweep.core.store.store import SweepStore
     from mixsweep.sweep.backends.base import Callbacks
     from mixsweep.sweep.cli.live_view import RunView, counts_line
@@ -188,7 +188,7 @@ def doctor(
     from mixsweep.sweep.run import find_data
 
     where = find_place(place)
-    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: the job and its files go first
+    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: remove the job and its files
         signal.signal(number, signal.default_int_handler)
     styles = {"ok": "green", "warning": "yellow", "failed": "bold red"}
     checks = []

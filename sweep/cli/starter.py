@@ -50,7 +50,7 @@ than = 1e-1                             # a value, several, or "rest"
 [keep]
 checkpoints = "best:5"                  # also "all", "none"
 
-# [resources]: what one trial is given.
+# [resources]: the resources of each trial.
 [resources]
 cpus = 1
 # gpus = 0.5                            # two trials share a GPU; left out: one GPU where there is any
@@ -63,7 +63,7 @@ cpus = 1
 # [stopping]
 # rule = "asha"
 # grace_epochs = 2                      # epochs before a trial can be stopped
-# reduction_factor = 3                  # one trial in three goes on at each rung
+# reduction_factor = 3                  # one trial in three continues at each rung
 
 # [search]: chooses trials from the results of others, in place of seeds and grids; needs Ray (--place local).
 # [search]
@@ -72,7 +72,7 @@ cpus = 1
 
 # [[parts]]: several questions in one file. Each part has its own name, question, base, space, when and claims.
 
-# Your own model or data set: a Python file, from this file's folder on, that calls mixsweep.register_model.
+# Your own model or data set: a Python file beside this one that calls mixsweep.register_model.
 # Write it above [base]:
 # imports = ["my_model.py"]
 """
@@ -82,7 +82,7 @@ def write_starter(name: str | None, preset: str | None) -> Path:
     """Write NAME.toml into the working folder and return its path.
 
     Raises:
-        UserError: the name is none, the preset does not exist, or the file exists already.
+        UserError: the name is invalid, the preset does not exist, or the file exists already.
     """
     if preset is not None and preset not in preset_names():
         raise UserError(f"--from {preset}: no such preset{did_you_mean(preset, preset_names())}")
@@ -100,6 +100,6 @@ def write_starter(name: str | None, preset: str | None) -> Path:
 
 
 def _renamed(preset: str, name: str) -> str:
-    """A preset's text, comments included, under another name."""
+    """Return a preset's text, comments included, with another name."""
     text = (PRESETS / f"{preset}.toml").read_text(encoding="utf-8")
     return re.sub(r'^name = ".*?"', lambda found: f'name = "{name}"', text, count=1, flags=re.MULTILINE)

@@ -1,7 +1,7 @@
 """W&B Sweeps: a sweep file as a W&B definition, and the command that `wandb agent` runs for each of its trials.
 
-W&B hands out the trials of our plan and no others, so that each has the identity that it has everywhere; what is done
-already is not run again, only shown.
+W&B hands out the trials of our plan and no others, so that each keeps its identity. A trial that is already done is
+not run again, only shown.
 """
 
 import os
@@ -27,14 +27,14 @@ class AgentError(UserError):
 
 
 def definition(plan: Plan, file: str, store: Path, project: str) -> str:
-    """A W&B sweep definition, YAML.
+    """Return a W&B sweep definition as YAML.
 
-    A grid becomes W&B's grid over the same fields, so that its panels have them as axes. What W&B has no words for
-    (conditions, parts, draws of ours) becomes a grid over the ids of the planned trials.
+    A grid becomes W&B's grid over the same fields, so that its panels have them as axes. What W&B cannot express
+    (conditions, parts, our random draws) becomes a grid over the ids of the planned trials.
 
     Args:
-        file: the sweep file as `sweep agent` is to find it.
-        store: where the trials land.
+        file: the path of the sweep file for `sweep agent`.
+        store: the store that the trials are written to.
     """
     spec = plan.spec
     part = spec.parts[0]
@@ -57,10 +57,10 @@ def definition(plan: Plan, file: str, store: Path, project: str) -> str:
 
 
 def trial_for(plan: Plan, words: Sequence[str]) -> TrialConfig:
-    """The planned trial that W&B's arguments mean, `--lr=0.1 --seed=42` or `--trial=0123456789ab`.
+    """Return the planned trial for W&B's arguments, `--lr=0.1 --seed=42` or `--trial=0123456789ab`.
 
     Raises:
-        AgentError: they are no arguments of a trial, or no trial of the plan.
+        AgentError: an argument is not a field, or no planned trial matches.
     """
     values = dict(_value_of(word, plan.spec.trainable.field_names) for word in words)
     if "trial" in values:
@@ -76,15 +76,15 @@ def trial_for(plan: Plan, words: Sequence[str]) -> TrialConfig:
     for config in plan.trials:
         if config.trial_id == wanted:
             return config
-    raise AgentError(f"{' '.join(words)}: no trial of {plan.spec.name}; export the definition anew")
+    raise AgentError(f"{' '.join(words)}: no trial of {plan.spec.name}; export the definition again")
 
 
 def show_in_wandb(store: SweepStore, config: TrialConfig, plan: Plan) -> None:
-    """Push a trial to the run that `wandb agent` has begun for it; nothing where no agent has.
+    """Push a trial to the run that `wandb agent` has started for it; without an agent, do nothing.
 
     Raises:
         MirrorError: W&B cannot be used.
-        TransientError: it did not get through.
+        TransientError: the push failed and can be tried again.
     """
     run_id = os.environ.get("WANDB_RUN_ID")
     info = store.trial(config.trial_id).info()

@@ -1,9 +1,9 @@
-"""What a plan will cost: device-hours from what the store has measured, or from a rough rate.
+"""Forecasts of a plan's device time, from measurements in the store or from a rough rate.
 
-A trial takes its epochs, and what comes on top once: building it, first steps, files, test images. Epochs scale
-with their units of work within a group of trials, which its kind knows: of the image trainer, with the multiply-adds
-of a forward pass within one architecture, so that one measured patch size or width tells of the others; across
-architectures they do not, so each has its own pace.
+A trial takes the time of its epochs, and a fixed time: building it, first steps, files, test images. Within a group
+of trials, the time of an epoch is proportional to its units of work. The trainable defines both: for images, a group is
+an architecture and the work is the multiply-adds of its forward passes, so that one measured patch size or width
+predicts the others.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,11 +29,11 @@ from mixsweep.sweep.planning.plan import read_plan
 
 @dataclass(frozen=True)
 class Pace:
-    """What trials have taken, by group of trials (core.trainables.interface.EpochWork).
+    """Measured speed, by group of trials (core.trainables.interface.EpochWork).
 
     Args:
-        rates: units of work for each second of an epoch.
-        extras: seconds of a trial beside its epochs.
+        rates: units of work per second of an epoch.
+        extras: seconds of a trial outside its epochs.
     """
 
     rates: Mapping[str, float] = field(default_factory=dict)
@@ -42,7 +42,7 @@ class Pace:
 
 @dataclass(frozen=True)
 class RemainingWork:
-    """What is left of `trials` alike: so many epochs altogether."""
+    """The epochs left in all of `trials` trials whose epochs cost the same."""
 
     config: TrialConfig
     epochs: int
@@ -51,14 +51,14 @@ class RemainingWork:
 
 @dataclass(frozen=True)
 class Forecast:
-    """Seconds of one device, and what they rest on; `seconds` is None where nothing is known."""
+    """Seconds of one device, and their basis; `seconds` is None where they are unknown."""
 
     seconds: float | None
     basis: str
 
 
 def measured_rates(root: Path) -> Pace:
-    """The pace of every sweep under a store that can be read; of several sweeps, the middle one."""
+    """Return the measured speed of the readable sweeps of a store; the median over sweeps."""
     rates: dict[str, list[float]] = {}
     extras: dict[str, list[float]] = {}
     for path in sorted(root.glob("*/sweep.toml")):
@@ -74,17 +74,19 @@ def measured_rates(root: Path) -> Pace:
     return Pace(_medians(rates), _medians(extras))
 
 
-_SAMPLE = 20  # trials of a sweep whose wall time is looked up
+_SAMPLE = 20  # trials of a sweep whose wall time is read
 
 
 def _wall_times(store: SweepStore, configs: Mapping[str, TrialConfig]) -> dict[str, float]:
-    """By trial, the seconds of some that were completed at once."""
+    """Return the wall seconds of some trials that completed in one attempt."""
     found: dict[str, float] = {}
     for trial_id in configs:
         info = store.trial(trial_id).info()
         if info is not None and info.state == "completed" and len(info.attempts) == 1:
-            begun, ended = info.attempts[0].started_at, info.attempts[0].ended_at
-            found[trial_id] = (datetime.fromisoformat(ended) - datetime.fromisoformat(begun)).total_seconds()
+            started, ended = info.attempts[0].started_at, info.attempts[0].ended_at
+            found[trial_id] = (
+                datetime.fromisoformat(ended) - datetime.fromisoformat(started)
+            ).total_seconds()
         if len(found) == _SAMPLE:
             break
     return found
@@ -93,10 +95,10 @@ def _wall_times(store: SweepStore, configs: Mapping[str, TrialConfig]) -> dict[s
 def rates_of(
     table: pa.Table, trainable: Trainable, configs: Mapping[str, TrialConfig], share: float = 0.5
 ) -> dict[str, float]:
-    """Units of work for each second of an epoch, by group, from the records of these trials.
+    """Return units of work per second of an epoch, by group, from the records of these trials.
 
     Args:
-        share: of the epochs that were slower; 0.5 is the median.
+        share: the quantile: the fraction of epochs that were slower; 0.5 is the median.
     """
     rates: dict[str, list[float]] = {}
     works = {trial_id: trainable.epoch_work(config) for trial_id, config in configs.items()}
@@ -113,10 +115,10 @@ def rates_of(
 def extras_of(
     table: pa.Table, trainable: Trainable, configs: Mapping[str, TrialConfig], walls: Mapping[str, float]
 ) -> dict[str, float]:
-    """Seconds that a trial took beside its epochs, by group: the median.
+    """Return the median seconds of a trial outside its epochs, by group.
 
     Args:
-        walls: by trial, its seconds from its attempt's start to its end; of trials whose records are all there.
+        walls: seconds from the start of an attempt to its end, by trial; for trials with all their records.
     """
     ids = [trial_id for trial_id in walls if trial_id in configs]
     trials = arrow.dictionary_codes(
@@ -133,7 +135,7 @@ def extras_of(
 
 
 def forecast(todo: Sequence[RemainingWork], pace: Pace) -> Forecast:
-    """Device-seconds for what is left."""
+    """Return the device-seconds that the remaining work takes."""
     seconds, rough = 0.0, False
     for left in todo:
         work = find_trainable(left.config.kind).epoch_work(left.config)
@@ -156,6 +158,6 @@ def _medians(values: Mapping[str, Sequence[float]]) -> dict[str, float]:
 
 
 def _seconds(table: pa.Table, trainable: Trainable) -> pa.ChunkedArray:
-    """The time of each record."""
+    """Return the seconds of each record."""
     first, *others = trainable.second_metrics
     return reduce(pc.add, (table[name] for name in others), table[first])

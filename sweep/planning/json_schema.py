@@ -1,7 +1,7 @@
 """JSON Schemas (draft 2020-12) of sweep files and of places.toml, for editors.
 
-Generated from the declarations that reading uses. What depends on several keys at once, or on a file that
-registers names, is left to `sweep plan`.
+Generated from the declarations that parsing uses. `sweep plan` checks the rest: rules over several keys, and names
+that a Python file registers.
 """
 
 from collections.abc import Iterable, Mapping
@@ -53,7 +53,7 @@ _TYPES: Mapping[Any, Schema] = {
 
 
 def sweep_file_schema() -> Schema:
-    """The schema of sweep files."""
+    """Return the schema of sweep files."""
     keys = {**_keys(Part), **_keys(SweepSpec)}
     by_hand: Schema = {
         "name": {"type": "string", "pattern": keys["name"]["pattern"], "maxLength": LONGEST_NAME},
@@ -71,7 +71,7 @@ def sweep_file_schema() -> Schema:
         **{name: {"$ref": f"#/$defs/{name}"} for name in TABLES},
     }
     keys["metric"] |= {"type": "string", "enum": list(find_trainable().objectives)}
-    keys["keep"] = {"description": "what is kept of ended trials beside their records, config and log"}
+    keys["keep"] = {"description": "what is kept of ended trials besides their records, config and log"}
     top = {name: {**keys[name], **by_hand.get(name, {})} for name in TOP_KEYS}
     part = {name: top[name] for name in PART_KEYS} | {"name": _keys(Part)["name"]}
     part["base"] = {**top["base"], "not": {"required": ["seed"]}}  # seeds are paired across parts
@@ -80,7 +80,7 @@ def sweep_file_schema() -> Schema:
         "title": "A sweep file of mixsweep",
         **_table(top),
         "dependentSchemas": {
-            # With several questions these stand inside each of [[parts]], or in a file of their own.
+            # With several questions these belong inside each of [[parts]], or in a file of their own.
             "parts": {"properties": dict.fromkeys((*ONLY_IN_PARTS, "search", "stopping"), False)},
             "search": {"properties": {"samples": False}},
         },
@@ -103,7 +103,7 @@ def sweep_file_schema() -> Schema:
 
 
 def places_schema() -> Schema:
-    """The schema of places.toml: a table a place."""
+    """Return the schema of places.toml: one table per place."""
     common = {name: key for name, key in _keys(Place).items() if name in COMMON_KEYS}
     common["data"]["type"] = "string"
     own = {name: key for name, key in _keys(Place).items() if name not in COMMON_KEYS}
@@ -119,19 +119,19 @@ def places_schema() -> Schema:
         places[name] = {**_table({**common, "kind": kind, **keys}), "required": ["kind"]}
     any_kind = [{"$ref": f"#/$defs/{name}"} for name in tables]
     # The built-in places may leave out their kind.
-    unsaid = {**places["machine"], "required": []}
+    without_kind = {**places["machine"], "required": []}
     return {
         "$schema": _DRAFT,
         "title": "The places of mixsweep",
         "type": "object",
         "properties": {name: {"anyOf": [{"$ref": "#/$defs/built-in"}, *any_kind[1:]]} for name in BUILT_IN},
         "additionalProperties": {"oneOf": any_kind},
-        "$defs": {**places, "built-in": unsaid},
+        "$defs": {**places, "built-in": without_kind},
     }
 
 
 def _trial_fields() -> dict[str, TrialField]:
-    """The fields that a sweep file may set, by name."""
+    """Return the fields that a sweep file may set, by name."""
     return {spec.name: spec for spec in find_trainable().fields if spec.name not in _NOT_IN_FILES}
 
 
@@ -155,7 +155,7 @@ def _field_ref(name: str) -> Schema:
 
 
 def _axis(spec: TrialField) -> Schema:
-    """One field's table in [space]: exactly one distribution."""
+    """Return the schema of one field in [space]: exactly one distribution."""
     value = _trial_field(spec)
     numeric = value["type"] in ("integer", "number")
     names = [name for name, shape in DISTRIBUTIONS.items() if numeric or not shape.numbers]
@@ -186,7 +186,7 @@ def _distribution(shape: Distribution, field: str) -> Schema:
 
 
 def _condition(spec: TrialField) -> Schema:
-    """A value that another field must have, or a list of them."""
+    """Return the schema of a condition under [when]: a value, or a list of values."""
     one = _field_ref(spec.name)
     if spec.is_list:
         return one
@@ -203,7 +203,7 @@ def _claim() -> Schema:
 
 
 def _search() -> Schema:
-    """The table of all searches' keys, of which each algorithm takes its own."""
+    """Return the schema of [search]; each algorithm allows its own keys."""
     schema = _table(_keys(Search))
     schema["properties"]["algorithm"]["default"] = "tpe"
     schema["properties"]["mutate"]["items"] = {
@@ -212,17 +212,17 @@ def _search() -> Schema:
     }
     schema["allOf"] = []
     for algorithm in schema["properties"]["algorithm"]["enum"]:
-        meant: Schema = {"properties": {"algorithm": {"const": algorithm}}}
-        if algorithm != "tpe":  # left out, it is tpe
-            meant["required"] = ["algorithm"]
-        others = [n for n, s in declared_keys(Search).items() if not _stands_beside(s, algorithm)]
+        condition: Schema = {"properties": {"algorithm": {"const": algorithm}}}
+        if algorithm != "tpe":  # tpe is the default
+            condition["required"] = ["algorithm"]
+        others = [n for n, s in declared_keys(Search).items() if not _is_allowed_with(s, algorithm)]
         wanted = [name for name in _required(Search) if name not in others]
         then = {"properties": dict.fromkeys(others, False), "required": wanted}
-        schema["allOf"].append({"if": meant, "then": then})
+        schema["allOf"].append({"if": condition, "then": then})
     return schema
 
 
-def _stands_beside(spec: Field[Any], algorithm: str) -> bool:
+def _is_allowed_with(spec: Field[Any], algorithm: str) -> bool:
     return algorithm in spec.metadata["applies"].get("algorithm", (algorithm,))
 
 
@@ -235,12 +235,12 @@ def _required(table: type) -> list[str]:
 
 
 def _keys(table: type) -> dict[str, Schema]:
-    """The schemas of the keys that a dataclass declares."""
+    """Return the schemas of the keys that a dataclass declares."""
     return {name: _value(spec, types_of(table)[name]) for name, spec in declared_keys(table).items()}
 
 
 def _value(spec: Field[Any], hint: Any) -> Schema:
-    """The schema of one declared value; of a value that is read by hand its meaning alone."""
+    """Return the schema of one declared value; only its description if code reads it by hand."""
     rule = spec.metadata
     schema: Schema = {"description": rule["doc"]}
     if "choices" not in rule:

@@ -1,7 +1,7 @@
-"""The sweep file: what to run, checked field by field before anything else happens.
+"""Reads a sweep file and checks every key before anything runs.
 
-A sweep file asks one question, or several as `[[parts]]`. All of it is checked here; which fields and metrics a
-trial has, and what they may hold, is its kind's word (core.trainables).
+A sweep file asks one question, or several as `[[parts]]`. The trainable (core.trainables) defines the fields and
+metrics of a trial and their allowed values.
 """
 
 import re
@@ -40,10 +40,10 @@ Table = TypeVar("Table")
 
 
 def find_sweep_file(name: str) -> Path:
-    """The path of a sweep file: itself, or a preset's.
+    """Return the path of a sweep file or of a preset.
 
     Raises:
-        SpecError: there is neither, with the nearest preset's name.
+        SpecError: neither exists; with the nearest preset's name.
     """
     path = Path(name)
     try:
@@ -54,7 +54,7 @@ def find_sweep_file(name: str) -> Path:
             return preset
         if path.is_dir():
             raise SpecError(f"{name}: a folder; name a sweep file in it, or a preset")
-    except (OSError, ValueError) as error:  # a name that no file can have
+    except (OSError, ValueError) as error:  # not a valid file name
         raise SpecError(f"{name}: no sweep file or preset: {error}") from error
     if Path(f"{name}.toml").is_file():
         raise SpecError(f"{name}: no such sweep file or preset; did you mean '{name}.toml'?")
@@ -66,10 +66,10 @@ def load_spec(name: str | Path, settings: Iterable[str] = ()) -> SweepSpec:
 
     Args:
         name: a path, or a preset's name.
-        settings: `KEY=VALUE` with dotted keys and TOML values, put over what the file says.
+        settings: `KEY=VALUE` with dotted keys and TOML values; they override the file.
 
     Raises:
-        SpecError: one line on what is wrong, where, and what is allowed.
+        SpecError: one line: what is wrong, where, and what is allowed.
     """
     path = find_sweep_file(str(name))
     try:
@@ -84,7 +84,7 @@ def load_spec(name: str | Path, settings: Iterable[str] = ()) -> SweepSpec:
 
 
 def parse_spec(source: Mapping[str, Any], path: Path | None = None) -> SweepSpec:
-    """Check a sweep file's tables.
+    """Check the tables of a sweep file and return its spec.
 
     Raises:
         SpecError: as load_spec.
@@ -94,7 +94,7 @@ def parse_spec(source: Mapping[str, Any], path: Path | None = None) -> SweepSpec
     default_name = path.stem if path else ""
     name = reader.text(source, "name", default_name)
     if not is_folder_name(name):
-        raise reader.error("name", f"{name!r} is no folder's name")
+        raise reader.error("name", f"{name!r} is not a folder name")
     imports, project = _imports(reader, source, path)
     trainable = find_trainable()
     plain = read_keys(reader, source, SweepSpec, only=("question", "reaches", "cost", "search_seed"))
@@ -105,7 +105,7 @@ def parse_spec(source: Mapping[str, Any], path: Path | None = None) -> SweepSpec
     if "parts" in source:
         for key in ONLY_IN_PARTS:
             if key in source:
-                raise reader.error(key, "stands inside each of [[parts]] in a file that has them")
+                raise reader.error(key, "belongs inside each of [[parts]] in a file that has them")
         parts = _parts(reader, trainable, source, base)
     else:
         parts = (_part(reader, trainable, source, "", name, plain.get("question", ""), base),)
@@ -136,13 +136,13 @@ def parse_spec(source: Mapping[str, Any], path: Path | None = None) -> SweepSpec
 
 
 def is_folder_name(name: str) -> bool:
-    """Whether a sweep can have this name: its folder in the store has it."""
+    """Whether a sweep can have this name, which is also the name of its folder in the store."""
     printable = re.fullmatch(FOLDER_NAME, name) is not None and name.isprintable()
     return printable and len(name.encode()) <= LONGEST_NAME
 
 
 def find_project(folder: Path) -> Path:
-    """The root of the project that a folder is in: the nearest one up with `.git` or `pyproject.toml`, else itself."""
+    """Return the nearest folder, from this one up, with `.git` or `pyproject.toml`; without one, this folder."""
     folder = folder.resolve()
     for root in (folder, *folder.parents):
         if (root / ".git").exists() or (root / "pyproject.toml").is_file():
@@ -154,14 +154,14 @@ def _imports(reader: Reader, source: Mapping[str, Any], path: Path | None) -> tu
     """Import the user's files; return their absolute paths and the root of their project."""
     names = reader.texts(source, "imports")
     folder = path.parent if path else Path()
-    told = reader.text(source, "project", "")
+    given = reader.text(source, "project", "")
     if not names:
-        if told:
+        if given:
             raise reader.error("project", "is only used with `imports`")
         return (), ""
-    project = (folder / told).resolve() if told else find_project(folder)
+    project = (folder / given).resolve() if given else find_project(folder)
     if not project.is_dir():
-        raise reader.error("project", f"{told!r} is not a folder")
+        raise reader.error("project", f"{given!r} is not a folder")
     files = []
     for name in names:
         try:
@@ -244,7 +244,7 @@ def _part(
         for value in values:
             _trial_value(reader, trainable, f"{where}space.{key}", key, value)
         if key in reader.table(table, "base", where):
-            raise reader.error(f"{where}space.{key}", "stands in [base] too; keep one of the two")
+            raise reader.error(f"{where}space.{key}", "is in [base] too; keep one of the two")
     for key, conditions in when.items():
         _known_field(reader, trainable, f"{where}when.{key}", key)
         if not isinstance(conditions, Mapping) or not conditions:
@@ -301,7 +301,7 @@ def _claims(
 
 
 def _read_table(reader: Reader, source: Mapping[str, Any], name: str, table: type[Table]) -> Table:
-    """The table of this name, checked by what its class declares."""
+    """Read a table, checked against the keys that its class declares."""
     values, at = reader.table(source, name), f"{name}."
     reader.keys(values, declared_keys(table), at)
     return table(**read_keys(reader, values, table, at))
@@ -318,13 +318,13 @@ def _resources(reader: Reader, source: Mapping[str, Any]) -> Resources:
 
 def _known_field(reader: Reader, trainable: Trainable, where: str, name: str) -> None:
     if name == "parent":
-        raise reader.error(where, "is written by a population ([search] algorithm = 'pbt') alone")
+        raise reader.error(where, "is written only by a population ([search] algorithm = 'pbt')")
     if name not in trainable.field_names:
         raise reader.error(where, f"unknown field{did_you_mean(name, trainable.field_names)}")
 
 
 def _trial_value(reader: Reader, trainable: Trainable, where: str, name: str, value: Any) -> None:
-    """Check one field's value by itself; what several fields must agree on is checked trial by trial."""
+    """Check one field's value by itself; combinations of fields are checked trial by trial."""
     _known_field(reader, trainable, where, name)
     try:
         trainable.check_value(name, value)

@@ -1,4 +1,4 @@
-"""The plan: concrete trials, identified, deduplicated, in the order in which they are run."""
+"""The plan: the trials of a sweep, identified, deduplicated, in the order in which they run."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ from mixsweep.core.store.store import SweepStore
 from mixsweep.sweep.planning.schema import Part, SpecError, SweepSpec
 from mixsweep.sweep.planning.space import expand
 
-_DRAWS_A_MEMBER = 50  # of a population, at most: some draws may be the same trial
+_DRAWS_A_MEMBER = 50  # draws per member of a population, at most: draws may repeat a trial
 
 _PLACEMENT = (
     ("part", pa.string()),
@@ -27,7 +27,7 @@ _PLACEMENT = (
 
 @dataclass(frozen=True, kw_only=True)
 class Planned:
-    """One trial in one part of a sweep. Replicas of a point differ in the seed alone."""
+    """One trial in one part of a sweep. Replicas of a point differ only in the seed."""
 
     part: str
     point: int
@@ -44,8 +44,8 @@ class Plan:
     """All trials of a sweep."""
 
     spec: SweepSpec
-    rows: tuple[Planned, ...]  # a row a trial and part; a trial that answers two questions has two
-    duplicates: int  # trials left out, since an earlier point of their part is the same one
+    rows: tuple[Planned, ...]  # one per trial and part; a trial that answers two questions has two
+    duplicates: int  # trials left out, because an earlier point of their part is the same trial
 
     @cached_property
     def trials(self) -> tuple[TrialConfig, ...]:
@@ -54,16 +54,16 @@ class Plan:
 
     @property
     def shared(self) -> int:
-        """How many rows are spared because another part has the same trial."""
+        """The number of rows whose trial another part has too, so that it runs once."""
         return len(self.rows) - len(self.trials)
 
     @cached_property
     def labels(self) -> dict[str, str]:
-        """By trial: what sets it apart, as `lr=0.001 seed=42`."""
+        """A label for each trial, such as `lr=0.001 seed=42`."""
         return labels_of(self.rows)
 
     def table(self) -> pa.Table:
-        """The plan as it stands in the store: a row a trial (and part)."""
+        """Return the plan as the store keeps it: a row per trial and part."""
         columns = [(spec.name, column_type(spec)) for spec in self.spec.trainable.fields]
         schema = pa.schema([*_PLACEMENT, *columns])
         rows = [
@@ -75,12 +75,12 @@ class Plan:
 
 
 def make_plan(spec: SweepSpec) -> Plan:
-    """Expand a sweep file into its trials. The same file gives the same plan, always.
+    """Expand a sweep file into its trials. The same file always gives the same plan.
 
-    What a search chooses as it runs is not in it (see sweep.search.suggestions.with_known).
+    Trials that a search chooses at run time are not in it (see sweep.search.suggestions.with_known).
 
     Raises:
-        SpecError: some point is no trial, with the point's values.
+        SpecError: a point is not a valid trial; with the point's values.
     """
     rows: list[Planned] = []
     duplicates = 0
@@ -89,7 +89,7 @@ def make_plan(spec: SweepSpec) -> Plan:
     if spec.search is not None and spec.search.algorithm == "pbt":
         return _first_generation(spec, spec.search.population)
     for part in spec.parts:
-        seen: dict[str, int] = {}  # where in `rows` a trial of this part stands
+        seen: dict[str, int] = {}  # the index in `rows` of each trial of this part
         for point, values in enumerate(
             expand(
                 part.base,
@@ -123,7 +123,7 @@ def _trial(spec: SweepSpec, part: Part, values: Mapping[str, Any], seed: int) ->
 
 
 def _first_generation(spec: SweepSpec, size: int) -> Plan:
-    """So many different trials, drawn at random."""
+    """Return the plan of a population's first generation: `size` different trials, drawn at random."""
     (part,) = spec.parts
     found: dict[str, TrialConfig] = {}
     draws = expand(
@@ -149,12 +149,12 @@ def save_plan(plan: Plan, store: SweepStore) -> None:
     """Write the sweep file and its plan into the store."""
     store.trials_path.mkdir(parents=True, exist_ok=True)
     files.write_table(plan.table(), store.path / "plan.parquet")
-    # The sweep file comes last: a folder that has one is a sweep with a plan.
+    # The sweep file is written last: a folder that has one is a sweep with a plan.
     files.write_bytes(store.path / "sweep.toml", plan.spec.to_toml().encode())
 
 
 def read_plan(store: SweepStore) -> tuple[Planned, ...]:
-    """The rows of a store's plan."""
+    """Return the rows of a store's plan."""
     trainable = store.trainable
     return tuple(
         Planned(
@@ -168,9 +168,9 @@ def read_plan(store: SweepStore) -> tuple[Planned, ...]:
 
 
 def trials_of(rows: Sequence[Planned]) -> tuple[TrialConfig, ...]:
-    """The trials of a plan, each once: the first seed of every point before the second of any.
+    """Return the trials of a plan, each once: the first seed of every point before the second of any.
 
-    Where parts ask for the same trial at different lengths, the longest is the trial.
+    Where parts ask for different numbers of epochs of one trial, the largest is taken.
     """
     trials: dict[str, TrialConfig] = {}
     for row in sorted(rows, key=lambda row: row.replica):
@@ -181,7 +181,7 @@ def trials_of(rows: Sequence[Planned]) -> tuple[TrialConfig, ...]:
 
 
 def labels_of(rows: Sequence[Planned]) -> dict[str, str]:
-    """By trial: the fields that vary in its part, and its seed; its part's name where there are several."""
+    """Return a label for each trial: the fields that vary in its part, its seed, and its part, if several."""
     names = rows[0].config.to_mapping() if rows else ()
     columns = {name: [row.config[name] for row in rows] for name in names}
     return labels_of_columns([row.part for row in rows], [row.trial_id for row in rows], columns)
@@ -190,7 +190,7 @@ def labels_of(rows: Sequence[Planned]) -> dict[str, str]:
 def labels_of_columns(
     parts: Sequence[str], trial_ids: Sequence[str], columns: Mapping[str, Sequence[Any]]
 ) -> dict[str, str]:
-    """As labels_of, from the columns of a plan's table."""
+    """Return the labels of labels_of, from the columns of a plan's table."""
     several = len(set(parts)) > 1
     labels: dict[str, str] = {}
     for part in dict.fromkeys(parts):
@@ -208,10 +208,10 @@ def labels_of_columns(
 
 
 def pick(trials: Sequence[TrialConfig], prefix: str) -> TrialConfig:
-    """The trial whose id begins so.
+    """Return the trial whose id begins with this prefix.
 
     Raises:
-        SpecError: there is none, or more than one.
+        SpecError: no trial matches, or more than one.
     """
     found = [config for config in trials if config.trial_id.startswith(prefix)]
     if len(found) != 1:
@@ -221,7 +221,7 @@ def pick(trials: Sequence[TrialConfig], prefix: str) -> TrialConfig:
 
 
 def brief(value: Any) -> str:
-    """A field's value in a label."""
+    """Return a field's value as a label shows it."""
     if isinstance(value, list | tuple):
         return "-".join(map(str, value))
     return f"{value:g}" if isinstance(value, float) else str(value)

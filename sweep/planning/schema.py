@@ -1,4 +1,4 @@
-"""What a checked sweep file says, and the keys of its tables: declared once, for reading and for `sweep schema`."""
+"""A checked sweep file, and the keys of its tables, declared once for parsing and for `sweep schema`."""
 
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field
@@ -31,7 +31,7 @@ MOST_REPLICAS = 10_000
 
 
 class SpecError(UserError):
-    """A sweep file that cannot be run, in one line: the file, the field, the value, what is allowed."""
+    """An invalid sweep file; the message is one line: the file, the field, the value, what is allowed."""
 
     def __init__(self, message: str):
         super().__init__(" ".join(message.splitlines()))  # a quoted key may hold a line break
@@ -72,16 +72,16 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Stopping:
-    """Asynchronous successive halving (Li et al., 2020, arXiv:1810.05934), as Ray Tune has it."""
+    """Asynchronous successive halving (Li et al., 2020, arXiv:1810.05934), as Ray Tune implements it."""
 
     rule: str = toml_key("asha", "the stopping rule", choices=RULES)
     grace_epochs: int = toml_key(1, "epochs before a trial can be stopped", low=1)
-    reduction_factor: float = toml_key(3.0, "one trial in so many goes on at each rung", low=1.5)
+    reduction_factor: float = toml_key(3.0, "one trial in this many continues at each rung", low=1.5)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Keep:
-    """What is kept of ended trials beside their records, config and log."""
+    """What is kept of ended trials besides their records, config and log."""
 
     checkpoints: str = toml_key(
         "best:5", f"checkpoints of ended trials: {POLICY_HELP}", pattern=POLICY_PATTERN, allowed=POLICY_HELP
@@ -90,10 +90,10 @@ class Keep:
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What one trial is given. `gpus` left out means one where the machine has any.
+    """The resources of one trial. Without `gpus`, a trial gets one GPU where the machine has any.
 
-    With `ranks` above 1 so many processes train each trial together, over `nodes`; `cpus` and `gpus` are each
-    one's. `memory` (`4G`) and `custom` resources are Ray's, which places by them.
+    With `ranks` above 1, that many processes on `nodes` nodes train each trial together; `cpus` and `gpus` are per
+    process. Ray places trials by `memory` (`4G`) and `custom` resources.
     """
 
     cpus: int = toml_key(1, "CPUs of each process, also its number of threads", low=1)
@@ -127,7 +127,7 @@ class SweepSpec:
     )
     question: str = toml_key("", "what the report answers")
     reaches: str = toml_key("", "the result to expect, in words")
-    cost: str = toml_key("", "what it takes, in words")
+    cost: str = toml_key("", "the expected cost, in words")
     metric: str = toml_key_by_hand(MISSING, "the metric that is compared")
     mode: str = toml_key(
         MISSING, "whether more or less of it is better; left out: as the metric wants", choices=MODES
@@ -137,31 +137,31 @@ class SweepSpec:
     )
     search_seed: int = toml_key(0, "seed of drawn fields, and of a search", low=0)
     imports: tuple[str, ...] = toml_key_by_hand(
-        (), "Python files that register models or data sets, from the file's folder on"
+        (), "Python files that register models or data sets, relative to the file's folder"
     )
     project: str = toml_key_by_hand(
-        "", "the folder that leads sys.path for them; left out: the nearest one with .git or pyproject.toml"
+        "", "the folder that comes first in sys.path; left out: the nearest with .git or pyproject.toml"
     )
-    search: Search | None = toml_key_by_hand(None, "trials chosen as others end; in Ray places only")
+    search: Search | None = toml_key_by_hand(None, "chooses trials as others end; in Ray places only")
     stopping: Stopping | None = toml_key_by_hand(None, "a rule that stops poor trials early")
     keep_checkpoints: str = "best:5"
-    resources: Resources = toml_key_by_hand(Resources(), "what one trial is given")
+    resources: Resources = toml_key_by_hand(Resources(), "the resources of one trial")
     kind: str = BUILT_IN
     source: Mapping[str, Any] = field(default_factory=dict)  # the file's own tables, `--set` applied
     path: Path | None = None
 
     @property
     def trainable(self) -> Trainable:
-        """The kind of its trials."""
+        """The trainable of its trials."""
         return find_trainable(self.kind)
 
     @property
     def may_stop_trials(self) -> bool:
-        """Whether a trial that was stopped before its last epoch has ended."""
+        """Whether a trial may end before its last epoch, by a stopping rule or a population."""
         return self.stopping is not None or (self.search is not None and self.search.algorithm == "pbt")
 
     def to_toml(self) -> str:
-        """The file as it is run."""
+        """Return the file as it is run, `--set` applied."""
         return tomli_w.dumps(dict(self.source))
 
 
@@ -174,5 +174,5 @@ PART_KEYS = tuple(declared_keys(Part))
 TOP_KEYS = tuple(dict.fromkeys((*declared_keys(SweepSpec), *PART_KEYS, *TABLES)))
 
 
-# Keys of a file with one question that stand inside each of [[parts]] in a file that has them.
+# Keys of a file with one question that belong inside each of [[parts]] in a file with several.
 ONLY_IN_PARTS = tuple(name for name in PART_KEYS if name not in (*declared_keys(SweepSpec), "base"))

@@ -1,4 +1,4 @@
-"""The `[search]` table: a sweep whose trials are chosen as others end, by Optuna's TPE or by population."""
+"""The `[search]` table: a sweep whose trials are chosen as others end, by Optuna's TPE or by PBT."""
 
 import math
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from mixsweep.core.trainables.interface import Trainable
 
 ALGORITHMS = ("tpe", "pbt")
 
-# What has no counterpart in Optuna, and what comes nearest.
+# Distributions that Optuna lacks, and the nearest ones that it has.
 _NOT_IN_TPE = {"qloguniform": "loguniform or quniform", "randn": "uniform"}
 
 
@@ -32,23 +32,23 @@ class Search:
         10, "drawn at random before the first suggestion that looks at results", low=0, applies=_TPE
     )
     population: int = toml_key(8, "trials that train together", low=2, applies=_PBT)
-    interval_epochs: int = toml_key(3, "after so many epochs the population is compared", low=1, applies=_PBT)
+    interval_epochs: int = toml_key(3, "epochs between two comparisons", low=1, applies=_PBT)
     mutate: tuple[str, ...] = toml_key(
         (),
-        "the fields that change when a member goes on from another one's checkpoint",
+        "the fields that change when a member continues another one's checkpoint",
         applies=_PBT,
         required=True,
     )
     quantile: float = toml_key(
         0.25,
-        "the share of the population that does so, and the share that it may go on from",
+        "the fraction of the population that does so, and the fraction whose checkpoints it continues",
         above=0,
         high=0.5,
         applies=_PBT,
     )
     resample: float = toml_key(
         0.25,
-        "the probability that such a field is drawn anew instead of moved a little",
+        "the probability that such a field is drawn again instead of changed a little",
         low=0,
         high=1,
         applies=_PBT,
@@ -63,10 +63,10 @@ def read_search(
     when: Mapping[str, Any],
     replicas: int,
 ) -> Search | None:
-    """Check a sweep file's `[search]`, and that the rest of the file goes with it; None where there is none.
+    """Check a sweep file's `[search]` table, and the rest of the file against it; return None without the table.
 
     Raises:
-        UserError: the reader's own kind; one line on what is wrong.
+        UserError: of the reader's error class; one line on what is wrong.
     """
     if "search" not in source:
         return None
@@ -124,7 +124,7 @@ def _check_pbt(
         if name not in space:
             raise reader.error(f"search.mutate[{number}]", f"{name!r} is not in [space]")
         if name in when:
-            raise reader.error(f"search.mutate[{number}]", f"{name!r} stands under [when]")
+            raise reader.error(f"search.mutate[{number}]", f"{name!r} has a condition in [when]; remove one")
     if budget in space:
         raise reader.error(f"space.{budget}", "not with pbt: a population is compared at the same epochs")
     epochs = reader.table(source, "base").get(budget, trainable.defaults[budget])
@@ -138,7 +138,7 @@ def _check_pbt(
 
 
 def _size(axis: Mapping[str, Any]) -> float:
-    """How many values an axis has."""
+    """Return how many values an axis has."""
     ((name, values),) = axis.items()
     if name == "choice":
         return len(values)

@@ -1,7 +1,7 @@
-"""Search spaces: Ray Tune's distributions by their own names, and the points that follow from them.
+"""Search spaces: Ray Tune's distributions by their names, and the points of a space.
 
-A grid is expanded here, in the file's order and without waiting for Ray's import; whatever is drawn is
-drawn by Ray Tune's own variant generator.
+Grids are expanded here, in the file's order and without importing Ray; random draws come from Ray Tune's variant
+generator.
 """
 
 import itertools
@@ -17,7 +17,7 @@ from mixsweep.core.extras import require
 
 @dataclass(frozen=True, kw_only=True)
 class Distribution:
-    """What a distribution is made of: a list of values, or numbers of these names."""
+    """The arguments of a distribution: a list of values, or numbers of these names."""
 
     doc: str
     numbers: tuple[str, ...] = ()  # none: a list of values
@@ -50,14 +50,14 @@ DISTRIBUTIONS: dict[str, Distribution] = {
 
 
 class SpaceError(ValueError):
-    """An axis that is no distribution."""
+    """An axis that is not a valid distribution."""
 
 
 def check_axis(axis: Any) -> list[Any]:
     """Check one axis, `{ name = [...] }`.
 
     Returns:
-        the values that a trial must be able to have: all of a list, the ends of a range.
+        the values that a trial must accept: all of a list, the ends of a range.
 
     Raises:
         SpaceError: what is wrong and what is allowed.
@@ -104,10 +104,9 @@ def expand(
     seed: int,
     defaults: Mapping[str, Any],
 ) -> Iterator[dict[str, Any]]:
-    """The points of a space: every combination of the grids, `samples` times with fresh draws of the rest.
+    """Yield the points of a space: every combination of the grids, `samples` times with fresh draws of the rest.
 
-    A field under `when` is left out of the points whose other fields do not meet its condition, or do not by
-    their `defaults`.
+    A field under `when` is left out of a point whose other fields (or their `defaults`) do not meet its condition.
     """
     grids = {key: axis["grid_search"] for key, axis in space.items() if "grid_search" in axis}
     drawn = {key: axis for key, axis in space.items() if key not in grids}
@@ -119,7 +118,7 @@ def expand(
 def switch_off(
     values: Mapping[str, Any], when: Mapping[str, Mapping[str, Any]], defaults: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """A point without the fields under `when` whose conditions it does not meet."""
+    """Return a point without the fields under `when` whose conditions it does not meet."""
     left = dict(values)
     for key, conditions in when.items():
         if key in left and not all(meets(left.get(k, defaults[k]), v) for k, v in conditions.items()):
@@ -128,12 +127,12 @@ def switch_off(
 
 
 def meets(value: Any, allowed: Any) -> bool:
-    """Whether a value is the allowed one, or one of the list of them."""
+    """Whether a value is the allowed one, or in the list of allowed ones."""
     return value == allowed or (isinstance(allowed, list) and value in allowed)
 
 
 def to_ray(space: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """A space as Ray Tune's own objects."""
+    """Return a space as Ray Tune's objects."""
     require("ray", what="[search]")
     from ray import tune
 

@@ -1,1 +1,1 @@
-"""What decides while trials run: search algorithms and stopping rules."""
+"""Search algorithms and stopping rules: decisions made while trials run."""

@@ -1,8 +1,8 @@
-"""Stopping rules: Ray Tune's own, fed from the store.
+"""Early stopping by Ray Tune's ASHAScheduler, fed from the store.
 
 A decision at a rung needs only the values recorded at that rung. Each value and decision is one empty file in
-`rungs/<metric>-<mode>/<epoch>/`, its name all that there is to know, so that one directory listing reads a
-rung and a process that dies loses nothing. Any process can decide, with no driver alive.
+`rungs/<metric>-<mode>/<epoch>/` whose name holds both. One directory listing reads a rung, and a killed process
+loses nothing. Any process can decide without a running driver.
 """
 
 import math
@@ -24,7 +24,7 @@ _ENTRY = re.compile(rf"(?P<trial_id>[0-9a-f]{{12}})_(?P<value>[^_]+)_(?P<decisio
 
 @dataclass(frozen=True)
 class RungEntry:
-    """One trial at one rung: its value, and what was decided."""
+    """One trial at one rung: its value and the decision."""
 
     trial_id: str
     value: float
@@ -32,14 +32,14 @@ class RungEntry:
 
 
 @dataclass(frozen=True)
-class _StandIn:
-    """What Ray Tune's scheduler looks at in one of its trials."""
+class _RungTrial:
+    """The attributes of a Tune trial that ASHAScheduler reads."""
 
     trial_id: str
 
 
 def milestones(rule: Stopping, epochs: int) -> tuple[int, ...]:
-    """The epochs at which a trial is compared: grace, grace · factor, … below its last epoch."""
+    """Return the epochs at which a trial is compared: grace, grace · factor, … below its last epoch."""
     found, milestone = [], float(rule.grace_epochs)
     while math.ceil(milestone) < epochs:
         found.append(math.ceil(milestone))
@@ -48,7 +48,7 @@ def milestones(rule: Stopping, epochs: int) -> tuple[int, ...]:
 
 
 class _Rung:
-    """Ray Tune's ASHAScheduler with the values of one rung; each is fed to it once."""
+    """An ASHAScheduler that holds the values of one rung; each value is fed once."""
 
     def __init__(self, rule: Stopping, mode: str):
         from ray.tune.schedulers import ASHAScheduler
@@ -57,7 +57,7 @@ class _Rung:
             time_attr="epoch",
             metric="value",
             mode=mode,
-            max_t=3,  # the rung is asked about as epoch 1 of a longer run, the end of which is never reached
+            max_t=3,  # the rung is reported as epoch 1, so that this end is never reached
             grace_period=1,
             reduction_factor=rule.reduction_factor,
             brackets=1,
@@ -65,12 +65,12 @@ class _Rung:
         self._known: set[str] = set()
 
     def has_only(self, entries: Sequence[RungEntry]) -> bool:
-        """Whether all that it was fed is among these: a rung may have been deleted meanwhile."""
+        """Whether these entries contain all that were fed; False after a rung was deleted."""
         return self._known <= {entry.trial_id for entry in entries}
 
     def decide(self, others: Sequence[RungEntry], trial_id: str, value: float) -> str:
-        """The scheduler's own word on a trial, after the others."""
-        # What went before may come in any order: Ray's cutoff is a percentile.
+        """Feed the other entries, then the trial; return the scheduler's decision on the trial."""
+        # The order of the others does not matter: Ray's cutoff is a percentile.
         for entry in others:
             if entry.trial_id not in self._known:
                 self._feed(entry.trial_id, entry.value)
@@ -79,7 +79,7 @@ class _Rung:
     def _feed(self, trial_id: str, value: float) -> str:
         from ray.tune.schedulers import TrialScheduler
 
-        trial: Any = _StandIn(trial_id)
+        trial: Any = _RungTrial(trial_id)
         self._known.add(trial_id)
         self._scheduler.on_trial_add(None, trial)
         decision = self._scheduler.on_trial_result(None, trial, {"epoch": 1, "value": value})
@@ -87,17 +87,17 @@ class _Rung:
 
 
 def decide(rule: Stopping, mode: str, others: Sequence[RungEntry], trial_id: str, value: float) -> str:
-    """Whether a trial goes on at a rung, given what is recorded there: ASHAScheduler's own word."""
+    """Return ASHAScheduler's decision on a trial at a rung, given the entries recorded there."""
     return _Rung(rule, mode).decide(others, trial_id, value)
 
 
 def rung_path(store: SweepStore, metric: str, mode: str, epoch: int) -> Path:
-    """The folder of a rung: values of one metric only, for no other may be compared with them."""
+    """Return the folder of a rung. It holds the values of one metric and mode, which alone are comparable."""
     return store.path / "rungs" / f"{metric}-{mode}" / str(epoch)
 
 
 def read_rung(rung: Path) -> list[RungEntry]:
-    """What is recorded at a rung; files that are no entries are passed over."""
+    """Return the entries of a rung; other files are ignored."""
     try:
         names = os.listdir(rung)
     except FileNotFoundError:
@@ -109,19 +109,19 @@ def read_rung(rung: Path) -> list[RungEntry]:
 def make_decide(
     rule: Stopping | None, store: SweepStore, metric: str, mode: str, epochs: Mapping[str, int]
 ) -> Callable[[Record], bool]:
-    """The decision that core.execution.runner asks for after each epoch.
+    """Return the function that core.execution.runner calls after each epoch: whether to stop the trial.
 
     Args:
-        rule: the sweep's rule, or None for none.
+        rule: the sweep's stopping rule, if it has one.
         store: where the rungs are.
         metric: the column that is compared.
         mode: `max` or `min`.
-        epochs: the epoch budgets of the plan's trials, by id; no others compete.
+        epochs: the epoch budgets of the plan's trials, by id; other trials are not compared.
     """
     if rule is None:
         return lambda record: False
     require("ray", what=f"[stopping] rule = {rule.rule!r}")
-    rungs: dict[int, _Rung] = {}  # a process that decides often reads each value once
+    rungs: dict[int, _Rung] = {}  # kept, so that each value is fed once per process
 
     def decide_at(record: Record) -> bool:
         if record.epoch not in milestones(rule, epochs[record.trial_id]):
@@ -130,7 +130,7 @@ def make_decide(
         entries = [entry for entry in read_rung(rung) if entry.trial_id in epochs]
         for entry in entries:
             if entry.trial_id == record.trial_id:
-                return entry.decision == STOP  # decided before a kill: a resumed sweep decides alike
+                return entry.decision == STOP  # decided before a kill: keep that decision
         value = float(record[metric])
         scheduler = rungs.get(record.epoch)
         if scheduler is None or not scheduler.has_only(entries):

@@ -1,10 +1,10 @@
-"""Population based training (Jaderberg et al., 2017, arXiv:1711.09846): Ray Tune's own, fed from the store.
+"""Population based training (Jaderberg et al., 2017, arXiv:1711.09846) by Ray Tune's scheduler, fed from the store.
 
-A population trains to the same epoch, waits there, and is compared. Who goes on from whose checkpoint, and with
-which values, is the word of Ray's `PopulationBasedTraining` in its synchronous form, which needs only the
-values recorded at that epoch: it is asked through its public methods, with stand-ins for its trials. A decision
-is recorded in `population/<epoch>.json` before anything follows from it, so that a sweep that goes on does what
-was decided. Who goes on from another is a trial of its own, whose identity names that one and the epoch.
+All members of a population train to the same epoch, pause, and are compared. Ray's synchronous
+`PopulationBasedTraining` decides which members exploit which checkpoints, and with which values. It needs only the
+values recorded at that epoch, and is called through its public methods with stand-ins for its trials. A decision is
+written to `population/<metric>-<mode>/<epoch>.json` before it is carried out, so that a resumed sweep carries out the
+same one. A member that exploits another becomes a new trial, whose identity names its parent and the epoch.
 """
 
 import json
@@ -29,99 +29,101 @@ from mixsweep.sweep.planning.schema import SweepSpec
 from mixsweep.sweep.planning.space import to_ray
 from mixsweep.sweep.search.trial_source import TrialRequest
 
-_ASKED = 20  # times at most, until no two new trials are the same
+_MAX_DRAWS = 20  # draws of a decision until all of its new trials differ
 
 
 @dataclass(frozen=True)
 class ExploitDecision:
-    """What becomes of a member that is given up: who it goes on from, and with which values of its own."""
+    """The replacement of a poor member: whose checkpoint it continues, and with which values."""
 
     parent: str
     values: Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decision:
-    """What was decided at an epoch, member by member; None: it goes on as it is."""
+class PopulationDecision:
+    """The comparison at an epoch, member by member. `exploits` holds None for a member that continues unchanged."""
 
     epoch: int
     members: tuple[str, ...]
     scores: tuple[float, ...]
-    heirs: tuple[ExploitDecision | None, ...]
+    exploits: tuple[ExploitDecision | None, ...]
 
     def to_json(self) -> str:
-        heirs = [heir and {"parent": heir.parent, "values": dict(heir.values)} for heir in self.heirs]
-        return json.dumps({**vars(self), "heirs": heirs}, indent=1) + "\n"
+        exploits = [e and {"parent": e.parent, "values": dict(e.values)} for e in self.exploits]
+        # Stores of earlier versions name the key so.
+        mapping = {"epoch": self.epoch, "members": self.members, "scores": self.scores, "heirs": exploits}
+        return json.dumps(mapping, indent=1) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> "Decision":
+    def from_json(cls, text: str) -> "PopulationDecision":
         values = json.loads(text)
-        heirs = tuple(heir and ExploitDecision(**heir) for heir in values["heirs"])
+        exploits = tuple(e and ExploitDecision(**e) for e in values["heirs"])
         return cls(
             epoch=values["epoch"],
             members=tuple(values["members"]),
             scores=tuple(values["scores"]),
-            heirs=heirs,
+            exploits=exploits,
         )
 
 
 def decide(
     spec: SweepSpec, epoch: int, members: Sequence[TrialConfig], values: Sequence[float | None]
-) -> Decision:
-    """Who goes on from whom after an epoch: the word of Ray's scheduler, always the same for the same values.
+) -> PopulationDecision:
+    """Return the decision of Ray's scheduler after an epoch; the same values give the same decision.
 
     Args:
-        values: of the metric at that epoch; None of a member that diverged or failed, which is the worst.
+        values: the metric at that epoch, by member; None for a member that diverged or failed, ranked last.
     """
     worst = -math.inf if spec.mode == "max" else math.inf
     scores = [worst if value is None or math.isnan(value) else value for value in values]
-    heirs: list[ExploitDecision | None] = []
-    for asked in range(_ASKED):
-        heirs = _ask(spec, members, scores, f"{spec.search_seed}/{epoch}/{asked}")
+    exploits: list[ExploitDecision | None] = []
+    for draw in range(_MAX_DRAWS):
+        exploits = _run_scheduler(spec, members, scores, f"{spec.search_seed}/{epoch}/{draw}")
         alive = {config.trial_id for config, score in zip(members, scores) if score != worst}
-        heirs = [heir if heir is not None and heir.parent in alive else None for heir in heirs]
-        made = [json.dumps([h.parent, h.values], sort_keys=True) for h in heirs if h is not None]
+        exploits = [e if e is not None and e.parent in alive else None for e in exploits]
+        made = [json.dumps([e.parent, e.values], sort_keys=True) for e in exploits if e is not None]
         if len(set(made)) == len(made):
             break
     ids = tuple(config.trial_id for config in members)
-    return Decision(epoch=epoch, members=ids, scores=tuple(scores), heirs=tuple(heirs))
+    return PopulationDecision(epoch=epoch, members=ids, scores=tuple(scores), exploits=tuple(exploits))
 
 
-def exploited_configs(decision: Decision, members: Sequence[TrialConfig]) -> list[TrialConfig]:
-    """The members after a decision."""
+def exploited_configs(decision: PopulationDecision, members: Sequence[TrialConfig]) -> list[TrialConfig]:
+    """Return the members after a decision."""
     known = {config.trial_id: config for config in members}
     return [
-        known[heir.parent].with_values(**heir.values, parent=f"{heir.parent}@{decision.epoch}")
-        if heir
+        known[exploit.parent].with_values(**exploit.values, parent=f"{exploit.parent}@{decision.epoch}")
+        if exploit
         else config
-        for config, heir in zip(members, decision.heirs)
+        for config, exploit in zip(members, decision.exploits)
     ]
 
 
 def boundaries(spec: SweepSpec, epochs: int) -> range:
-    """The epochs at which a population is compared."""
+    """Return the epochs at which a population is compared."""
     assert spec.search is not None
     return range(spec.search.interval_epochs, epochs, spec.search.interval_epochs)
 
 
 def decision_path(store: SweepStore, spec: SweepSpec, epoch: int) -> Path:
-    """Where the decision at an epoch stands: one metric's, for no other may be compared with it."""
+    """Return the file of the decision at an epoch, by one metric and mode."""
     return store.path / "population" / f"{spec.metric}-{spec.mode}" / f"{epoch}.json"
 
 
 def read_decision(
     store: SweepStore, spec: SweepSpec, epoch: int, members: Sequence[TrialConfig]
-) -> Decision | None:
-    """The decision about these members at an epoch, where there is one; one about others does not count."""
+) -> PopulationDecision | None:
+    """Return the decision at an epoch, None where there is none or it is about other members."""
     try:
-        decision = Decision.from_json(decision_path(store, spec, epoch).read_text(encoding="utf-8"))
+        decision = PopulationDecision.from_json(decision_path(store, spec, epoch).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
     return decision if decision.members == tuple(config.trial_id for config in members) else None
 
 
 def with_exploited(plan: Plan, store: SweepStore) -> Plan:
-    """A population's plan with all members that recorded decisions have made."""
+    """Return a population's plan with the members that recorded decisions have created."""
     members, rows = list(plan.trials), list(plan.rows)
     for epoch in boundaries(plan.spec, members[0].epochs):
         decision = read_decision(store, plan.spec, epoch, members)
@@ -140,10 +142,10 @@ def _new_rows(rows: Sequence[Planned], members: Sequence[TrialConfig]) -> list[P
 
 
 class Population:
-    """A supply that trains a population from one comparison to the next, and acts upon what is decided there.
+    """A trial source that trains a population from one comparison to the next, and carries out each decision.
 
     Args:
-        plan: the first generation's.
+        plan: the plan of the first generation.
         fence: called before each write that only the sweep's driver may make.
     """
 
@@ -154,17 +156,17 @@ class Population:
         self._plan = plan
         self._members = list(plan.trials)
         self._left = list(boundaries(plan.spec, self._members[0].epochs))  # comparisons to come
-        self._taken: set[str] = set()  # since the last comparison
+        self._taken: set[str] = set()  # ids handed out since the last comparison
         self.started = 0
         self._compare_where_all_wait()
 
     @property
     def plan(self) -> Plan:
-        """As it has grown."""
+        """The plan with all members chosen so far."""
         return self._plan
 
     def take(self) -> TrialRequest | None:
-        """A member that has not come as far as the next comparison, or to its end."""
+        """Return a member that has not reached the next comparison or its last epoch."""
         self._compare_where_all_wait()
         for config in self._members:
             if config.trial_id not in self._taken and not self._waits(config):
@@ -179,17 +181,17 @@ class Population:
         return not self._left and all(c.trial_id in self._taken or self._waits(c) for c in self._members)
 
     def ended(self, request: TrialRequest) -> None:
-        """Nothing: what has become of it is read from the store."""
+        """Do nothing: results are read from the store."""
 
     @property
     def _until(self) -> int | None:
         return self._left[0] if self._left else None
 
     def _waits(self, config: TrialConfig) -> bool:
-        """Whether a member has come as far as it should by now, or will never."""
+        """Whether a member has reached the next comparison or its last epoch, or never will."""
         info = self._store.trial(config.trial_id).info()
         if info is not None and info.state == "completed" and self._until is not None:
-            return info.epoch >= self._until  # its sweep has been given more epochs
+            return info.epoch >= self._until  # the sweep file now asks for more epochs
         return is_done(info, config, replace(self._run_config, until=self._until))
 
     def _compare_where_all_wait(self) -> None:
@@ -204,23 +206,23 @@ class Population:
                 path = decision_path(self._store, self._spec, epoch)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 files.write_bytes(path, decision.to_json().encode(), self._fence)
-            self._act(decision)
+            self._apply(decision)
             self._left.pop(0)
             self._taken.clear()
 
-    def _act(self, decision: Decision) -> None:
-        """What follows from a decision; done again after a kill, it changes nothing more."""
+    def _apply(self, decision: PopulationDecision) -> None:
+        """Carry out a decision; repeated after a kill, it changes nothing more."""
         before, self._members = self._members, exploited_configs(decision, self._members)
         rows = (*self._plan.rows, *_new_rows(self._plan.rows, self._members))
         if rows != self._plan.rows:
             self._plan = replace(self._plan, rows=rows)
             files.write_table(self._plan.table(), self._store.path / "plan.parquet", self._fence)
-        for config, heir in zip(self._members, decision.heirs):
-            if heir is not None:
-                self._inherit(config.trial_id, heir.parent)
+        for config, exploit in zip(self._members, decision.exploits):
+            if exploit is not None:
+                self._copy_checkpoint(config.trial_id, exploit.parent)
         for config in before:
             if config not in self._members:
-                self._give_up(config)
+                self._stop(config)
 
     def _value(self, config: TrialConfig, epoch: int) -> float | None:
         table = self._store.trial(config.trial_id).records()
@@ -228,8 +230,8 @@ class Population:
         info = self._store.trial(config.trial_id).info()
         return by_epoch.get(epoch) if info and info.state in ("interrupted", "completed") else None
 
-    def _inherit(self, trial_id: str, parent: str) -> None:
-        """Give a new trial its parent's checkpoint; where that is gone, its attempt will say so."""
+    def _copy_checkpoint(self, trial_id: str, parent: str) -> None:
+        """Copy the parent's checkpoint to a new trial; where it is gone, the trial's attempt reports that."""
         folder = self._store.trial(trial_id)
         lease = take_lease(folder.path)
         if lease is None:
@@ -238,7 +240,8 @@ class Population:
             if folder.info() is None and not has_checkpoint(folder.path):
                 copy_checkpoint(self._store.trial(parent).path, folder.path, lease.check)
 
-    def _give_up(self, config: TrialConfig) -> None:
+    def _stop(self, config: TrialConfig) -> None:
+        """Mark a replaced member as stopped and apply the retention policy to it."""
         folder = self._store.trial(config.trial_id)
         lease = take_lease(folder.path)
         if lease is None:
@@ -252,8 +255,8 @@ class Population:
 
 
 @dataclass(eq=False)
-class _StandIn:
-    """What Ray's scheduler looks at in one of its trials, which is paused, and what it does to it."""
+class _PausedTrial:
+    """The attributes and methods of a paused Tune trial that Ray's PBT scheduler uses."""
 
     trial_id: str
     config: dict[str, Any]
@@ -271,11 +274,11 @@ class _StandIn:
 
     @property
     def checkpoint(self) -> str:
-        return self.trial_id  # all that is asked of it: whose it is
+        return self.trial_id  # the scheduler only copies it, so that the owner's id is enough
 
     @property
     def exploited(self) -> str | None:
-        """Whose checkpoint the scheduler gave it."""
+        """The id of the trial whose checkpoint the scheduler assigned."""
         result = self.run_metadata.checkpoint_manager._latest_checkpoint_result
         return result and result.checkpoint
 
@@ -289,14 +292,14 @@ class _StandIn:
         self.experiment_tag = tag
 
 
-def _ask(
+def _run_scheduler(
     spec: SweepSpec, members: Sequence[TrialConfig], scores: Sequence[float], seed: str
 ) -> list[ExploitDecision | None]:
-    """One round of Ray's scheduler, which draws from the process's own random numbers."""
+    """Run one round of Ray's scheduler, with the global random generators seeded and then restored."""
     import numpy as np
     from ray.tune.schedulers import PopulationBasedTraining
 
-    logging.getLogger("ray.tune.schedulers.pbt").setLevel(logging.WARNING)  # its news stand in the decision
+    logging.getLogger("ray.tune.schedulers.pbt").setLevel(logging.WARNING)  # the decision says it all
     search, space = spec.search, spec.parts[0].space
     assert search is not None
     drawn = to_ray({name: space[name] for name in search.mutate})
@@ -314,7 +317,7 @@ def _ask(
         synch=True,
     )
     trials: list[Any] = [
-        _StandIn(config.trial_id, {name: config[name] for name in search.mutate}) for config in members
+        _PausedTrial(config.trial_id, {name: config[name] for name in search.mutate}) for config in members
     ]
     controller: Any = SimpleNamespace(
         search_alg=None, get_trials=lambda: trials, get_live_trials=lambda: trials
@@ -337,7 +340,7 @@ def _ask(
 
 
 def _within(config: dict[str, Any], space: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Values that Ray's scheduler moved out of their range, back at its end."""
+    """Clip values that Ray's scheduler moved out of their range."""
     kept = {}
     for name, value in config.items():
         ((kind, allowed),) = space[name].items()

@@ -1,7 +1,7 @@
-"""Adaptive sweeps: trials are chosen as others end. Their plan grows in the store, by one driver at a time.
+"""Adaptive sweeps: the driver chooses trials as others end, and appends them to the plan in the store.
 
-What is chosen stands in the plan before it runs, so that every reader sees it as any other trial, and a sweep
-that goes on takes up what was chosen and not finished before it chooses more.
+A chosen trial is written to the plan before it runs, so that readers see it as any other trial. A resumed sweep
+finishes the chosen trials before it chooses more.
 """
 
 from collections import deque
@@ -23,13 +23,13 @@ from mixsweep.sweep.search.trial_source import TrialRequest
 
 
 class SearchError(UserError):
-    """An adaptive sweep that cannot go on, in one line."""
+    """An adaptive sweep that cannot continue; the message is one line."""
 
 
 def with_known(plan: Plan, store: SweepStore) -> Plan:
-    """An adaptive plan with the trials that the store has of it; any other plan as it is.
+    """Return an adaptive plan with its trials in the store; any other plan unchanged.
 
-    Only what is of the sweep file's space, as that is now, is of the plan; a longer budget is taken over.
+    Trials outside the sweep file's present space are left out; a longer budget is applied to the others.
     """
     if plan.spec.search is None:
         return plan
@@ -45,14 +45,14 @@ def with_known(plan: Plan, store: SweepStore) -> Plan:
 
 
 def to_come(spec: SweepSpec, known: int) -> int:
-    """How many trials an adaptive sweep has yet to choose, as far as that can be known."""
+    """Return how many trials an adaptive sweep has yet to choose; 0 where that is not known."""
     if spec.search is None or spec.search.algorithm != "tpe":
         return 0
     return max(0, spec.search.trials - known)
 
 
 def examples(spec: SweepSpec) -> list[TrialConfig]:
-    """A trial of each data set that a search may choose."""
+    """Return one trial for each data set that a search may choose."""
     (part,) = spec.parts
     trainable = spec.trainable
     name = trainable.data_field
@@ -63,7 +63,7 @@ def examples(spec: SweepSpec) -> list[TrialConfig]:
 
 
 def coming(plan: Plan) -> list[TrialConfig]:
-    """A trial for each that a search is yet to choose, as those may be, for a forecast."""
+    """Return a likely config for each trial that a search has yet to choose, for a forecast."""
     count = to_come(plan.spec, len(plan.trials))
     if not count:
         return []
@@ -72,7 +72,7 @@ def coming(plan: Plan) -> list[TrialConfig]:
 
 
 class Suggestions:
-    """A supply that suggests trials by TPE until the plan has as many as the sweep file asks for."""
+    """A trial source that suggests trials by TPE until the plan has as many as the sweep file asks for."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class Suggestions:
         self._spec, self._store, self._run_config, self._fence = plan.spec, store, run_config, fence
         self._plan = plan
         self._limit = limit
-        self._results: dict[str, Result] = {}  # of what is done, which does not change
+        self._results: dict[str, Result] = {}  # of finished trials, whose results no longer change
         self._unfinished: deque[TrialConfig] = deque()
         self._exhausted = False
         self.started = 0
@@ -97,16 +97,16 @@ class Suggestions:
 
     @property
     def plan(self) -> Plan:
-        """As it has grown."""
+        """The plan with all trials chosen so far."""
         return self._plan
 
     @property
     def exhausted(self) -> bool:
-        """Whether the space has no further trial."""
+        """Whether no new trial was found in the space."""
         return self._exhausted
 
     def take(self) -> TrialRequest | None:
-        """An unfinished trial of the plan, or else a new suggestion."""
+        """Return an unfinished trial of the plan, or else a new suggestion."""
         if self._limit is not None and self.started >= self._limit:
             return None
         if self._unfinished:
@@ -134,10 +134,10 @@ class Suggestions:
         return not self._unfinished and not to_come(self._spec, len(self._plan.trials))
 
     def ended(self, request: TrialRequest) -> None:
-        """Nothing: what has become of it is read from the store."""
+        """Do nothing: results are read from the store."""
 
     def _read_results(self) -> list[Result]:
-        """What is known of the plan's trials, in its order, and of others in the store."""
+        """Return the results of the plan's trials, in its order, then of others in the store."""
         found = []
         for config in self._plan.trials:
             if config.trial_id not in self._results:
@@ -152,7 +152,7 @@ class Suggestions:
         return [*found, *self._others.values()]
 
     def _read_others(self) -> dict[str, Result]:
-        """Trials of this space that the store has from another plan, and that are done: they are known."""
+        """Return the results of finished trials in this space that an earlier plan left in the store."""
         planned = {config.trial_id for config in self._plan.trials}
         found: dict[str, Result] = {}
         for folder in self._store.trials():
@@ -167,5 +167,5 @@ class Suggestions:
 def _readable(read: Callable[[], TrialInfo | None]) -> TrialInfo | None:
     try:
         return read()
-    except (UserError, OSError):  # what cannot be read is no result
+    except (UserError, OSError):  # an unreadable trial gives no result
         return None

@@ -1,8 +1,8 @@
-"""Suggestions: which trial comes next, by Optuna's TPE behind Ray Tune's OptunaSearch, fed from the store.
+"""Suggestions by Optuna's TPE through Ray Tune's OptunaSearch, fed from the store.
 
-A suggestion follows from the search seed, its number, and what the store says of the trials before it. Each is
-asked of a searcher made for it alone, which has been told all of that, so that there is no searcher's state to
-lose: a sweep that goes on after a kill decides as it would have.
+A suggestion depends only on the search seed, its number, and the results in the store. Each one comes from a new
+searcher that is given all results, so that there is no searcher state to lose: a sweep resumed after a kill suggests
+what it would have suggested without it.
 """
 
 import hashlib
@@ -20,21 +20,21 @@ from mixsweep.core.trainables.kinds import find_trainable
 from mixsweep.sweep.planning.schema import Part, SpecError, SweepSpec
 from mixsweep.sweep.planning.space import meets, switch_off, to_ray
 
-# So often is asked again for a trial that is not in the plan yet, and from so many on at random.
-_ASKED, _ASKED_AT_RANDOM = 200, 20
+# Draws until a trial is new; those after the first 20 are random.
+_MAX_DRAWS, _TPE_DRAWS = 200, 20
 
 _STUDY = "sweep"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What the store says of a trial, as a searcher looks at it.
+    """A trial's result in the store, as a searcher needs it.
 
     Args:
-        state: of STATES; `waiting` where there is none.
+        state: one of STATES; `waiting` for a trial without a result.
         value: the metric at the last epoch of a completed trial.
         curve: the metric by epoch.
-        point: its varied fields (see point_of), once they are worked out: that takes longer than to ask TPE.
+        point: the varied fields (see point_of), if already computed: that takes longer than a draw from TPE.
     """
 
     config: TrialConfig
@@ -47,7 +47,7 @@ class Result:
 def read_result(
     config: TrialConfig, info: TrialInfo | None, store: SweepStore, spec: SweepSpec, done: bool
 ) -> Result:
-    """A trial's result; one that is not done is `waiting` or runs, and has no value yet."""
+    """Return a trial's result; a trial that is not done is `waiting`, without a value."""
     if info is None or not done:
         return Result(config=config, state="waiting", value=None, curve={})
     table = store.trial(config.trial_id).records()
@@ -60,22 +60,22 @@ def read_result(
 def suggest(
     spec: SweepSpec, number: int, results: Sequence[Result], taken: Callable[[str], bool]
 ) -> TrialConfig | None:
-    """The suggestion of this number, or None where nothing new is found.
+    """Return the suggestion of this number, or None where no new trial is found.
 
     Args:
-        number: of the suggestion, from 0 on.
-        results: of all trials that the searcher is to know; those not done yet count as not good.
-        taken: whether a trial has been suggested before; its value is known, and it is not run again.
+        number: the suggestion's number, from 0 on.
+        results: of all trials that the searcher learns from; unfinished ones count as poor.
+        taken: whether a trial, by its id, has been suggested before; it is not suggested again.
 
     Raises:
-        SpecError: whatever is suggested is no trial; with the last one's values.
+        SpecError: no draw gives a valid config; the message has the values of the last.
     """
     assert spec.search is not None
     (part,) = spec.parts
     problem = ""
-    for asked in range(_ASKED):
-        startup = spec.search.startup_trials if asked < _ASKED_AT_RANDOM else len(results) + 1
-        values = _ask(spec, part, startup, _seed(spec.search_seed, number, asked), results)
+    for draw in range(_MAX_DRAWS):
+        startup = spec.search.startup_trials if draw < _TPE_DRAWS else len(results) + 1
+        values = _draw_values(spec, part, startup, _seed(spec.search_seed, number, draw), results)
         try:
             config = _trial(spec, part, values)
         except ConfigError as error:
@@ -91,7 +91,7 @@ def suggest(
 
 
 def refit(spec: SweepSpec, config: TrialConfig) -> TrialConfig | None:
-    """A trial as the sweep file has it now (it may ask for more epochs), or None where it is none of its space."""
+    """Return a trial with the sweep file's present budget, or None where it is outside the space."""
     (part,) = spec.parts
     values = point_of(part, config)
     if values is None:
@@ -104,7 +104,7 @@ def refit(spec: SweepSpec, config: TrialConfig) -> TrialConfig | None:
 
 
 def point_of(part: Part, config: TrialConfig) -> dict[str, Any] | None:
-    """The values of the varied fields that count in a trial; None where one is not of its axis."""
+    """Return the varied fields that have an effect in a trial; None where a value is not on its axis."""
     values: dict[str, Any] = {}
     trainable = find_trainable(config.kind)
     for key, axis in _in_order(part, trainable, values):
@@ -137,7 +137,7 @@ def _is_within(value: float, distribution: Any) -> bool:
 
 
 def _has(config: TrialConfig, key: str, value: Any) -> bool:
-    """Whether a field says this; two spellings of one value are the same."""
+    """Whether a field has this value; two spellings of one value are equal."""
     try:
         return config.with_values(**{key: value}) == config
     except ConfigError:
@@ -147,14 +147,14 @@ def _has(config: TrialConfig, key: str, value: Any) -> bool:
 def _in_order(
     part: Part, trainable: Trainable, values: Mapping[str, Any]
 ) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The varied fields that count, each after those on which that depends; the caller fills in `values`."""
-    standing = {**trainable.defaults, **part.base}
+    """Yield the varied fields that have an effect, each after those it depends on; the caller fills `values`."""
+    fixed = {**trainable.defaults, **part.base}
     left = list(part.space)
     while left:
         ready = [key for key in left if not _depends_on(part, trainable, key) & (set(left) - {key})] or left
         key = ready[0]
         left.remove(key)
-        now = {**standing, **values}
+        now = {**fixed, **values}
         conditions = part.when.get(key, {})
         if trainable.is_effective(key, now) and all(meets(now[other], v) for other, v in conditions.items()):
             yield key, part.space[key]
@@ -164,10 +164,10 @@ def _depends_on(part: Part, trainable: Trainable, key: str) -> set[str]:
     return {*trainable.field(key).applies, *part.when.get(key, {})}
 
 
-def _ask(
+def _draw_values(
     spec: SweepSpec, part: Part, startup_trials: int, seed: int, results: Sequence[Result]
 ) -> dict[str, Any]:
-    """The values that TPE chooses after these results."""
+    """Return the values that TPE chooses after these results."""
     import optuna
     from ray.tune.search.optuna import OptunaSearch
 
@@ -183,8 +183,8 @@ def _ask(
     study = optuna.create_study(storage=storage, study_name=_STUDY, direction=direction)
     for result in results:
         values = result.point or point_of(part, result.config)
-        if values is not None and result.state != "failed":  # what failed says nothing of its values
-            study.add_trial(_as_optuna_has_it(result, values, part))
+        if values is not None and result.state != "failed":  # a failure says nothing about its values
+            study.add_trial(_to_optuna_trial(result, values, part))
     searcher = OptunaSearch(
         space=space,
         metric=spec.metric,
@@ -197,12 +197,12 @@ def _ask(
     return {k: json.loads(v) if "choice" in part.space[k] else v for k, v in chosen.items()}
 
 
-def _as_optuna_has_it(result: Result, values: Mapping[str, Any], part: Part) -> Any:
-    """A trial's result as a trial of Optuna's.
+def _to_optuna_trial(result: Result, values: Mapping[str, Any], part: Part) -> Any:
+    """Return a result as an Optuna trial.
 
-    One that a rule stopped is pruned, ranked behind what was completed, by how far it came and its value there.
-    One that diverged is pruned without a value: the worst there is. One that is not done is running, and TPE
-    takes it for a bad one, lest several that run at once be the same.
+    A stopped trial is PRUNED: TPE ranks it behind completed ones, by its last epoch and its value there. A diverged
+    trial is PRUNED without a value, the worst rank. An unfinished trial is RUNNING: TPE counts it as poor, so that
+    trials that run at once differ.
     """
     import optuna
     from optuna.trial import TrialState
@@ -219,7 +219,7 @@ def _as_optuna_has_it(result: Result, values: Mapping[str, Any], part: Part) -> 
 
 
 def _suggest(trial: Any, key: str, axis: Mapping[str, Any]) -> Any:
-    """Ask Optuna's trial for one field."""
+    """Draw one field from an Optuna trial."""
     import optuna
 
     known = _distribution(key, axis)
@@ -231,7 +231,7 @@ def _suggest(trial: Any, key: str, axis: Mapping[str, Any]) -> Any:
 
 
 def _distribution(key: str, axis: Mapping[str, Any]) -> Any:
-    """An axis as Optuna has it, by Ray's own conversion; a choice is of texts, for it may be of lists."""
+    """Return an axis as an Optuna distribution, by Ray's conversion; choices are JSON texts, as they may be lists."""
     ((name, values),) = axis.items()
     return _converted(key, name, tuple(json.dumps(v) if name == "choice" else v for v in values))
 
@@ -243,6 +243,6 @@ def _converted(key: str, name: str, values: tuple[Any, ...]) -> Any:
     return OptunaSearch.convert_search_space(to_ray({key: {name: list(values)}}))[key]
 
 
-def _seed(search_seed: int, number: int, asked: int) -> int:
-    digest = hashlib.sha256(f"{search_seed}/{number}/{asked}".encode()).digest()
+def _seed(search_seed: int, number: int, draw: int) -> int:
+    digest = hashlib.sha256(f"{search_seed}/{number}/{draw}".encode()).digest()
     return int.from_bytes(digest[:4], "big")

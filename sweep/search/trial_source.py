@@ -1,4 +1,4 @@
-"""A supply: what hands out the trials of an adaptive sweep, one at a time, as others end; and Tune's side of it."""
+"""Trial sources, which hand out the trials of an adaptive sweep one at a time, and their adapter to Ray Tune."""
 
 import json
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from mixsweep.core.trainables.kinds import find_trainable
 
 @dataclass(frozen=True)
 class TrialRequest:
-    """A trial to train now, to its end or until an epoch where it waits for others."""
+    """A trial to train now, to its last epoch or until the epoch of the next comparison."""
 
     config: TrialConfig
     until: int | None = None
@@ -27,20 +27,20 @@ class TrialRequest:
 
 
 class TrialSource(Protocol):
-    """Hands out legs. Called by one thread, that of the driver."""
+    """Hands out trial requests. Only the driver's thread calls it."""
 
     def take(self) -> TrialRequest | None:
-        """The next leg to run; None: there is none before one of those taken comes to an end, or at all."""
+        """Return the next request; None where there is none until a running one ends, or none at all."""
 
     def is_over(self) -> bool:
-        """Whether there will be no further one, whatever becomes of those taken."""
+        """Whether there will be no further request, however the running ones end."""
 
     def ended(self, request: TrialRequest) -> None:
-        """A leg that was taken has come to an end, whichever; the store says which."""
+        """Note that a request has ended; the store says how."""
 
 
 def to_tune_searcher(trial_source: TrialSource) -> Any:
-    """A supply as a searcher of Ray Tune's: each of Tune's trials is one leg."""
+    """Return a trial source as a Ray Tune searcher: each Tune trial is one request."""
     from ray.tune.search import Searcher
 
     class FromTrialSource(Searcher):
@@ -62,13 +62,13 @@ def to_tune_searcher(trial_source: TrialSource) -> Any:
                 self._trial_source.ended(request)
 
         def save(self, checkpoint_path: str) -> None:
-            """An empty file: the store is the state."""
+            """Write an empty file: the state is in the store."""
             Path(checkpoint_path).touch()
 
         def restore(self, checkpoint_path: str) -> None:
-            """Nothing, as above."""
+            """Do nothing: the state is in the store."""
 
         def __getstate__(self) -> dict[str, Any]:
-            return {"_supply": None}  # Tune pickles its searcher into its snapshots, which nobody reads
+            return {"_trial_source": None}  # Tune pickles its searcher into snapshots that nobody reads
 
     return FromTrialSource(trial_source)

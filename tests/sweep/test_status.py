@@ -34,7 +34,7 @@ def planned(root: Path, **changes: Any) -> tuple[Plan, SweepStore]:
     return plan, store
 
 
-def standing(store: SweepStore) -> SweepStatus:
+def read_status(store: SweepStore) -> SweepStatus:
     return StatusReader(store).read()
 
 
@@ -44,7 +44,7 @@ def broken_model(config: Any, classes: int) -> Any:
 
 def test_a_sweep_that_has_not_begun_waits(tmp_path: Path) -> None:
     _, store = planned(tmp_path)
-    status = standing(store)
+    status = read_status(store)
     assert status.counts == {"waiting": 4}
     assert (status.epochs_done, status.epochs_total, status.best, status.seconds_left) == (0, 12, None, None)
     assert status.question == "Which learning rate?"
@@ -60,7 +60,7 @@ def test_counts_best_progress_and_failures_are_those_of_the_store(tmp_path: Path
     paused = iter(["", "interrupted"])  # asked before the trial, then after its first epoch
     for _ in work([second], run_config, pause=lambda: next(paused, "interrupted")):
         pass
-    status = standing(store)
+    status = read_status(store)
     assert status.counts == {"completed": 2, "interrupted": 1, "waiting": 1}
     assert (status.epochs_done, status.epochs_total) == (7, 12)
     by_id = {trial.trial_id: trial for trial in status.trials}
@@ -84,7 +84,7 @@ def test_counts_best_progress_and_failures_are_those_of_the_store(tmp_path: Path
     plan, store = planned(tmp_path, base={**TABLES["base"], "model": "status-broken"}, name="broken")
     for _ in work([plan.trials[0]], RunConfig(store=store.path)):
         pass
-    status = standing(store)
+    status = read_status(store)
     assert (status.counts, status.failures) == ({"failed": 1, "waiting": 3}, {"bug": 1})
     assert status.trials[0].message == "ValueError: this [model] is broken [/]"
     assert status.best is None
@@ -95,7 +95,7 @@ def test_the_best_of_a_loss_is_the_smallest(tmp_path: Path) -> None:
     plan, store = planned(tmp_path, metric="valid_loss")
     for _ in work(plan.trials[1:3], RunConfig(store=store.path)):
         pass
-    best = standing(store).best
+    best = read_status(store).best
     assert best is not None
     assert best.trial_id == plan.trials[1].trial_id
 
@@ -105,7 +105,7 @@ def test_a_diverged_trial_counts_as_done_and_is_never_the_best(tmp_path: Path) -
     plan, store = planned(tmp_path, base=base, space={"lr": {"grid_search": [1e30, 0.01]}})
     for _ in work([plan.trials[0]], RunConfig(store=store.path)):
         pass
-    status = standing(store)
+    status = read_status(store)
     assert status.counts == {"diverged": 1, "waiting": 1}
     assert (status.epochs_done, status.epochs_total, status.best) == (3, 6, None)
 
@@ -115,11 +115,11 @@ def test_more_epochs_make_a_completed_trial_wait_and_a_narrower_space_leaves_oth
     for _ in work([plan.trials[0]], RunConfig(store=store.path)):
         pass
     planned(tmp_path, base={**TABLES["base"], "epochs": 5})
-    status = standing(store)
+    status = read_status(store)
     assert status.counts == {"waiting": 4}
     assert (status.epochs_done, status.epochs_total) == (3, 20)
     planned(tmp_path, space={"lr": {"grid_search": [0.5]}})
-    status = standing(store)
+    status = read_status(store)
     assert (status.counts, status.others) == ({"waiting": 1}, 1)
 
 
@@ -127,13 +127,13 @@ def test_a_half_made_store_can_be_read(tmp_path: Path) -> None:
     plan, store = planned(tmp_path)
     store.trial(plan.trials[0].trial_id).path.mkdir()
     (store.trials_path / ".beside").mkdir()
-    assert standing(store).counts == {"waiting": 4}
+    assert read_status(store).counts == {"waiting": 4}
     (store.trial(plan.trials[1].trial_id).path).mkdir()
     (store.trial(plan.trials[1].trial_id).path / ".trial.json.0a1b").write_text('{"tri')
     (store.trial(plan.trials[1].trial_id).path / "log.txt").write_text("")
-    assert standing(store).counts == {"waiting": 4}
+    assert read_status(store).counts == {"waiting": 4}
     (store.path / "metrics.parquet").unlink(missing_ok=True)
-    assert standing(store).epochs_done == 0
+    assert read_status(store).epochs_done == 0
 
 
 def test_a_reader_needs_no_file_that_registers_a_users_model(tmp_path: Path) -> None:

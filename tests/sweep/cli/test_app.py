@@ -218,7 +218,7 @@ def test_show_and_logs_tell_of_one_trial(ran: SweepStore) -> None:
     for follow in ((), ("-f",)):
         assert sweep("logs", trial.trial_id, "--store", root, *follow).stdout == trial.log_path.read_text()
     ids = [folder.trial_id for folder in ran.trials()]
-    refused(sweep("show", "", "--store", root), f"{len(ids)} trials begin so")
+    refused(sweep("show", "", "--store", root), f"{len(ids)} trials have ids that begin with it")
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv"])

@@ -18,7 +18,7 @@ from mixsweep.core.store.compaction import compact
 from mixsweep.core.store.lease import take_lease
 from mixsweep.core.store.store import SweepStore
 from mixsweep.sweep.cli import live_view
-from mixsweep.sweep.cli.live_view import costs_table, live_picture, sparkline, trials_table, worth_a_row
+from mixsweep.sweep.cli.live_view import costs_table, live_picture, sparkline, trials_table, trials_to_list
 from mixsweep.sweep.status import StatusReader
 from tests.support.commands import ROOT
 from tests.support.synthetic_store import SyntheticPart, give_energy, write_sweep
@@ -137,9 +137,9 @@ def test_of_very_many_trials_those_that_run_or_failed_and_the_best_get_a_row(
     store: SweepStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     status = StatusReader(store).read()
-    assert worth_a_row(status) == list(status.trials)
+    assert trials_to_list(status) == list(status.trials)
     monkeypatch.setattr(live_view, "_MOST_ROWS", 10)
-    rows = worth_a_row(status)
+    rows = trials_to_list(status)
     assert [trial.state for trial in rows] == ["failed"] * 3 + ["completed"] * 7
     values = sorted((t.value or 0.0 for t in status.trials if t.state == "completed"), reverse=True)
     assert [trial.value for trial in rows[3:]] == values[:7]

@@ -32,7 +32,7 @@ def test_a_trial_is_shown_with_its_code_and_run_again_alone_and_equal(tmp_path: 
     values = json.loads(finish([*show, "--json"]).stdout)
     assert values["patch"] == str(folder.patch_path)
 
-    (command,) = [line for line in text.splitlines() if line.startswith("to run exactly it again: ")]
+    (command,) = [line for line in text.splitlines() if line.startswith("to run this trial again: ")]
     words = command.partition(": ")[2].split()
     assert words[:2] == ["sweep", "run"]
     words = [sys.executable, "-m", "mixsweep", *words[1:-1], str(tmp_path / "again"), "--place", "debug"]

@@ -107,10 +107,10 @@ def test_a_misspelt_name_is_answered_with_its_place_and_the_nearest_one(
 
 WRONG = [
     ("name", 3, "name: 3 is not a string"),
-    ("name", "a/b", "name: 'a/b' is no folder's name"),
-    ("name", "..", "name: '..' is no folder's name"),
-    ("name", "a\nb", "name: 'a\\nb' is no folder's name"),
-    ("name", "long" * 100, "is no folder's name"),
+    ("name", "a/b", "name: 'a/b' is not a folder name"),
+    ("name", "..", "name: '..' is not a folder name"),
+    ("name", "a\nb", "name: 'a\\nb' is not a folder name"),
+    ("name", "long" * 100, "is not a folder name"),
     ("question", ["why"], "question: ['why'] is not a string"),
     ("metric", 1, "metric: 1 is not a string"),
     ("base", 3, "base: 3 is not a table"),
@@ -193,7 +193,7 @@ WRONG = [
     ("claims.0.better", "fast", "claims[0].better: lr = 'fast' is not a number"),
     ("claims.0.better", "rest", "claims[0].better: lr = 'rest' is not a number"),
     ('"a\nb', 1, "unknown key"),
-    ("parts", [{}], "space: stands inside each of [[parts]]"),
+    ("parts", [{}], "space: belongs inside each of [[parts]]"),
 ]  # fmt: skip
 
 
@@ -238,7 +238,7 @@ def test_a_rule_over_several_questions_is_refused_since_their_trials_would_compe
 
 def test_a_field_that_is_fixed_and_varied_at_once_is_refused(tmp_path: Path) -> None:
     tables = changed("space.patch_size", {"grid_search": [4, 8]})
-    assert "space.patch_size: stands in [base] too" in complaint(tables, tmp_path)
+    assert "space.patch_size: is in [base] too" in complaint(tables, tmp_path)
 
 
 def test_a_draw_that_is_no_trial_is_named_with_its_point(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from mixsweep.sweep.planning.plan import Plan, make_plan, read_plan, save_plan
 from mixsweep.sweep.planning.schema import SpecError, SweepSpec
 from mixsweep.sweep.run import make_run_config, run_plan
 from mixsweep.sweep.runtime.worker import make_worker_spec, run_trials
-from mixsweep.sweep.search.pbt import Decision, Population, decide, decision_path, exploited_configs
+from mixsweep.sweep.search.pbt import Population, PopulationDecision, decide, decision_path, exploited_configs
 from mixsweep.sweep.search.suggestions import SearchError, with_known
 from mixsweep.sweep.search.trial_source import TrialRequest
 from mixsweep.sweep.status import StatusReader
@@ -63,7 +63,7 @@ def test_the_worst_quarter_goes_on_from_the_best_one_with_values_of_its_own() ->
     assert len({config.trial_id for config in members}) == 8
     decision = decide(EIGHT, 2, members, [0.1, 0.9, 0.5, 0.4, 0.2, 0.6, 0.8, 0.3])
     ids = [config.trial_id for config in members]
-    assert [heir is not None for heir in decision.heirs] == [i in (0, 4) for i in range(8)]
+    assert [exploit is not None for exploit in decision.exploits] == [i in (0, 4) for i in range(8)]
     after = exploited_configs(decision, members)
     for place, config in enumerate(after):
         if place not in (0, 4):
@@ -87,8 +87,8 @@ def test_a_decision_depends_on_its_values_alone_and_draws_from_nobody_elses_numb
     assert random.getstate() == before
     random.seed(5)
     assert decide(EIGHT, 2, members, values) == one
-    assert Decision.from_json(one.to_json()) == one
-    assert decide(EIGHT, 4, members, values).heirs != one.heirs
+    assert PopulationDecision.from_json(one.to_json()) == one
+    assert decide(EIGHT, 4, members, values).exploits != one.exploits
     assert decide(spec_with(search__population=8, search_seed=9), 2, members, values) != one
 
 
@@ -96,16 +96,16 @@ def test_a_loss_is_better_when_it_is_smaller() -> None:
     spec = spec_with(metric="valid_loss", search__population=8)
     members = list(make_plan(spec).trials)
     decision = decide(spec, 2, members, [0.1, 0.9, 0.5, 0.4, 0.2, 0.6, 0.8, 0.3])
-    assert [heir is not None for heir in decision.heirs] == [i in (1, 6) for i in range(8)]
+    assert [exploit is not None for exploit in decision.exploits] == [i in (1, 6) for i in range(8)]
 
 
 def test_what_diverged_is_the_worst_and_never_a_parent() -> None:
     members = list(make_plan(EIGHT).trials)
     decision = decide(EIGHT, 2, members, [None, 0.9, float("nan"), 0.4, 0.2, 0.6, 0.8, 0.3])
-    assert [heir is not None for heir in decision.heirs] == [i in (0, 2) for i in range(8)]
-    assert decide(EIGHT, 2, members, [None] * 8).heirs == (None,) * 8
+    assert [exploit is not None for exploit in decision.exploits] == [i in (0, 2) for i in range(8)]
+    assert decide(EIGHT, 2, members, [None] * 8).exploits == (None,) * 8
     one_left = decide(EIGHT, 2, members, [None] * 7 + [0.5])
-    assert {heir.parent for heir in one_left.heirs if heir} <= {members[7].trial_id}
+    assert {e.parent for e in one_left.exploits if e} <= {members[7].trial_id}
 
 
 def test_two_heirs_of_one_parent_are_two_trials() -> None:
@@ -127,8 +127,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"search__interval_epochs": 6}, "search.interval_epochs: 6 leaves nothing to compare in 6 epochs"),
     ({"stopping": {"rule": "asha"}}, "stopping: not with pbt"),
     ({"samples": 2}, "samples: not with [search]: write search.population"),
-    ({"when": {"lr": {"optimizer": "sgd"}}}, "search.mutate[0]: 'lr' stands under [when]"),
-    ({"base__parent": "44136fa355b3@3"}, "base.parent: is written by a population"),
+    ({"when": {"lr": {"optimizer": "sgd"}}}, "search.mutate[0]: 'lr' has a condition in [when]"),
+    ({"base__parent": "44136fa355b3@3"}, "base.parent: is written only by a population"),
 ]  # fmt: skip
 
 
