@@ -46,9 +46,9 @@ def test_a_compacted_sweep_is_told_from_its_derived_files_and_as_from_the_trials
     before = StatusReader(store).read()
     assert before.counts == {"completed": 108, "failed": 3, "interrupted": 3, "waiting": 3, "diverged": 3}
     store.compact()
-    trial_of_its_own = trial_index._standing
+    trial_of_its_own = trial_index._summarize
     read: list[str] = []
-    monkeypatch.setattr(trial_index, "_standing", lambda p: read.append(p.parent.name) or trial_of_its_own(p))
+    monkeypatch.setattr(trial_index, "_summarize", lambda p: read.append(p.parent.name) or trial_of_its_own(p))
     table_of_its_own = files.read_records
     monkeypatch.setattr(
         files, "read_records", lambda p, *args: read.append(p.parent.name) or table_of_its_own(p, *args)
@@ -64,7 +64,7 @@ def test_a_compacted_sweep_is_told_from_its_derived_files_and_as_from_the_trials
     assert info is not None
     changed.write_info(dataclasses.replace(info, state="stopped"))
     assert StatusReader(store).read().counts["stopped"] == 1
-    (store.path / "standings.json").write_text("{]")
+    (store.path / "trial-index.json").write_text("{]")
     (store.path / "metrics.parquet").write_bytes(b"PAR1")
     assert StatusReader(store).read().counts["stopped"] == 1
 
