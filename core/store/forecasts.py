@@ -36,4 +36,4 @@ def saved_forecasts(store: SweepStore) -> list[StoredForecast]:
     for path in (store.path / _FOLDER).glob("*.json"):
         with suppress(OSError, ValueError, TypeError):
             found.append(StoredForecast(**json.loads(path.read_text(encoding="utf-8"))))
-    return sorted(found, key=lambda forecast: (expectation.made_at, expectation.command_id))
+    return sorted(found, key=lambda forecast: (forecast.made_at, forecast.command_id))

@@ -1,4 +1,4 @@
-"""The records of the built-in image trainer: their metrics, and when one says that its trial has diverged."""
+"""The records of the built-in image trainer: their metrics, and the test for divergence."""
 
 import math
 
