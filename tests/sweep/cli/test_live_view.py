@@ -48,7 +48,9 @@ def test_a_compacted_sweep_is_told_from_its_derived_files_and_as_from_the_trials
     store.compact()
     trial_of_its_own = trial_index._summarize
     read: list[str] = []
-    monkeypatch.setattr(trial_index, "_summarize", lambda p: read.append(p.parent.name) or trial_of_its_own(p))
+    monkeypatch.setattr(
+        trial_index, "_summarize", lambda p: read.append(p.parent.name) or trial_of_its_own(p)
+    )
     table_of_its_own = files.read_records
     monkeypatch.setattr(
         files, "read_records", lambda p, *args: read.append(p.parent.name) or table_of_its_own(p, *args)
