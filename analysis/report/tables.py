@@ -108,7 +108,7 @@ def cost_table(part: Part, trials: pd.DataFrame) -> pd.DataFrame:
     """
     trials = of_part(part, trials)
     seconds = part.trainable.second_metrics
-    told = ("parameters", *part.trainable.record_products, *seconds)
+    measured = ("parameters", *part.trainable.record_products, *seconds)
     rows = []
     for point in ordered_points(part, trials):
         mine = trials[trials["point"] == point]
@@ -118,12 +118,12 @@ def cost_table(part: Part, trials: pd.DataFrame) -> pd.DataFrame:
                 continue
             row: dict[str, Any] = {axis: plain(mine.iloc[0][axis]) for axis in part.axes}
             row |= {"device": device, "trials": len(here)}
-            for column in told:
+            for column in measured:
                 row[column] = float(here[column].median())
             row["device_seconds"] = float(here["device_seconds"].sum())
             row["energy_joules"] = float(here["energy_joules"].sum(min_count=1))
             rows.append(row)
-    columns = [*part.axes, "device", "trials", *told, "device_seconds", "energy_joules"]
+    columns = [*part.axes, "device", "trials", *measured, "device_seconds", "energy_joules"]
     return pd.DataFrame(rows, columns=columns)
 
 

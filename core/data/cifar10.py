@@ -73,7 +73,7 @@ def _shards(folder: Path, part: str) -> list[Path]:
         if numbered and int(numbered[1]) != len(shards):
             raise DataError(
                 f"cifar10: {folder} holds {len(shards)} of the {int(numbered[1])} {part} shards that "
-                f"{shard.name} speaks of; copy the missing ones"
+                f"{shard.name} belongs to; copy the missing ones"
             )
     return shards
 

@@ -95,10 +95,10 @@ def _replace(folder: Path, write: Callable[[BinaryIO], None], epoch: int, fence:
             os.fsync(file.fileno())
         digest = sink.sha256.hexdigest()
         # The files are hashed again: after a kill or damage, the digests on disk may be ahead of the files.
-        standing, before = _verified(folder) or ("", None)
+        current, before = _verified(folder) or ("", None)
         digests = json.dumps({_NEWEST: digest, _PREVIOUS: before, "epoch": epoch}).encode()
         files.write_bytes(folder / _DIGESTS, digests, fence)
-        if standing == _NEWEST:
+        if current == _NEWEST:
             os.replace(folder / _NEWEST, folder / _PREVIOUS)
         os.replace(beside, folder / _NEWEST)
         _log.debug("%s: checkpoint of epoch %d written", folder, epoch)

@@ -56,8 +56,8 @@ class ImageTrainer(Trainable):
         "Accuracies are fractions of samples, losses means over samples in nats. Train figures are those of the "
         "training pass itself, with augmentation, dropout and label smoothing; valid losses are without "
         "smoothing. Valid figures follow each epoch; test figures are taken once, at a trial's last epoch.",
-        "A best value is chosen on the same valid images as its figure, which flatters it a little; its test "
-        "accuracy does not share that.",
+        "A best value is chosen on the valid images that also give its figure, so that figure is slightly "
+        "optimistic; its test accuracy is not affected.",
     )
     second_metrics = ("train_seconds", "valid_seconds")
     record_products: ClassVar = {"train_images": ("images_per_second", "train_seconds")}
