@@ -1,4 +1,4 @@
-"""The store's records as tidy tables: a row an epoch, or a row a trial."""
+"""The store's records as tidy tables: one row per epoch, or one row per trial."""
 
 import math
 from collections.abc import Mapping
@@ -32,11 +32,11 @@ class Part:
     mode: str  # of the metric: max or min
     axes: tuple[str, ...]  # varied fields, without the seed
     claims: tuple[Mapping[str, Any], ...] = ()
-    kind: str = BUILT_IN  # of its trials
+    kind: str = BUILT_IN  # the kind of its trials
 
     @property
     def trainable(self) -> Trainable:
-        """The kind of its trials."""
+        """The trainable of its trials."""
         return find_trainable(self.kind)
 
 
@@ -55,7 +55,7 @@ def open_sweep(sweep: Sweep) -> SweepStore:
 
 
 def parts(sweep: Sweep) -> tuple[Part, ...]:
-    """The ablations of a sweep, in the order of its file; a file without parts is one."""
+    """The ablations of a sweep, in the order of its file; a file without parts has one."""
     store = open_sweep(sweep)
     plan = _plan(store)
     file = store.sweep_file()
@@ -84,8 +84,8 @@ def load(*sweeps: Sweep) -> pd.DataFrame:
     """Every epoch record of one or more sweeps, with its trial's config.
 
     Columns: sweep, part, trial_id, point, replica, state; the varied fields, then the other fields of a
-    trial; epoch and the metrics, their units as its kind says them (a record's `lr` is `epoch_lr`).
-    A trial that belongs to several parts is there once a part, each time up to that part's epochs.
+    trial; epoch and the metrics, in the units that its kind declares (a record's `lr` is `epoch_lr`).
+    A trial that belongs to several parts appears once per part, each time up to that part's epochs.
 
     Raises:
         UserError: a sweep is unknown or empty.
@@ -114,26 +114,26 @@ def load(*sweeps: Sweep) -> pd.DataFrame:
 
 
 def record_columns(trainable: Trainable) -> dict[str, str]:
-    """The columns that a frame has of records, by their names in the store: `epoch_lr` for `lr`, which is a field."""
+    """A frame's names of record columns, by their names in the store: `epoch_lr` for `lr`, which is also a field."""
     names = (name for name in trainable.schema.names if name not in ("trial_id", "epoch"))
     return {name: f"epoch_{name}" if name in trainable.field_names else name for name in names}
 
 
 def load_trials(*sweeps: Sweep) -> pd.DataFrame:
-    """One row a (part, trial) of the plan, begun or not.
+    """One row per (part, trial) of the plan, begun or not.
 
-    Where parts ask for different lengths of a trial, each sees it up to its own budget: it is completed
-    there once it got that far, and its test figures are NaN where they belong to a longer run.
+    If parts have different budgets for a trial, each sees it up to its own budget: it is completed
+    there once it has reached that epoch, and its test figures are NaN if they belong to a longer run.
 
     Beyond the keys, the state and the config: `epochs_planned`, the budget; `epochs_trained`; `trained_on_to`,
-    the epoch that a trial has got to beyond those of its part, else NaN; `final_<metric>`, of each objective and
-    test metric at the last epoch of a completed trial, NaN for any other; `last`, the sweep's metric at the last
-    epoch there is; `best` and `best_epoch`, by the sweep's metric over all epochs (chosen on it, so it flatters:
+    the last epoch of a trial that was trained beyond its part's budget, else NaN; `final_<metric>`, of each objective
+    and test metric at the last epoch of a completed trial, NaN for any other; `last`, the sweep's metric at the last
+    recorded epoch; `best` and `best_epoch`, by the sweep's metric over all epochs (optimistic, since chosen on it;
     test figures are those of the last epoch); the seconds of a record (`train_seconds` and `valid_seconds`) and
     its size (`train_images`), medians over the epochs without the first, which warms up; `parameters`; `device`,
     `attempts`,
     `device_seconds` (wall time of all attempts, in all parts, times the devices of each), `energy_joules` (of
-    all epochs in the store, in all parts; NaN where no device told it), `message` (of the last failure).
+    all epochs in the store, in all parts; NaN if no device measured it), `message` (of the last failure).
 
     Raises:
         UserError: a sweep is unknown or empty.
@@ -158,14 +158,14 @@ def of_part(part: Part, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def trial_infos(store: SweepStore) -> dict[str, TrialInfo]:
-    """What trial.json says of each planned trial that has begun."""
+    """The content of trial.json for each planned trial that has begun, by id."""
     planned = set(_plan(store)["trial_id"])
     infos = {folder.trial_id: folder.info() for folder in store.trials() if folder.trial_id in planned}
     return {trial_id: info for trial_id, info in infos.items() if info is not None}
 
 
 def unplanned(sweep: Sweep) -> int:
-    """How many trials lie in the folder that the plan no longer names; nothing else counts them."""
+    """The number of trials in the folder that are not in the plan any more; all other counts exclude them."""
     store = open_sweep(sweep)
     planned = set(_plan(store)["trial_id"])
     return sum(folder.trial_id not in planned for folder in store.trials())
@@ -178,7 +178,7 @@ def values_of(frame: pd.DataFrame, axis: str) -> list[Any]:
 
 
 def plain(value: Any) -> Any:
-    """A value of a table as plain Python: None for a gap, a tuple for a list."""
+    """A value of a table as plain Python: None for a null, a tuple for a list."""
     if isinstance(value, np.ndarray | list | tuple):
         return tuple(plain(item) for item in value)
     if isinstance(value, np.generic):
@@ -196,7 +196,7 @@ def _as_json(value: Any) -> Any:
 
 
 def _plan(store: SweepStore) -> pd.DataFrame:
-    """The plan with `sweep` and `part`, a trial once a part; lists as tuples, which can be compared."""
+    """The plan with `sweep` and `part`, one row per trial and part; lists as tuples, which can be compared."""
     plan = store.plan().to_pandas()
     file = store.sweep_file()
     if not file.get("parts") or "part" not in plan:
@@ -204,7 +204,7 @@ def _plan(store: SweepStore) -> pd.DataFrame:
     plan["sweep"] = str(file["name"])
     trainable = store.trainable
     for field in trainable.fields:
-        if field.name not in plan:  # a plan from before there was such a field
+        if field.name not in plan:  # an older plan, from before this field
             plan[field.name] = trainable.defaults[field.name]
         elif field.is_list:
             plan[field.name] = plan[field.name].map(plain)
@@ -213,18 +213,18 @@ def _plan(store: SweepStore) -> pd.DataFrame:
 
 
 def _state(info: TrialInfo | None, reached: int, epochs: int) -> str:
-    """A trial's state as a part sees it that asks for so many epochs; `reached` is its last record's."""
+    """A trial's state for a part with a budget of `epochs`; `reached` is its last recorded epoch."""
     if info is None:
         return "waiting"
     if reached > epochs or (reached == epochs < info.config.epochs and info.state != "diverged"):
-        return "completed"  # whatever became of it later, in a longer part
+        return "completed"  # regardless of its later state, in a longer part
     return "waiting" if info.state == "completed" and reached < epochs else info.state
 
 
 def _varied(rows: pd.DataFrame, names: tuple[str, ...], declared: tuple[str, ...]) -> tuple[str, ...]:
     """The fields with more than one value, those of the sweep file's space first and in its order.
 
-    A field that follows from declared ones is none of its own: `activation` where only `model` varies.
+    A field determined by declared ones is excluded, such as `activation` if only `model` varies.
     """
     several = [name for name in names if name != "seed" and rows[name].map(plain).nunique(dropna=False) > 1]
     axes = [name for name in declared if name in several]
@@ -294,9 +294,9 @@ def _trial_figures(
 
 
 def attempt_seconds(attempt: Attempt, epochs: pd.DataFrame | None) -> float:
-    """Device time of an attempt: its wall time for each of its ranks.
+    """Device time of an attempt: its wall time times its ranks.
 
-    One without an end lasted to its last record at least.
+    An attempt without an end is counted up to its last record.
 
     Args:
         epochs: the attempt's own records.

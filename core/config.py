@@ -1,4 +1,4 @@
-"""What every trial's config is made of: declared fields, checked values, and the identity that follows from them.
+"""The parts of every trial's config: declared fields, checked values, and the identity computed from them.
 
 This module imports neither torch nor Ray, so that a sweep is planned without waiting for them.
 """
@@ -17,14 +17,14 @@ from mixsweep.core.errors import ConfigError, did_you_mean
 
 @dataclass(frozen=True, kw_only=True)
 class Field:
-    """A field of a trial: what it means, and the values that it allows.
+    """A field of a trial: its meaning and the values that it allows.
 
     Args:
         type: of a value, or of an item where `is_list`: str, int or float.
         optional: whether None is a value.
         low, high: inclusive bounds of a number; `above` is an exclusive one.
-        examples: of values, where registered names are values too.
-        applies: by other fields, the values under which this one has an effect; elsewhere it is left at its
+        examples: some allowed values, if registered names are allowed too.
+        applies: the values of other fields under which this one has an effect; otherwise it is left at its
             default.
     """
 
@@ -97,7 +97,7 @@ def option(
     return field(default=default, metadata={**shown, "applies": applies or {}, **declared})
 
 
-_declared: dict[type, tuple[Field, ...]] = {}  # by class: type hints take long to work out
+_declared: dict[type, tuple[Field, ...]] = {}  # by class: resolving type hints is slow
 
 
 def declared_fields(config: type) -> tuple[Field, ...]:
@@ -112,9 +112,9 @@ def declared_fields(config: type) -> tuple[Field, ...]:
 
 
 class TrialConfig(Protocol):
-    """All that shapes one training trajectory, as every part of the program sees it, whatever a trial trains.
+    """The values that determine one training trajectory, as the whole program sees them for any kind of trial.
 
-    What makes one is its kind: see core.trainables.interface.
+    A trial's kind makes its config: see core.trainables.interface.
     """
 
     @property
@@ -131,23 +131,23 @@ class TrialConfig(Protocol):
 
     @property
     def parent(self) -> str:
-        """`trial@epoch` whose checkpoint it goes on from, '' for a trial that begins anew."""
+        """`trial@epoch` whose checkpoint it continues from, '' for a trial that starts from scratch."""
 
     @property
     def begins_after(self) -> int:
-        """The epoch of the checkpoint that it goes on from; 0 for a trial that begins anew."""
+        """The epoch of the checkpoint that it continues from; 0 for a trial that starts from scratch."""
 
     def __getitem__(self, name: str) -> Any:
         """The value of a field."""
 
     def identity(self) -> dict[str, Any]:
-        """What shapes the trajectory and differs from the defaults, as plain JSON values."""
+        """The values that determine the trajectory and differ from the defaults, as plain JSON values."""
 
     def to_mapping(self) -> dict[str, Any]:
         """All fields as plain JSON values."""
 
     def with_values(self, **values: Any) -> "TrialConfig":
-        """A copy with some fields changed, validated anew."""
+        """A validated copy with some fields changed."""
 
 
 def trial_id_of(identity: Mapping[str, Any]) -> str:
@@ -161,14 +161,14 @@ def canonical_json(values: Mapping[str, Any]) -> str:
 
 
 def check_name(name: str, value: str, allowed: Iterable[str]) -> None:
-    """Raise ConfigError where a field's value is not among the allowed names."""
+    """Raise ConfigError if a field's value is not among the allowed names."""
     allowed = tuple(allowed)
     if value not in allowed:
         raise ConfigError(f"{name} = {value!r} is not known{did_you_mean(value, allowed)}", name)
 
 
 def _type_of(hint: Any) -> dict[str, Any]:
-    """`str`, `int | None`, `tuple[int, ...]` and the like, as a Field says it."""
+    """The Field arguments of a type hint such as `str`, `int | None` or `tuple[int, ...]`."""
     parts = typing.get_args(hint)
     if isinstance(hint, types.UnionType):
         (inner,) = (part for part in parts if part is not type(None))

@@ -1,6 +1,6 @@
-"""The extras of the package, `pip install 'mixsweep[ray]'`: which are installed, and one line for one that is missing.
+"""The extras of the package, `pip install 'mixsweep[ray]'`: which are installed, and the error for a missing one.
 
-Reading a store, planning grids and reports need none of them.
+Reading a store, planning grids and writing reports need none of them.
 """
 
 import sys
@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 from mixsweep.core.errors import UserError
 
-# The modules that have to be there, by extra of pyproject.toml.
+# The modules that each extra of pyproject.toml provides.
 EXTRAS: dict[str, tuple[str, ...]] = {
     "train": ("torch", "torchvision", "sklearn"),
     "ray": ("ray",),
@@ -20,17 +20,17 @@ _NAMES = {"torch": "PyTorch", "sklearn": "scikit-learn", "ray": "Ray", "wandb": 
 
 
 class MissingExtraError(UserError):
-    """Something that was asked for needs an extra that is not installed."""
+    """The requested operation needs an extra that is not installed."""
 
 
 def require(*extras: str, what: str = "this") -> None:
-    """Make sure that these extras are installed, without importing what they bring.
+    """Check that these extras are installed, without importing their modules.
 
     Args:
-        what: needs them, for the message.
+        what: the operation that needs them, for the message.
 
     Raises:
-        MissingExtraError: what is missing, and the command that installs it.
+        MissingExtraError: names the missing extras and the command that installs them.
     """
     asked = [extra for extra in dict.fromkeys(extras) if not is_installed(extra)]
     missing = dict.fromkeys(name for extra in asked for name in EXTRAS[extra] if not _is_there(name))
@@ -41,7 +41,7 @@ def require(*extras: str, what: str = "this") -> None:
 
 
 def is_installed(extra: str) -> bool:
-    """Whether all that an extra brings can be imported."""
+    """Whether all modules of an extra can be imported."""
     return all(map(_is_there, EXTRAS[extra]))
 
 
@@ -49,5 +49,5 @@ def _is_there(name: str) -> bool:
     if name in sys.modules:
         return sys.modules[name] is not None
     found = find_spec(name)
-    # W&B leaves folders `wandb` where it runs, which would count as packages without code.
+    # W&B creates folders `wandb` where it runs, which would count as packages without code.
     return found is not None and found.origin is not None

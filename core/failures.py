@@ -1,4 +1,4 @@
-"""A failure has a kind, and the kind says what happens next."""
+"""The kinds of failures, and how each is handled."""
 
 import errno
 from dataclasses import dataclass
@@ -8,10 +8,10 @@ from mixsweep.core.errors import ConfigError, UserError
 
 @dataclass(frozen=True)
 class Policy:
-    """What a kind of failure leads to, and what the user is told."""
+    """How a kind of failure is handled, and the advice shown to the user."""
 
     retries: int  # within one command
-    again: bool  # whether the next command tries once more by itself: the place failed, not the trial
+    again: bool  # whether the next command retries without --retry-failed: the place failed, not the trial
     advice: str
 
 
@@ -19,45 +19,47 @@ POLICIES: dict[str, Policy] = {
     "oom": Policy(3, False, "tried again with twice the micro-batches at the same batch size"),
     "node": Policy(3, True, "tried again elsewhere"),
     "died": Policy(
-        0, False, "its process was killed again and again (memory? time limit?); then --retry-failed"
+        0,
+        False,
+        "its process was killed repeatedly; check memory and time limit, then run with --retry-failed",
     ),
     "port": Policy(3, True, "tried again on another port"),
     "rendezvous": Policy(3, True, "tried again"),
-    "data": Policy(0, True, "see the data folder, then run the same command again"),
+    "data": Policy(0, True, "check the data folder, then run the same command again"),
     "parent": Policy(
-        0, False, "the checkpoint that it goes on from is gone; its population goes on without it"
+        0, False, "the checkpoint that it continues from is missing; its population continues without it"
     ),
-    "disk": Policy(0, True, "make room or mend it, then run the same command again"),
+    "disk": Policy(0, True, "free space or repair it, then run the same command again"),
     "config": Policy(0, False, "see the sweep file"),
     "bug": Policy(1, False, "see its log; after a fix, run with --retry-failed"),
 }
 
 # Ends of an attempt that cost no retry: the trial continues from its checkpoint. A `paused` one waits at
-# `Setting.until` for the rest of its population.
+# `RunConfig.until` for the rest of its population.
 INTERRUPTIONS = ("interrupted", "preempted", "timeout", "paused")
 
-# A process that dies without a word at the same epoch so often is the trial's fault, and the kind `died`; so is
-# an epoch that did not fit into its job's time so often.
+# After this many crashes without a message, or timeouts, at one epoch, the trial is blamed: its failure is `died`.
 DEATHS_WITHOUT_PROGRESS = 5
 TIMEOUTS_WITHOUT_PROGRESS = 2
 
 
 class DataError(UserError):
-    """Images that cannot be had: a missing folder, a wrong layout, a damaged archive."""
+    """Images that cannot be loaded: a missing folder, a wrong layout, a damaged archive."""
 
 
 class ParentLostError(Exception):
-    """A trial that goes on from another one's checkpoint, where that is gone."""
+    """The checkpoint of the parent that a trial continues from is missing."""
 
 
 class DiedError(Exception):
-    """A trial whose process is killed, or runs out of its job's time, in the same epoch each time."""
+    """The trial's process is killed, or exceeds its job's time limit, in the same epoch each time."""
 
 
 class Interruption(BaseException):
-    """Raised in a process that has to leave its trial in the middle of an epoch: by a signal's handler.
+    """Raised by a signal handler in a process that has to leave its trial in the middle of an epoch.
 
-    `reason` is one of INTERRUPTIONS. As with KeyboardInterrupt, nothing that catches failures may hold it up.
+    `reason` is one of INTERRUPTIONS. A BaseException, like KeyboardInterrupt, so that `except Exception` does not
+    catch it.
     """
 
     def __init__(self, reason: str):
@@ -66,10 +68,10 @@ class Interruption(BaseException):
 
 
 class LeaseLostError(Exception):
-    """Another process holds the trial's folder now; this one must write nothing more."""
+    """Another process holds the trial's folder now; this one must not write to it any more."""
 
 
-# A file system that is full, away, or closed to us: the trial is not to blame.
+# A file system that is full, unreachable or not writable: the trial is not to blame.
 _DISK_ERRORS = {
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN,
     errno.EHOSTDOWN, errno.EACCES, errno.EPERM,
@@ -84,7 +86,7 @@ _OUT_OF_MEMORY = (
 
 
 def kind_of(error: BaseException) -> str:
-    """The kind of failure that an exception stands for; `bug` where nothing better is known."""
+    """The kind of failure of an exception; `bug` if no other kind matches."""
     if isinstance(error, ConfigError):
         return "config"
     if isinstance(error, DiedError):
@@ -104,7 +106,7 @@ def kind_of(error: BaseException) -> str:
     if any(words in message for words in _OUT_OF_MEMORY):
         return "oom"
     if "CUDA error" in message or type(error).__name__ == "AcceleratorError":
-        return "node"  # it sticks: every later call of this process fails too
+        return "node"  # persistent: every later CUDA call of this process fails too
     if "No space left on device" in message:
         return "disk"
     if type(error).__name__ in ("DistNetworkError", "DistStoreError"):
@@ -113,7 +115,7 @@ def kind_of(error: BaseException) -> str:
 
 
 class RankError(Exception):
-    """Another rank has failed: how (`kind`), and whether its process has ended (`gone`), so that ours must too."""
+    """Another rank has failed with this `kind`; `gone`: its process has ended, so that this one has to end too."""
 
     def __init__(self, message: str, kind: str = "rendezvous", gone: bool = True):
         super().__init__(message)
@@ -121,12 +123,12 @@ class RankError(Exception):
         self.gone = gone
 
 
-# Ray ends the workers of a driver that is gone by a SystemExit in them, which has this attribute; a user's has not.
+# Ray ends the workers of a dead driver by a SystemExit with this attribute, which a user's own SystemExit lacks.
 _RAYS_WORD = "ray_terminate_msg"
 
 
 def end_of(error: BaseException) -> str:
-    """How an attempt ends by this error: one of INTERRUPTIONS, `killed`, or a kind of failure."""
+    """The end of an attempt with this error: one of INTERRUPTIONS, `killed`, or a kind of failure."""
     if isinstance(error, Interruption):
         return error.reason
     if isinstance(error, KeyboardInterrupt):
@@ -137,7 +139,7 @@ def end_of(error: BaseException) -> str:
 
 
 def ends_process(error: BaseException) -> bool:
-    """Whether a process must not go on after this error: it is told to end, its device is broken, or a rank is gone."""
+    """Whether a process has to end after this error: it was interrupted, its device is broken, or a rank has ended."""
     if isinstance(error, RankError):
         return error.gone
     return not isinstance(error, Exception) or kind_of(error) == "node"

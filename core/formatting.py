@@ -1,10 +1,10 @@
-"""Figures with their units, as a person says them."""
+"""Numbers with their units as readable text."""
 
 import math
 
 
 def energy_text(joules: float | None) -> str:
-    """`3.4 Wh`, `1.25 kWh`; a dash where no device told it."""
+    """`3.4 Wh`, `1.25 kWh`; a dash if no device measured it."""
     if joules is None or math.isnan(joules):
         return "–"
     watt_hours = joules / 3600
@@ -12,7 +12,7 @@ def energy_text(joules: float | None) -> str:
 
 
 def rough_duration(seconds: float) -> str:
-    """`42 s`, `12 min`, `2.2 h`: of what is only forecast, or changes while it is read."""
+    """`42 s`, `12 min`, `2.2 h`: for forecasts and for values that change while they are shown."""
     if not math.isfinite(seconds):
         return "?"
     if seconds < 90:

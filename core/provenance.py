@@ -1,4 +1,4 @@
-"""Where a result comes from: code revision, versions, host."""
+"""The provenance of a result: code revision, versions, host."""
 
 import platform
 import socket
@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-# The environment variable that tells a job which version of mixsweep submitted it.
+# The environment variable with the version of mixsweep that submitted a job.
 SUBMITTER_VERSION = "MIXSWEEP_SUBMITTER_VERSION"
 
 _MOST_OF_PATCH = 200_000  # characters
@@ -18,7 +18,7 @@ _PACKAGES = ("mixsweep", "torch", "torchvision", "numpy", "pyarrow", "ray")
 
 @cache
 def provenance() -> dict[str, Any]:
-    """What anyone needs to know to run a trial of this process again."""
+    """The revision, versions and host needed to reproduce a trial of this process."""
     return {
         "revision": _git("rev-parse", "HEAD"),
         "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
@@ -31,7 +31,7 @@ def provenance() -> dict[str, Any]:
 
 @cache
 def patch() -> str:
-    """What of the code is not in its revision, as a patch; cut where it is larger than a person reads."""
+    """The uncommitted changes of the code as a patch, cut at _MOST_OF_PATCH characters."""
     text = _git("diff", "HEAD")
     if len(text) > _MOST_OF_PATCH:
         text = text[:_MOST_OF_PATCH] + f"\n# cut: the whole patch has {len(text)} characters\n"
@@ -39,7 +39,7 @@ def patch() -> str:
 
 
 def _git(*words: str) -> str:
-    """What git says of the checkout that this package is; '' where it is installed, perhaps into another's."""
+    """The output of git in this package's checkout; '' if the package is installed, even inside another checkout."""
     root = Path(__file__).resolve().parents[1]
     top = _run_git(root, "rev-parse", "--show-toplevel")
     return _run_git(root, *words) if top and Path(top).resolve() == root else ""
@@ -50,7 +50,7 @@ def _run_git(folder: Path, *words: str) -> str:
         done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    # Only the newline goes: a patch may end in a line of one blank.
+    # Strip only the newline: a patch may end in a line of one blank.
     return done.stdout.rstrip("\n") if done.returncode == 0 else ""
 
 

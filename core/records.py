@@ -1,4 +1,4 @@
-"""Records: a row of metrics.parquet each. What is common to all kinds of trials, and the schema of a kind's metrics."""
+"""Records, the rows of metrics.parquet: the columns of all kinds of trials, and the schema of a kind's metrics."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-# Columns of every record; a kind's metrics stand between them.
+# Columns of every record; a kind's metrics come between them.
 _BEFORE = (
     ("trial_id", pa.string(), "", "first 12 hex digits of the identity's SHA-256"),
     ("epoch", pa.int32(), "epochs", "epochs trained so far; the first record is epoch 1"),
@@ -19,7 +19,7 @@ _AFTER = (
 )
 _COMMON = tuple(name for name, *_ in (*_BEFORE, *_AFTER))
 
-# What a device tells of a record's time, of the kinds of trials that record it.
+# Metrics measured by the device, for the kinds of trials that record them.
 UTILISATION, ENERGY = "device_utilisation", "device_energy_joules"
 
 
@@ -28,13 +28,13 @@ class Metric:
     """A column of a kind's records.
 
     Args:
-        unit: of the values, as `s` or `fraction`; '' where there is none.
+        unit: of the values, such as `s` or `fraction`; '' if there is none.
         type: float or int.
-        better: `max` or `min`, '' where neither is better.
+        better: `max` or `min`, '' if neither is better.
         is_objective: whether a sweep can be judged by it.
         is_test: whether only the last record of a finished trial has it.
         is_reproducible: whether it is bit for bit the same wherever a CPU fp32 trial runs; the other metrics
-            tell of the place and the time.
+            depend on the machine and the time.
     """
 
     name: str
@@ -49,9 +49,9 @@ class Metric:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One record of one trial: an epoch, or what else its kind records by.
+    """One record of one trial: an epoch, or another step by which its kind records.
 
-    `metrics` holds those that the record has: one that is None is left out.
+    `metrics` holds only the metrics that the record has; those given as None are dropped.
     """
 
     trial_id: str
@@ -66,7 +66,7 @@ class Record:
         object.__setattr__(self, "metrics", known)
 
     def __getitem__(self, column: str) -> Any:
-        """A column of the record's row; None where it has no such metric."""
+        """The value of a column; None if the record does not have that metric."""
         return getattr(self, column) if column in _COMMON else self.metrics.get(column)
 
     def with_metrics(self, values: Mapping[str, Any]) -> "Record":
@@ -90,7 +90,7 @@ def trajectory_columns(metrics: Iterable[Metric]) -> tuple[str, ...]:
 
 
 def now() -> datetime:
-    """The present in UTC, to the millisecond that the store keeps."""
+    """The current time in UTC, rounded to the store's milliseconds."""
     moment = datetime.now(UTC)
     return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
 
@@ -111,7 +111,7 @@ def from_table(table: pa.Table) -> list[Record]:
 
 
 def with_all_columns(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Records of an older version with the columns that it did not have, null."""
+    """A table of records with missing columns, as from an older version, added as nulls."""
     missing = [spec for spec in schema if spec.name not in table.column_names]
     for spec in missing:
         table = table.append_column(spec, pa.nulls(table.num_rows, spec.type))
@@ -124,7 +124,7 @@ def selected(schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Sche
 
 
 def concat(tables: Sequence[pa.Table], schema: pa.Schema) -> pa.Table:
-    """Tables of records, one after the other; an older one's missing columns are null."""
+    """The concatenation of tables of records; columns that an older one lacks are null."""
     if tables and all(table.schema.equals(schema) for table in tables):
         return pa.concat_tables(tables)
     return pa.concat_tables([schema.empty_table(), *tables], promote_options="default")

@@ -1,6 +1,6 @@
 """Names of models and data sets: the built-in ones, and those that a user's file registers.
 
-A sweep file lists such files under `imports`; each is run once, before its sweep file is checked.
+A sweep file lists such files under `imports`; each is run once, before the sweep file is checked.
 """
 
 import hashlib
@@ -23,8 +23,8 @@ def register_model(name: str, build: Callable[..., Any]) -> None:
     """Make `model = name` mean `build(config, classes) -> torch.nn.Module`.
 
     The module takes images [batch, 3, 32, 32] (normalised float) and returns logits [batch, classes].
-    A name stands for one behaviour: change the name (`wide-v2`) when the model changes, since finished
-    trials are recognised by it.
+    A name identifies one behaviour: change the name (`wide-v2`) when the model changes, since it is part of the
+    identity of finished trials.
 
     Raises:
         ValueError: the name is a built-in one.
@@ -42,9 +42,9 @@ def register_dataset(name: str, load: Callable[..., Any]) -> None:
 
 
 def recall_names(model: str, dataset: str) -> None:
-    """Let a config in a store be read where the file that registered its names is not imported.
+    """Declare a stored config's names known, so that it can be read without importing the file that registered them.
 
-    The names are then known, but cannot be built or loaded.
+    Such names cannot be built or loaded.
     """
     _recalled.update((model, dataset))
 

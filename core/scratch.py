@@ -1,4 +1,4 @@
-"""Folders of temporary files that go with the process that made them, however that ends."""
+"""Temporary folders, deleted when their process ends, or by a later run if it was killed."""
 
 import shutil
 import socket
@@ -10,15 +10,15 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-# Locked in a folder while its owner lives; no folder without it is ever removed. By host: on a shared file system
-# another host's lock may not be seen here.
+# A file in the folder, locked while its owner lives; folders without it are never removed. Its name has the host: on
+# a shared file system another host's lock may not be visible.
 _MARK = f"owned-by-mixsweep-on-{socket.gethostname()}"
 _FRESH_SECONDS = 60.0
 
 
 @contextmanager
 def scratch_folder(prefix: str = "mixsweep-") -> Iterator[Path]:
-    """An empty folder where this machine keeps temporary files; it goes as an owned_folder does."""
+    """An empty folder for temporary files. Deleted on exit, or by a later run if its owner was killed."""
     with owned_folder(tempfile.gettempdir(), prefix) as owned:
         empty = owned / "scratch"
         empty.mkdir()
@@ -27,19 +27,19 @@ def scratch_folder(prefix: str = "mixsweep-") -> Iterator[Path]:
 
 @contextmanager
 def owned_folder(root: Path | str, prefix: str) -> Iterator[Path]:
-    """A new folder, removed in the end; those of owners that were killed before are removed as well.
+    """A new folder, deleted on exit; folders of owners that were killed are deleted on entry.
 
     Args:
-        root: where to.
-        prefix: of its name, and of those whose owners may have been killed.
+        root: the folder to create it in.
+        prefix: of its name, and of the names of folders to delete if their owners were killed.
     """
     _remove_leftovers(Path(root), prefix)
     folder = Path(tempfile.mkdtemp(prefix=prefix, dir=root))
-    owned = FileLock(folder / _MARK, thread_local=False)  # a generator may end in another thread
+    owned = FileLock(folder / _MARK, thread_local=False)  # a generator may be closed in another thread
     try:
         try:
             owned.acquire(timeout=0)
-        except OSError:  # a file system without locks: the folder stays where its owner is killed
+        except OSError:  # a file system without locks: the folder remains if its owner is killed
             (folder / _MARK).unlink(missing_ok=True)
         yield folder
     finally:
@@ -48,10 +48,10 @@ def owned_folder(root: Path | str, prefix: str) -> Iterator[Path]:
 
 
 def _remove_leftovers(root: Path, prefix: str) -> None:
-    """Remove the folders whose owners were killed: the kernel has let go of their locks."""
+    """Remove the folders whose owners were killed: the kernel has released their locks."""
     for mark in root.glob(f"{prefix}*/{_MARK}"):
         with suppress(OSError, Timeout):
             if time.time() - mark.parent.stat().st_mtime < _FRESH_SECONDS:
-                continue  # perhaps made just now, and not locked yet
+                continue  # possibly just created, and not locked yet
             with FileLock(mark, timeout=0):
                 shutil.rmtree(mark.parent)

@@ -1,7 +1,7 @@
 """Keys of TOML tables, declared as the fields of a dataclass.
 
-One declaration says what a key means, what it may hold and what it is when left out. `read_keys` checks a table
-by it, and the JSON Schema for editors is generated from it, so that the two cannot differ.
+One declaration has a key's meaning, allowed values and default. `read_keys` checks a table against it, and the JSON
+Schema for editors is generated from it, so that the two cannot differ.
 """
 
 import re
@@ -30,17 +30,17 @@ def toml_key(
     applies: Mapping[str, tuple[str, ...]] | None = None,
     required: bool = False,
 ) -> Any:
-    """A key that `read_keys` reads by its field's type.
+    """Declare a key that `read_keys` reads by its field's type.
 
     Args:
-        default: what it is when left out; MISSING where the reader of the table knows.
-        doc: its meaning in a line.
+        default: its value when left out; MISSING if the reader of the table decides.
+        doc: its meaning in one line.
         choices: all values that a text may have.
         low, high: inclusive bounds of a number; above: an exclusive lower one.
-        pattern: what a text has to match as a whole, and `allowed`, the same in words.
+        pattern: a regular expression that the whole text has to match, and `allowed`, the same in words.
         size: the text is a size like `4G`, or empty.
-        applies: the values of other keys beside which this one may stand.
-        required: it may not be left out; the reader of the table says what is missing.
+        applies: the values of other keys with which this one is allowed.
+        required: it must be given; the reader of the table reports a missing one.
     """
     metadata = {
         "doc": doc,
@@ -58,7 +58,7 @@ def toml_key(
 
 
 def toml_key_by_hand(default: Any, doc: str, *, required: bool = False) -> Any:
-    """A key whose shape its own reader knows: `read_keys` passes it over."""
+    """Declare a key that has its own reader: `read_keys` skips it."""
     return _field(default, {"doc": doc, "required": required, "applies": {}, _BY_HAND: True})
 
 
@@ -71,7 +71,7 @@ def _field(default: Any, metadata: Mapping[str, Any]) -> Any:
 
 
 def declared_keys(table: type) -> Mapping[str, Field[Any]]:
-    """The keys that a dataclass declares, by name; its other fields are no keys of the table."""
+    """The keys that a dataclass declares, by name, without its other fields."""
     return {spec.name: spec for spec in fields(table) if "doc" in spec.metadata}
 
 
@@ -82,7 +82,7 @@ def types_of(table: type) -> Mapping[str, Any]:
 
 
 def keys_beside(table: type, **values: str) -> tuple[str, ...]:
-    """The names of the keys that may stand beside these values of others."""
+    """The names of the keys that are allowed with these values of others."""
     return tuple(
         name
         for name, spec in declared_keys(table).items()
@@ -93,14 +93,14 @@ def keys_beside(table: type, **values: str) -> tuple[str, ...]:
 def read_keys(
     reader: Reader, source: Mapping[str, Any], table: type, where: str = "", only: Iterable[str] | None = None
 ) -> dict[str, Any]:
-    """The checked values of the keys that are written in `source`; what is left out keeps its default.
+    """The checked values of the keys that are present in `source`.
 
     Args:
         where: the dotted path of the table, for the errors.
-        only: the keys to read; else all that `table` declares but those that are read by hand.
+        only: the keys to read; left out: all that `table` declares, except those with their own reader.
 
     Raises:
-        UserError: the reader's own kind; the key, its value, and what is allowed.
+        UserError: of the reader's class; names the key, its value, and what is allowed.
     """
     declared, types = declared_keys(table), types_of(table)
     return {
@@ -168,7 +168,7 @@ def _table_of(wanted: Any, words: str) -> Callable[..., dict[str, Any]]:
     return read
 
 
-# How a key is read, by the type of its field.
+# The reader of a key, by the type of its field.
 _READERS: Mapping[Any, Callable[..., Any]] = {
     bool: _boolean,
     int: _integer,

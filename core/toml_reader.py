@@ -1,4 +1,4 @@
-"""Typed values out of TOML tables: sweep files and places. Each complaint is one line with the dotted key."""
+"""Typed values from TOML tables: sweep files and places. Each error is one line with the dotted key."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -8,14 +8,14 @@ from mixsweep.core.errors import UserError, did_you_mean
 
 SIZE = r"([0-9]+)([KMGT])"
 
-_MOST = 1e9  # of a number beside a trial's fields
+_MOST = 1e9  # upper bound of numbers that are not fields of a trial
 
 
 class Reader:
-    """Takes typed values out of TOML tables; every complaint names the file and the dotted key.
+    """Reads typed values from TOML tables; every error names the file and the dotted key.
 
     Args:
-        file: what is read, for the complaints.
+        file: the name of the file, for the errors.
         complaint: the class of the errors that all methods raise.
     """
 
@@ -82,7 +82,7 @@ class Reader:
         return found
 
     def size(self, source: Mapping[str, Any], key: str, where: str = "") -> int:
-        """A size like `512M` or `4G`; 0 where it is not said."""
+        """The bytes of a size like `512M` or `4G`; 0 if the key is absent."""
         text = self.text(source, key, "", where)
         if not text:
             return 0
@@ -96,7 +96,7 @@ def bytes_of(text: str) -> int:
     """The bytes of a size like `512M` or `4G`.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the text is not a size.
     """
     found = re.fullmatch(SIZE, text)
     if not found:

@@ -1,7 +1,7 @@
-"""`sweep --verbose`: what the modules log, on standard error, in this process and in those that it starts.
+"""`sweep --verbose`: the modules' log on standard error, in this process and in those that it starts.
 
-Every module with something to say has `logging.getLogger(__name__)`; nothing is shown until SWEEP_VERBOSE is set.
-`import mixsweep` looks at that variable, so a worker of any place that inherits it, or is given it, logs too.
+Modules log to `logging.getLogger(__name__)`; below warnings, nothing is shown until SWEEP_VERBOSE is set.
+`import mixsweep` reads that variable, so a worker of any place that inherits it, or is given it, logs too.
 """
 
 import logging
@@ -12,7 +12,7 @@ VARIABLE = "SWEEP_VERBOSE"
 
 
 class _StandardError(logging.Handler):
-    """Writes to whatever sys.stderr is at that moment: a live view puts its own there."""
+    """Writes to the current sys.stderr, which a live view replaces by its own."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -32,13 +32,13 @@ def verbosity_variables() -> dict[str, str]:
 
 
 def log_if_asked() -> None:
-    """Show the log where the variable asks for it."""
+    """Show the log if SWEEP_VERBOSE is set."""
     if is_verbose():
         log_verbosely()
 
 
 def log_verbosely() -> None:
-    """Show the log of all of mixsweep's modules, here and in processes that inherit the environment."""
+    """Show the log of all mixsweep modules, in this process and in those that inherit its environment."""
     os.environ[VARIABLE] = "1"
     logger = logging.getLogger("mixsweep")
     if any(isinstance(handler, _StandardError) for handler in logger.handlers):

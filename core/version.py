@@ -1,3 +1,3 @@
-"""The version of mixsweep; pyproject.toml says the same."""
+"""The version of mixsweep; pyproject.toml has the same."""
 
 __version__ = "0.2.0"

@@ -1,4 +1,4 @@
-"""What a part's trials say of its question and its claims, in words that carry their evidence."""
+"""The answer to a part's question and the verdicts on its claims, as text with the evidence."""
 
 import math
 from collections import Counter
@@ -35,13 +35,13 @@ from mixsweep.analysis.inference.wording import (
     value_label,
 )
 
-# Where the others of a part are too many to name, only their number is given.
+# If more other values than this remain, their number is given instead of their names.
 _NAMED = 6
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A claim, whether the trials bear it out, and why."""
+    """A claim, its verdict, and the evidence."""
 
     text: str
     verdict: str  # as shown, e.g. "cannot say with n = 1 seed"
@@ -51,22 +51,22 @@ class Verdict:
 
 
 def evaluate_claims(part: Part, frame: pd.DataFrame, trials: pd.DataFrame) -> list[Verdict]:
-    """Test each claim of a part.
+    """Test each claim of a part and return the verdicts.
 
-    Every value that should be better is compared with every value that it should beat; all of the claim's
-    comparisons share one Holm correction. Thresholds: `analysis.inference.statistics.outcome` and `verdict`.
+    Every value that should be better is compared with every value that it should beat; all comparisons of a claim
+    share one Holm correction. Thresholds: `analysis.inference.statistics.outcome` and `verdict`.
 
     Args:
         part: the ablation.
-        frame: epoch records, as `analysis.frames` gives them.
-        trials: a row a trial, as `analysis.load_trials` gives them.
+        frame: epoch records, from `analysis.frames`.
+        trials: one row per trial, from `analysis.load_trials`.
     """
     frame, trials = of_part(part, frame), of_part(part, trials)
     return [_test(part, claim, frame, trials) for claim in part.claims]
 
 
 def answer(part: Part, frame: pd.DataFrame, trials: pd.DataFrame) -> str:
-    """One or two sentences that answer a part's question: the best point, and what cannot be told from it."""
+    """The answer to a part's question in one or two sentences: the best point, and those no different from it."""
     frame, trials = of_part(part, frame), of_part(part, trials)
     points = point_cells(part, frame, trials)
     scored = {point: score for point, score in point_scores(part, frame, trials).items() if score.n}
@@ -146,7 +146,7 @@ def _test(part: Part, claim: Mapping[str, Any], frame: pd.DataFrame, trials: pd.
 
 
 def _shown(kind: str, compared: Sequence[Comparison], involved: pd.DataFrame) -> str:
-    """The verdict with its reservation: too few seeds, or trials that have not finished."""
+    """The verdict with its limitation: too few seeds, or unfinished trials."""
     finished = int(involved["state"].isin(FINISHED).sum())
     so_far = f"{finished} of {len(involved)} trials finished"
     if kind != statistics.CANNOT_SAY:
@@ -160,7 +160,7 @@ def _shown(kind: str, compared: Sequence[Comparison], involved: pd.DataFrame) ->
 def _evidence(
     part: Part, axis: str, metric: str, mode: str, compared: Sequence[Comparison], involved: pd.DataFrame
 ) -> str:
-    """The comparison that decides, with its interval: the one least in the claim's favour."""
+    """The evidence for a verdict: the comparison least in the claim's favour, with its interval."""
     sign = 1 if mode == "max" else -1
     measured = [c for c in compared if c.difference is not None]
     notes = [c.note for c in compared if c.note]
@@ -202,7 +202,7 @@ def _evidence(
 
 
 def _values(given: Any, known: Sequence[Any]) -> list[Any]:
-    """A claim's value or values; a list is one value where the axis' own values are lists."""
+    """A claim's value or values; a list is one value if the axis's own values are lists."""
     value = plain(given)
     if not isinstance(value, tuple) or value in known:
         return [value]
@@ -215,7 +215,7 @@ def _progress(trials: pd.DataFrame) -> str:
 
 
 def _ends(part: Part, trials: pd.DataFrame) -> str:
-    """What did not reach the last epoch, by value: never silently dropped."""
+    """A sentence on the trials that did not reach the last epoch, by value."""
     labels = point_labels(part, trials)
     words = []
     for state, verb in (("diverged", "diverged"), ("stopped", "was stopped early"), ("failed", "failed")):

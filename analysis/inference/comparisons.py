@@ -1,7 +1,7 @@
-"""Two values compared seed by seed: what each trial came to, and what the difference says.
+"""Compare two values seed by seed: the outcome of each trial, and the differences.
 
-A trial that diverged is a result, a trial that a rule stopped is compared where it was stopped, and a trial
-that has not finished is not compared.
+A diverged trial is a result, a trial stopped by a rule is compared at the epoch where it was stopped, and an
+unfinished trial is not compared.
 """
 
 import itertools
@@ -23,7 +23,7 @@ FINISHED = ("completed", "stopped", "diverged")
 
 @dataclass(frozen=True)
 class Outcome:
-    """One trial as a comparison sees it: the metric by epoch, and how the trial ended."""
+    """One trial in a comparison: the metric by epoch, and how the trial ended."""
 
     state: str
     epochs: int
@@ -36,9 +36,9 @@ class Comparison:
 
     a: str
     b: str
-    difference: PairedDifference | None  # a − b; None where no seed has both
+    difference: PairedDifference | None  # a − b; None if no seed has both
     p_holm: float
-    outcome: int | None  # 1: a is better, −1: b is, 0: neither can be said, None: too few seeds
+    outcome: int | None  # 1: a is better, −1: b is, 0: not distinguishable, None: too few seeds
     note: str = ""
 
 
@@ -47,7 +47,7 @@ Cells = dict[tuple[Any, ...], dict[int, Outcome]]
 
 
 def point_cells(part: Part, frame: pd.DataFrame, trials: pd.DataFrame) -> dict[int, Cells]:
-    """The outcomes of each point by replica, points in natural order of their values."""
+    """The outcomes of each point by replica, with points in natural order of their values."""
     outcomes = _outcomes(part.metric, frame, trials)
     cells: dict[int, Cells] = {}
     for point in ordered_points(part, trials):
@@ -59,7 +59,7 @@ def point_cells(part: Part, frame: pd.DataFrame, trials: pd.DataFrame) -> dict[i
 def point_scores(part: Part, frame: pd.DataFrame, trials: pd.DataFrame) -> dict[int, Interval]:
     """Each point's mean final metric; a diverged trial counts as the part's worst figure.
 
-    A point whose trials have all diverged, or none of whose trials is completed, has no score (n = 0).
+    A point whose trials have all diverged, or that has no completed trial, has no score (n = 0).
     """
     cells = point_cells(part, frame, trials)
     worst = worst_final(cells, part.mode)
@@ -85,7 +85,7 @@ def ordered_points(part: Part, trials: pd.DataFrame) -> list[int]:
 
 
 def point_labels(part: Part, trials: pd.DataFrame) -> dict[int, str]:
-    """How each point is called: by its values on the part's axes."""
+    """The label of each point: its values on the part's axes."""
     first = trials.drop_duplicates("point")
     return {
         int(row["point"]): point_label({axis: plain(row[axis]) for axis in part.axes}) or part.name
@@ -96,7 +96,7 @@ def point_labels(part: Part, trials: pd.DataFrame) -> dict[int, str]:
 def value_cells(
     part: Part, axis: str, metric: str, frame: pd.DataFrame, trials: pd.DataFrame
 ) -> dict[Any, Cells]:
-    """By value of an axis: the outcomes of its trials, over all other fields."""
+    """The outcomes of the trials of each value of an axis, over all other fields."""
     outcomes = _outcomes(metric, frame, trials)
     others = [other for other in part.axes if other != axis]
     cells: dict[Any, Cells] = {}
@@ -121,13 +121,13 @@ def compare(a: str, b: str, cells_a: Cells, cells_b: Cells, mode: str, worst: fl
     ]
     replicas = sorted(set.intersection(*(set(c) for c in [*left, *right]))) if common else []
     if count_a and count_b and (diverged_a == count_a) != (diverged_b == count_b):
-        # All trials of one side have diverged: a result that needs no difference of means.
+        # All trials of one side have diverged: this decides without a difference of means.
         n = len([r for r in replicas if all(c[r].state in FINISHED for c in [*left, *right])])
         decided = (1 if diverged_b == count_b else -1) if n >= statistics.MIN_SEEDS else None
         return Comparison(a, b, None, math.nan, decided, "; ".join(notes))
     if count_a and diverged_a == count_a and diverged_b == count_b:
         return Comparison(a, b, None, math.nan, 0, "; ".join(notes))
-    notes = [f"{note}, counted as the worst figure there is" for note in notes]
+    notes = [f"{note}, counted as the worst figure of the part" for note in notes]
     differences, stopped_at = [], set()
     for replica in replicas:
         pairs = [(x[replica], y[replica]) for x, y in zip(left, right)]
@@ -153,10 +153,10 @@ def compare(a: str, b: str, cells_a: Cells, cells_b: Cells, mode: str, worst: fl
 def compare_with_best(
     best: int, points: Mapping[int, Cells], labels: Mapping[int, str], mode: str
 ) -> dict[int, Comparison]:
-    """The best point against each of the others.
+    """Compare the best point with each of the others.
 
-    The best is chosen by the same figures, so Holm's correction is over all pairs of points: whichever
-    point had come out best, its comparisons were among them.
+    The best is chosen by the same figures, so Holm's correction is over all pairs of points, which include
+    the comparisons of any point that could have been the best.
     """
     worst = worst_final(points, mode)
     others = [point for point in points if point != best]
@@ -171,7 +171,7 @@ def compare_with_best(
 
 
 def correct(compared: Sequence[Comparison], mode: str) -> list[Comparison]:
-    """Comparisons with Holm's p-values over all of them, and the outcomes that follow."""
+    """The comparisons with Holm's p-values over all of them, and the resulting outcomes."""
     adjusted = statistics.holm([c.difference.p_value if c.difference else math.nan for c in compared])
     return [
         c
@@ -182,7 +182,7 @@ def correct(compared: Sequence[Comparison], mode: str) -> list[Comparison]:
 
 
 def worst_final(cells: Mapping[Any, Cells], mode: str) -> float:
-    """The worst final figure of any trial that has one: what a diverged trial is counted as."""
+    """The worst final figure of any trial, used as the figure of a diverged trial."""
     finals = [
         _final(o, math.nan)
         for side in cells.values()
@@ -195,7 +195,7 @@ def worst_final(cells: Mapping[Any, Cells], mode: str) -> float:
 
 
 def _pair(x: Outcome, y: Outcome, worst: float) -> tuple[float, int]:
-    """x − y and the epoch where they are compared, 0 for the end; NaN where one has no figure yet."""
+    """x − y and the epoch where they are compared, 0 for the end; NaN if one has no figure yet."""
     if x.state not in FINISHED or y.state not in FINISHED:
         return math.nan, 0
     if "stopped" not in (x.state, y.state) or "diverged" in (x.state, y.state):

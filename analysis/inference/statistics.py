@@ -1,6 +1,6 @@
-"""How sure a difference between values is, from a handful of seeds.
+"""Intervals and tests for differences between values, from few seeds.
 
-Replicas are paired: the replica of one number has the same seed, hence the same initial draws, data order
+Replicas are paired: replicas with the same number have the same seed, hence the same initial weights, data order
 and augmentation, at every value. Sources:
 
 - t-interval and paired t-test: Student, "The probable error of a mean", Biometrika 6 (1908);
@@ -23,7 +23,7 @@ from scipy import stats
 CONFIDENCE = 0.95
 ALPHA = 0.05
 # With two seeds the t-interval has one degree of freedom and is 12.7 standard errors wide on each side:
-# it says nothing that a reader could use.
+# too wide to be useful.
 MIN_SEEDS = 3
 # All 2^12 sign flips are counted; beyond that, RESAMPLES random ones are.
 EXACT_FLIPS = 12
@@ -37,7 +37,7 @@ CANNOT_SAY = "cannot say"
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over n values with its 95 % interval; `low` and `high` are NaN where n is 1 or none is had."""
+    """A mean over n values with its 95 % interval; `low` and `high` are NaN if n < 2 or there is no interval."""
 
     mean: float
     low: float
@@ -78,11 +78,11 @@ def t_interval(values: Sequence[float]) -> Interval:
 def paired_difference(a: Sequence[float], b: Sequence[float]) -> PairedDifference:
     """Compare a [n] with b [n], paired by seed.
 
-    Differences that are all the same and not 0 have no spread to make an interval from (a small valid set
-    does that): they get no interval, and the permutation test's p-value.
+    Differences that are all equal and not 0 have no spread for an interval (this happens with a small valid set):
+    they get no interval, and the permutation test's p-value.
 
     Raises:
-        ValueError: the two are not equally long, or empty.
+        ValueError: the two are of different length, or empty.
     """
     if len(a) != len(b) or not len(a):
         raise ValueError(f"paired values are needed: got {len(a)} and {len(b)}")
@@ -93,7 +93,7 @@ def paired_difference(a: Sequence[float], b: Sequence[float]) -> PairedDifferenc
     if n == 1:
         return PairedDifference(interval, math.nan, p_flip)
     error = float(np.std(differences, ddof=1)) / math.sqrt(n)
-    # Equal differences leave a rest of rounding, far below what a metric resolves.
+    # Equal differences leave rounding errors, far below a metric's resolution.
     if error <= 1e-12 * max(1.0, float(np.abs(differences).max())):
         if abs(interval.mean) <= 1e-12:
             return PairedDifference(Interval(0.0, 0.0, 0.0, n), 1.0, p_flip)
@@ -105,8 +105,8 @@ def paired_difference(a: Sequence[float], b: Sequence[float]) -> PairedDifferenc
 def sign_flip_p(differences: Sequence[float]) -> float:
     """Two-sided p-value of the sign-flip test that differences [n] have no preferred sign.
 
-    Exact up to n = 12. Its least value is 2 / 2^n: 0.25 for three seeds, so that it cannot reach 0.05 below
-    six seeds, and claims are decided on the t-interval instead.
+    Exact up to n = 12. Its smallest value is 2 / 2^n: 0.25 for three seeds, so that it cannot reach 0.05 below
+    six seeds, and claims are decided by the t-test instead.
     """
     values = np.asarray(differences, dtype=float)
     n = len(values)
@@ -133,7 +133,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def probability_of_best(scores: np.ndarray, mode: str) -> np.ndarray:
-    """How often each point has the best mean when the seeds are drawn again, with replacement.
+    """The share of bootstrap resamples of the seeds in which each point has the best mean.
 
     Args:
         scores: [points, seeds], paired by column; not finite where a trial diverged, which is the worst.
@@ -159,10 +159,10 @@ def probability_of_best(scores: np.ndarray, mode: str) -> np.ndarray:
 
 
 def outcome(difference: PairedDifference, p_adjusted: float, mode: str) -> int | None:
-    """What a comparison says of "a is better than b": 1 yes, −1 the reverse, 0 neither, None too few seeds.
+    """The outcome of a comparison for "a is better than b": 1 yes, −1 the reverse, 0 neither, None too few seeds.
 
-    Yes or no needs the adjusted p-value of the paired t-test below 0.05; for one comparison that is the
-    same as a 95 % interval of the difference that leaves out 0.
+    1 and −1 need an adjusted p-value of the paired t-test below 0.05; for a single comparison that is the
+    same as a 95 % interval of the difference that excludes 0.
     """
     if difference.n < MIN_SEEDS or math.isnan(p_adjusted):
         return None
@@ -174,8 +174,8 @@ def outcome(difference: PairedDifference, p_adjusted: float, mode: str) -> int |
 def verdict(outcomes: Sequence[int | None]) -> str:
     """A claim's verdict from the outcomes of all its comparisons.
 
-    `contradicted` where one of them goes the other way, else `cannot say` where one has too few seeds,
-    `supported` where all say yes, and `not supported` otherwise.
+    `contradicted` if one of them is the reverse, else `cannot say` if one has too few seeds,
+    `supported` if all are yes, and `not supported` otherwise.
     """
     if any(value == -1 for value in outcomes):
         return CONTRADICTED

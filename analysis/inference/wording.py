@@ -1,4 +1,4 @@
-"""How values, figures and comparisons are written, alike in figures, tables, claims and the page."""
+"""The text of values, figures and comparisons, the same in figures, tables, claims and the page."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -15,12 +15,12 @@ _POWERS_OF_TEN = ("lr", "weight_decay")
 
 
 def axis_words(axis: str) -> str:
-    """A field's name as a reader says it, with its unit."""
+    """The readable name of a field, with its unit."""
     return _AXES.get(axis, axis.replace("_", " "))
 
 
 def metric_words(metric: str) -> str:
-    """A metric's column as a reader says it."""
+    """The readable name of a metric's column."""
     return _METRICS.get(metric, metric.replace("_", " "))
 
 
@@ -39,7 +39,7 @@ def value_label(axis: str, value: Any) -> str:
 
 
 def point_label(values: dict[str, Any]) -> str:
-    """One combination of varied fields: the value alone where one field varies, else with names."""
+    """One combination of varied fields: the value alone if one field varies, otherwise with names."""
     if len(values) == 1:
         return value_label(*next(iter(values.items())))
     return ", ".join(f"{axis_words(axis)} {value_label(axis, value)}" for axis, value in values.items())

@@ -1,7 +1,7 @@
 """The figures of a study, drawn without any global state: curves, best trials, heat maps, weights.
 
 Every line has its own colour (Okabe and Ito's palette, safe for colour-blind readers), dash pattern and
-marker, so that it can be told in grey print as well.
+marker, so that it can be distinguished in grey print too.
 """
 
 import io
@@ -60,13 +60,13 @@ _STYLE: dict[Any, Any] = {
     "svg.fonttype": "path",
     "svg.hashsalt": "mixsweep",
 }
-# A loss axis is cut where some value's losses lie beyond so many times those of the middle value.
+# A loss axis is cut if some value's losses exceed those of the median value by more than this factor.
 _ROBUST_RATIO = 4.0
 
 
 @dataclass(frozen=True)
 class _Line:
-    """One value's mean over its trials, epoch by epoch, with the least and the greatest of them."""
+    """One value's mean over its trials per epoch, with minimum and maximum."""
 
     label: str
     epochs: np.ndarray
@@ -83,16 +83,16 @@ def draw_curves(
     title: str = "",
     trainable: Trainable | None = None,
 ) -> Figure:
-    """The metrics of learning against epochs: a line a value, a band from least to greatest trial.
+    """Draw learning curves: a line per value, with a band from the minimum to the maximum over its trials.
 
     Args:
-        frame: epoch records of one part, as `analysis.frames` gives them.
-        axis: the field whose values are told apart; None: one line over all trials.
+        frame: epoch records of one part, from `analysis.frames`.
+        axis: the field with one line per value; None: one line over all trials.
         values: which values to draw; left out: all, the first eight at most.
         title: above the panels.
         trainable: the kind of the trials; left out: the built-in image trainer.
 
-    The mean at an epoch is over the trials that got there. A line that ends in a large cross diverged.
+    The mean at an epoch is over the trials that reached it. A line that ends in a large cross diverged.
     """
     values = values_of(frame, axis)[:MOST_LINES] if axis and values is None else list(values or [None])
     with matplotlib.rc_context(_STYLE):
@@ -128,7 +128,7 @@ def draw_curves(
 def draw_best(
     frame: pd.DataFrame, trial_id: str, title: str = "", trainable: Trainable | None = None
 ) -> Figure:
-    """One trial's metrics of learning against epochs; its test figures in the title.
+    """Draw one trial's learning curves, with its test figures in the title.
 
     Args:
         trainable: as for draw_curves.
@@ -164,11 +164,11 @@ def draw_best(
 
 
 def draw_heat(trials: pd.DataFrame, axes: tuple[str, str], metric: str) -> Figure:
-    """The final metric over two axes: mean over the completed trials of each pair of values.
+    """Draw the final metric over two axes: the mean over the completed trials of each pair of values.
 
     Args:
-        trials: a row a trial of one part, as `analysis.load_trials` gives them.
-        axes: the rows' field and the columns' field.
+        trials: one row per trial of one part, from `analysis.load_trials`.
+        axes: the fields of the rows and of the columns.
         metric: a metric that has a `final_` column.
     """
     rows, columns = (values_of(trials, axis) for axis in axes)
@@ -208,7 +208,7 @@ def draw_heat(trials: pd.DataFrame, axes: tuple[str, str], metric: str) -> Figur
 
 
 def draw_kernels(state_dict: Mapping[str, "Tensor"]) -> Figure:
-    """The first convolution's kernels: standardised, colours averaged to grey, side by side.
+    """Draw the first convolution's kernels side by side: standardised, colours averaged to grey.
 
     Raises:
         ValueError: the model has no convolution over colours.
@@ -220,10 +220,10 @@ def draw_kernels(state_dict: Mapping[str, "Tensor"]) -> Figure:
 
 
 def draw_token_units(state_dict: Mapping[str, "Tensor"]) -> Figure:
-    """The units of the first token-mixing layer, each a picture over the patches, colours centred at 0.
+    """Draw the units of the first token-mixing layer, each a picture over the patches, colours centred at 0.
 
     Raises:
-        ValueError: the model mixes no tokens, or its patches form no square.
+        ValueError: the model has no token mixing, or its patches do not form a square.
     """
     units = token_pictures(state_dict)
     if units is None:
@@ -232,8 +232,8 @@ def draw_token_units(state_dict: Mapping[str, "Tensor"]) -> Figure:
 
 
 def draw_weights(found: WeightPictures) -> Figure:
-    """Pictures of learned weights, side by side."""
-    # The gap's colour is none of the map's middle or ends, so that a picture's edge is seen.
+    """Draw pictures of learned weights side by side."""
+    # The gap's colour differs from the map's middle and ends, so that a picture's edge is visible.
     colours, gap = ("RdBu_r", "#333333") if found.signed else ("gray", "#c3d9ee")
     return _draw_mosaic(found.pictures, colours, gap, found.scale, found.title)
 
@@ -247,7 +247,7 @@ def save_figure(figure: Figure, stem: Path | str) -> list[Path]:
             figure.savefig(content, format=suffix[1:], dpi=150, facecolor="white", metadata=metadata)
             path = Path(f"{stem}{suffix}")
             write_bytes(path, content.getvalue())
-            figure.set_layout_engine("none")  # laid out once: both files alike, in half the time
+            figure.set_layout_engine("none")  # laid out once: same in both files, half the time
             paths.append(path)
     return paths
 
@@ -293,7 +293,7 @@ def _draw_line(panel: Axes, line: _Line, index: int) -> None:
 
 
 def _cut_losses(row: Sequence[Axes], drawn: Sequence[Sequence[_Line]]) -> None:
-    """Keep one exploding value from flattening all others: cut the shared axis and say so."""
+    """Cut the shared axis, with a note, so that one exploding value does not flatten all others."""
     peaks = [float(np.max(line.high)) for lines in drawn for line in lines if len(line.high)]
     if not peaks:
         return
@@ -331,6 +331,6 @@ def _draw_mosaic(pictures: np.ndarray, colour_map: str, gap: str, label: str, ti
 
 
 def _safe(text: str) -> str:
-    """Text that matplotlib shows as it is: `$` starts no formula, and a leading `_` hides no legend entry."""
+    """Text that matplotlib shows unchanged: `$` does not start a formula, nor a leading `_` hide a legend entry."""
     escaped = text.replace("$", r"\$")
     return f" {escaped}" if escaped.startswith("_") else escaped

@@ -1,4 +1,4 @@
-"""What a reader needs to trust a report: how it was computed, what did not finish, and where it was run."""
+"""The background of a report: how its figures were computed, which trials did not finish, and provenance."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -16,8 +16,8 @@ from mixsweep.core.trainables.kinds import find_trainable
 
 _METHODS = (
     "The final figure is that of the last epoch. The best epoch is chosen on the sweep's own metric, so its "
-    "figure flatters; no conclusion here rests on it. A trial that goes on for another part's sake is seen "
-    "here up to its own part's last epoch, where it then has no test figure.",
+    "figure is optimistic; no conclusion here rests on it. A trial that is trained further for another part is shown "
+    "up to the last epoch of the part, and has no test figure there.",
     "± and CI: 95 % t-interval over seeds. Replicas of one number share their seed across values, and are "
     "compared in pairs: the interval of a difference is that of the paired differences. n is the number of "
     "seeds; with one seed there is no interval.",
@@ -37,23 +37,25 @@ _METHODS = (
     "may have shared the machine. Wall time is that of whole trials, epochs for a longer part included.",
 )
 
-_COMMAND_ENDS = (140, 60)  # signs of a long command that are shown, from either end
+_COMMAND_ENDS = (140, 60)  # characters shown from the start and the end of a long command
 
 
 def methods(trainables: Iterable[Trainable]) -> list[str]:
-    """How the figures of a report were computed; each kind of trial has notes of its own."""
+    """Sentences on how the figures of a report were computed, with the notes of each kind of trial first."""
     own = dict.fromkeys(note for trainable in trainables for note in trainable.method_notes)
     return [*own, *_METHODS]
 
 
 def notes(stores: Sequence[SweepStore], infos: dict[str, TrialInfo]) -> list[str]:
-    """What stands at the head of the page, since it limits what the figures mean."""
+    """The notes at the top of the page, which limit what the figures mean."""
     found = []
     for store in stores:
         count = unplanned(store)
         if count:
             was = "trial in the folder is" if count == 1 else "trials in the folder are"
-            found.append(f"{store.name}: {count} {was} not in the plan as last run, and not counted here.")
+            found.append(
+                f"{store.name}: {count} {was} not in the plan of the last run, and not counted here."
+            )
     if not is_installed("train"):
         found.append(
             "Parameter counts and pictures of weights are left out: they need PyTorch, which is not installed where "
@@ -63,7 +65,7 @@ def notes(stores: Sequence[SweepStore], infos: dict[str, TrialInfo]) -> list[str
 
 
 def _micro_batches(infos: dict[str, TrialInfo]) -> list[str]:
-    """Trials whose numbers a retry with smaller micro-batches has changed: those with BatchNorm."""
+    """A note on trials whose results a retry with smaller micro-batches has changed: those with BatchNorm."""
     trials: dict[int, list[str]] = {}
     for info in infos.values():
         most = max((a.accumulate for a in info.attempts), default=1)
@@ -83,7 +85,7 @@ def _several_revisions(infos: dict[str, TrialInfo]) -> list[str]:
 
 
 def forecasts(stores: Sequence[SweepStore]) -> Table:
-    """What each command's trials were expected to take, and took: a row a command that trained something."""
+    """Forecast and measured time of each command: one row per command that trained something."""
     rows = []
     for store in stores:
         kept = saved_forecasts(store)
@@ -105,7 +107,7 @@ def forecasts(stores: Sequence[SweepStore]) -> Table:
 
 
 def _took(store: SweepStore) -> dict[str, tuple[float, float, int]]:
-    """By command, device and wall time of the attempts that it began, and the epochs that they trained."""
+    """Device time, wall time and trained epochs of the attempts of each command, by command id."""
     records = store.records(("trial_id", "epoch", "attempt", "recorded_at")).to_pandas()
     of_trials = dict(iter(records.groupby("trial_id")))
     took: dict[str, tuple[float, float, int]] = {}
@@ -137,7 +139,7 @@ def failures(infos: dict[str, TrialInfo]) -> Table:
 
 
 def provenance(infos: dict[str, TrialInfo]) -> Table:
-    """Revisions, versions, hosts and commands, each with the number of trials that it holds for."""
+    """Revisions, versions, hosts and commands, each with its number of trials."""
     counts: dict[str, Counter[str]] = {}
     for info in infos.values():
         source = info.provenance
@@ -162,7 +164,7 @@ def provenance(infos: dict[str, TrialInfo]) -> Table:
 
 
 def _revisions(info: TrialInfo) -> set[str]:
-    """The revisions of the code that trained a trial; older stores say it once a trial."""
+    """The revisions of the code that trained a trial; older stores have one per trial, not per attempt."""
     source = info.provenance
     revisions = {attempt.revision for attempt in info.attempts if attempt.revision}
     revisions = revisions or {str(source.get("revision", "")) or "not recorded"}
@@ -171,6 +173,6 @@ def _revisions(info: TrialInfo) -> set[str]:
 
 
 def _shortened(text: str) -> str:
-    """A long command without its middle: its ends say what ran and how."""
+    """A long command without its middle."""
     head, tail = _COMMAND_ENDS
     return text if len(text) <= head + tail else f"{text[:head]} … {text[-tail:]}"

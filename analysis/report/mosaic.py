@@ -6,10 +6,10 @@ import numpy as np
 
 
 def mosaic(pictures: np.ndarray, columns: int | None = None, gap: int = 1) -> np.ndarray:
-    """Pictures [n, height, width] side by side, row after row, with NaN between them and where none is left.
+    """Pictures [n, height, width] side by side, row after row, with NaN between them and in empty cells.
 
     Args:
-        columns: pictures a row; left out: as near to a square as leaves no gap, if that is near at all.
+        columns: pictures per row; left out: near to a square, without empty cells if possible.
 
     Returns:
         [rows · (height + gap) + gap, columns · (width + gap) + gap].
@@ -26,6 +26,6 @@ def mosaic(pictures: np.ndarray, columns: int | None = None, gap: int = 1) -> np
 
 
 def _columns(count: int) -> int:
-    """Columns of a mosaic without empty places, up to twice as wide as high; else those of a square."""
+    """Columns of a mosaic without empty cells, up to twice as wide as high; else those of a square."""
     square = math.ceil(math.sqrt(count))
     return next((n for n in range(square, math.isqrt(2 * count) + 1) if count % n == 0), square)

@@ -1,4 +1,4 @@
-"""The report of one or more sweeps: figures, tables, and one page that needs nothing beside it."""
+"""The report of one or more sweeps: figures, tables, and one self-contained page."""
 
 import base64
 import json
@@ -37,9 +37,9 @@ from mixsweep.core.store.checkpoint import load_checkpoint
 from mixsweep.core.store.files import write_bytes
 from mixsweep.core.store.store import SweepStore, TrialInfo
 
-# The names of a report's figures and tables: a part's slug, then what it is.
+# The names of a report's figures and tables: a part's slug, then the kind of figure or table.
 _TABLES = ("results", "costs", "trials")
-_MOST_TRIALS = 100  # on the page; the file has all
+_MOST_TRIALS = 100  # shown on the page; the file has all
 _FILE_NAME = re.compile(
     r"[a-z0-9-]+-((results|costs|trials)\.(csv|tex)|(best|heat|kernels|token-units|curves(-\w+)?)\.(png|svg))"
 )
@@ -68,7 +68,7 @@ class _Best:
 
 @dataclass(frozen=True)
 class _Ablation:
-    """What the page shows of one part."""
+    """The content of the page for one part."""
 
     slug: str
     question: str
@@ -88,11 +88,11 @@ class _Ablation:
 def write_report(sweeps: Sequence[Sweep], out: Path | None = None) -> Path:
     """Write figures (PNG, SVG), tables (CSV, LaTeX) and `index.html`; return the page's path.
 
-    The same store gives the same bytes. A sweep that still runs is reported as far as it is.
+    The same store gives the same bytes. A sweep that still runs is reported up to its current state.
 
     Args:
         sweeps: folders of sweeps.
-        out: where to; left out: `report/` in the first sweep's folder.
+        out: the folder to write to; left out: `report/` in the first sweep's folder.
 
     Raises:
         UserError: no sweep is given, or one is unknown or empty.
@@ -134,7 +134,7 @@ def write_report(sweeps: Sequence[Sweep], out: Path | None = None) -> Path:
 
 
 def files_of(page: Path) -> list[Path]:
-    """The files of a written report, its page first: nothing that a person has put beside them."""
+    """The files of a written report, its page first, without other files in the same folder."""
     names = json.loads((page.parent / "files.json").read_text(encoding="utf-8"))
     return [page, *(page.parent / name for name in names)]
 
@@ -158,8 +158,8 @@ def _ablation(
         "time times the devices of a trial."
     )
     if costs["energy_joules"].notna().any():
-        costs_caption += " Energy is what a trial's first device took meanwhile, for anyone."
-    each_caption = "The best first. What a trial took is told of all its attempts."
+        costs_caption += " Energy is that of a trial's first device during the trial, for all processes."
+    each_caption = "Best first. Device time and energy are summed over all attempts of a trial."
     for name, table, text, caption in (
         ("results", results, results_text, results_caption),
         ("costs", costs, costs_text, costs_caption),
@@ -223,7 +223,7 @@ def _curves(part: Part, slug: str, frame: pd.DataFrame, trials: pd.DataFrame, ou
 
 
 def _drawn_values(part: Part, trials: pd.DataFrame, axis: str) -> list[Any]:
-    """The values of an axis that get a line: all, or the best few where they are too many to tell apart."""
+    """The values of an axis that get a line: all, or the best few if there are too many to distinguish."""
     values = values_of(trials, axis)
     if len(values) <= figures.MOST_LINES:
         return values
@@ -236,7 +236,7 @@ def _drawn_values(part: Part, trials: pd.DataFrame, axis: str) -> list[Any]:
 def _best(
     store: SweepStore, part: Part, slug: str, frame: pd.DataFrame, trials: pd.DataFrame, out: Path
 ) -> _Best | None:
-    """The completed trial with the best final metric, its curves and, where they are kept, its weights."""
+    """The completed trial with the best final metric, its curves and, if its checkpoint is kept, its weights."""
     finals = trials.dropna(subset=[f"final_{part.metric}"])
     if finals.empty:
         return None
@@ -252,13 +252,13 @@ def _best(
         note = f"Its weights are those after epoch {int(row['trained_on_to'])}, trained on for another part."
     shown = (part.metric, *part.trainable.reported_tests)
     reached = [f"{metric_words(name)} {figure_text(name, row[f'final_{name}'])}" for name in shown]
-    # From the resolved file, and into another store: in its own one the trial is done.
+    # From the resolved file, and into another store: in this one the trial is done.
     command = f"sweep run {shlex.quote(str(store.path / 'sweep.toml'))} --trial {trial_id} --store again"
     return _Best(
         trial_id=trial_id,
         sentence=f"Final {', '.join(reached)}"
         f"{tables.trained_on_text(row['trained_on_to'])}, after {row['epochs_trained']} epochs. "
-        "Chosen among all trials of the part, so a seed's luck is in it.",
+        "Chosen among all trials of the part, so partly by the luck of its seed.",
         command=command,
         config=[(name, value_label(name, plain(row[name])), name in part.axes) for name in names],
         figures=drawn + weights,
@@ -286,7 +286,7 @@ def _picture(figure: Figure, name: str, caption: str, out: Path) -> _Picture:
 
 
 def _summary(trials: pd.DataFrame, infos: dict[str, TrialInfo]) -> str:
-    """How far the sweeps are, what they took, and when the newest of it was written."""
+    """The trials by state, their device time and energy, and the time of the newest write."""
     once = trials.sort_values("epochs_planned").drop_duplicates(["sweep", "trial_id"], keep="last")
     states = Counter(once["state"])
     counted = ", ".join(f"{states[state]} {state}" for state in sorted(states, key=lambda s: -states[s]))
@@ -300,7 +300,7 @@ def _summary(trials: pd.DataFrame, infos: dict[str, TrialInfo]) -> str:
 def _remove_stale(out: Path, ablations: Sequence[_Ablation]) -> None:
     """Remove what an earlier report wrote here and this one did not, such as a renamed part's figures.
 
-    Only files that the earlier report listed in `files.json`, and that are named as a report names them.
+    It removes only files that the earlier report listed in `files.json`, and whose names a report uses.
     """
     written = {
         f"{a.slug}-{kind}.{suffix}" for a in ablations for kind in _TABLES for suffix in ("csv", "tex")
@@ -319,7 +319,7 @@ def _remove_stale(out: Path, ablations: Sequence[_Ablation]) -> None:
 
 
 def _new_slug(part: Part, taken: set[str]) -> str:
-    """A name for a part's files: plain letters, digits and hyphens, and no other part's."""
+    """A unique name for a part's files: plain letters, digits and hyphens."""
     name = part.name if part.name == part.sweep else f"{part.sweep}-{part.name}"
     plain_name = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "part"
     slug, number = plain_name, 2

@@ -1,4 +1,4 @@
-"""The tables of a study, what each value reaches and what it costs: as numbers, text, CSV and LaTeX."""
+"""The tables of a study, with the results and costs of each value: as numbers, text, CSV and LaTeX."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -35,13 +35,13 @@ class Table:
 
 
 def ablation_table(part: Part, frame: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
-    """A row a point, in natural order.
+    """One row per point, in natural order.
 
     Columns: the part's axes; `seeds`; mean, low and high (95 % t-interval over seeds) of `final` (the part's
     metric at the last epoch; a diverged trial counts as the part's worst figure), of `best` (at each trial's
     best epoch) and of each test metric that its kind of trial reports (at the last epoch); `probability_best`,
-    where all trials have finished; `trained_on_to`, the furthest epoch of trials whose test figures belong to a
-    longer part's run; how many trials are completed, stopped, diverged, failed and unfinished.
+    if all trials have finished; `trained_on_to`, the last epoch of trials whose test figures belong to a
+    longer part's run; the numbers of completed, stopped, diverged, failed and unfinished trials.
     """
     trials = of_part(part, trials)
     scores = point_scores(part, of_part(part, frame), trials)
@@ -70,7 +70,7 @@ def ablation_table(part: Part, frame: pd.DataFrame, trials: pd.DataFrame) -> pd.
 
 
 def ablation_text(part: Part, table: pd.DataFrame) -> Table:
-    """An ablation table as a reader sees it."""
+    """An ablation table as text."""
     metric = part.metric
     header = [*map(axis_words, part.axes), "seeds", f"final {metric_words(metric)}", "at its best epoch"]
     tests = part.trainable.reported_tests
@@ -98,17 +98,17 @@ def ablation_text(part: Part, table: pd.DataFrame) -> Table:
 
 
 def cost_table(part: Part, trials: pd.DataFrame) -> pd.DataFrame:
-    """What each point costs: a row a point and device, timings never mixed over devices.
+    """The costs of each point: one row per point and device, so that timings of devices are never mixed.
 
-    Columns: the part's axes; `device`; `parameters`; what its kind of trial tells of a record's work and seconds
-    (of the image trainer, `train_images`, `train_seconds` to train one epoch and `valid_seconds` to infer the valid
+    Columns: the part's axes; `device`; `parameters`; the work and seconds of a record that its kind of trial measures
+    (for the image trainer, `train_images`, `train_seconds` to train one epoch and `valid_seconds` to infer the valid
     images once), medians over epochs without the first, then over seeds;
     `device_seconds`, the wall time of all attempts together, times the devices of each; `energy_joules`, of
-    all epochs, NaN where no device told it.
+    all epochs, NaN if no device measured it.
     """
     trials = of_part(part, trials)
     seconds = part.trainable.second_metrics
-    told = ("parameters", *part.trainable.record_products, *seconds)
+    measured = ("parameters", *part.trainable.record_products, *seconds)
     rows = []
     for point in ordered_points(part, trials):
         mine = trials[trials["point"] == point]
@@ -118,17 +118,17 @@ def cost_table(part: Part, trials: pd.DataFrame) -> pd.DataFrame:
                 continue
             row: dict[str, Any] = {axis: plain(mine.iloc[0][axis]) for axis in part.axes}
             row |= {"device": device, "trials": len(here)}
-            for column in told:
+            for column in measured:
                 row[column] = float(here[column].median())
             row["device_seconds"] = float(here["device_seconds"].sum())
             row["energy_joules"] = float(here["energy_joules"].sum(min_count=1))
             rows.append(row)
-    columns = [*part.axes, "device", "trials", *told, "device_seconds", "energy_joules"]
+    columns = [*part.axes, "device", "trials", *measured, "device_seconds", "energy_joules"]
     return pd.DataFrame(rows, columns=columns)
 
 
 def cost_text(part: Part, table: pd.DataFrame, trials: pd.DataFrame) -> Table:
-    """A cost table as a reader sees it; the header says what the seconds are spent on."""
+    """A cost table as text; the header names what the seconds are spent on."""
     seconds = part.trainable.second_metrics
     each = [{str(name): plain(value) for name, value in row.items()} for row in trials.to_dict("records")]
     spent_on = [part.trainable.cost_words(metric, each) for metric in seconds]
@@ -151,7 +151,7 @@ def cost_text(part: Part, table: pd.DataFrame, trials: pd.DataFrame) -> Table:
 
 
 def trial_table(part: Part, trials: pd.DataFrame) -> pd.DataFrame:
-    """A row a trial, the best by the part's final metric first, then those without one.
+    """One row per trial, the best by the part's final metric first, then those without one.
 
     Columns: `trial_id`; the part's axes; `seed`; `state`; `epochs_trained`; `last`; the final metric and
     those of its kind's reported tests; `attempts`; `device_seconds`; `energy_joules`, all as in `load_trials`.
@@ -168,7 +168,7 @@ def trial_table(part: Part, trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def trial_text(part: Part, table: pd.DataFrame) -> Table:
-    """A table of trials as a reader sees it."""
+    """A table of trials as text."""
     energy = bool(table["energy_joules"].notna().any())
     tests = part.trainable.reported_tests
     header = ("trial", *map(axis_words, part.axes), "seed", "state", "epochs")
@@ -204,19 +204,19 @@ def trial_text(part: Part, table: pd.DataFrame) -> Table:
 
 
 def trained_on_text(epoch: float) -> str:
-    """Why a test figure is missing: its trial went on for a longer part, and was tested there."""
+    """A note on a missing test figure: its trial was trained further for a longer part, and tested there."""
     return "" if np.isnan(epoch) else f" (trained on to {int(epoch)})"
 
 
 def csv_bytes(table: pd.DataFrame) -> bytes:
-    """The table's numbers as CSV, gaps empty."""
+    """The table's numbers as CSV, with empty cells for missing ones."""
     content = io.StringIO()
     table.to_csv(content, index=False, lineterminator="\n")
     return content.getvalue().encode()
 
 
 def latex(table: Table, caption: str, label: str) -> str:
-    """The table as LaTeX, to be included where the `booktabs` package is loaded."""
+    """The table as LaTeX, for a document that loads the `booktabs` package."""
     columns = "".join("r" if numeric else "l" for numeric in table.numeric)
     lines = [
         r"\begin{table}",
@@ -247,7 +247,7 @@ _LATEX = {
 
 
 def escape_latex(text: str) -> str:
-    """Text that LaTeX prints as it is, on one line."""
+    """Text escaped for LaTeX, on one line."""
     return "".join(_LATEX.get(sign, sign) for sign in " ".join(text.split()))
 
 
@@ -265,7 +265,7 @@ def _interval(row: Mapping[Any, Any], name: str) -> Interval:
 
 
 def _probabilities(part: Part, trials: pd.DataFrame) -> dict[int, float]:
-    """How likely each point is the best, where every trial reached its end and there are several."""
+    """The probability of each point being the best, if there are several and all trials have finished."""
     points = ordered_points(part, trials)
     if len(points) < 2 or not trials["state"].isin(("completed", "diverged")).all():
         return {}

@@ -1,6 +1,6 @@
-"""What W&B keeps as artifacts of a sweep: its best model, and its report. Each has a run of its own.
+"""The W&B artifacts of a sweep: its best model and its report, each with its own run.
 
-A trial's run would be written anew whenever another trial becomes the best; so it is left as it is.
+If trials' runs held them, a run would have to be rewritten whenever another trial becomes the best.
 """
 
 import math
@@ -16,12 +16,12 @@ MODEL, REPORT = "model", "report"
 
 
 def artifact_runs(store: SweepStore) -> Iterator[RunContent]:
-    """The runs of a sweep's artifacts, as far as there is something to keep.
+    """The runs of a sweep's artifacts, without those that have no content.
 
-    The report is written first, so that it says what the runs beside it say; the same store gives the same bytes.
+    The report is written again first, so that it agrees with the runs; the same store gives the same bytes.
 
     Raises:
-        UserError: what the store holds cannot be read.
+        UserError: the store cannot be read.
     """
     if model := best_model(store):
         yield _run(store, model)
@@ -30,7 +30,7 @@ def artifact_runs(store: SweepStore) -> Iterator[RunContent]:
 
 
 def best_model(store: SweepStore) -> ArtifactContent | None:
-    """The checkpoint of the best completed trial, byte for byte; None where there is none, or it is not kept."""
+    """The checkpoint of the best completed trial, byte for byte; None if there is no such trial or it was removed."""
     objective = store.objective()
     metric = objective.metric
     best = _best(store, objective)
@@ -55,10 +55,10 @@ def best_model(store: SweepStore) -> ArtifactContent | None:
 
 
 def written_report(store: SweepStore) -> ArtifactContent | None:
-    """The page, figures and tables of a sweep's report, written now; None before the first record."""
+    """Write a sweep's report and return its page, figures and tables; None before the first record."""
     if not store.records(["trial_id"]).num_rows:
         return None
-    from mixsweep.analysis.report.report import (  # matplotlib and scipy: only where a report is wanted
+    from mixsweep.analysis.report.report import (  # matplotlib and scipy are imported only for a report
         files_of,
         write_report,
     )

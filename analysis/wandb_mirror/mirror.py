@@ -1,4 +1,4 @@
-"""Weights & Biases as a mirror of the store: it reads the store, takes no lock, and is never in a trial's way."""
+"""Weights & Biases as a mirror of the store: it only reads the store, takes no lock, and never delays a trial."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ from mixsweep.analysis.wandb_mirror.sinks import Sink, TransientError
 from mixsweep.core.errors import UserError
 from mixsweep.core.store.store import SweepStore, TrialFolder
 
-# By trial, what a person calls it.
+# The display name of each trial of a store, by trial id.
 Labels = Callable[[SweepStore], Mapping[str, str]]
 
 _AT_ONCE = 8  # pushes that wait for a server at the same time
@@ -23,14 +23,14 @@ _AT_ONCE = 8  # pushes that wait for a server at the same time
 
 @dataclass(frozen=True, kw_only=True)
 class SyncPass:
-    """What one pass over the store did."""
+    """Counts of one pass over the store."""
 
-    runs: int = 0  # that the store has
-    changed: int = 0  # of which something was pushed
-    rows: int = 0  # pushed
-    artifacts: int = 0  # that the store has
-    artifacts_changed: int = 0  # of which were pushed
-    troubles: tuple[str, ...] = ()  # one a run that did not get through
+    runs: int = 0  # runs in the store
+    changed: int = 0  # runs of which something was pushed
+    rows: int = 0  # rows pushed
+    artifacts: int = 0  # artifacts in the store
+    artifacts_changed: int = 0  # artifacts that were pushed
+    troubles: tuple[str, ...] = ()  # one error per run that could not be pushed
 
     def __add__(self, other: "SyncPass") -> "SyncPass":
         return SyncPass(
@@ -39,12 +39,12 @@ class SyncPass:
 
 
 class Mirror:
-    """Pushes sweeps to a target, again and again; a trial whose files have not changed is not read twice.
+    """Pushes sweeps to a target repeatedly; a trial whose files have not changed is not read twice.
 
     Args:
-        targets: by sweep, since each has cursors or a folder of its own.
-        labels: names of runs.
-        artifacts: push the best models and the reports, too.
+        targets: a sink for each sweep, since each has its own cursors or folder.
+        labels: display names of runs.
+        artifacts: also push the best models and the reports.
     """
 
     def __init__(self, targets: Sequence[tuple[SweepStore, Sink]], labels: Labels, artifacts: bool = False):
@@ -52,14 +52,14 @@ class Mirror:
         self._labels = labels
         self._artifacts = artifacts
         self._seen: dict[tuple[str, str], tuple[int, ...]] = {}
-        self._kept: dict[SweepStore, list[RunContent]] = {}  # what artifacts hold, drawn once
+        self._kept: dict[SweepStore, list[RunContent]] = {}  # runs of artifacts, made once per sweep
 
     def run(self) -> SyncPass:
-        """One pass over all of it."""
+        """Mirror every sweep once."""
         total = SyncPass()
         for store, target in self._targets:
             if not store.exists():
-                continue  # its command is about to write it
+                continue  # its command has not written it yet
             with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="mirror") as pool:
                 for done in pool.map(lambda job: self._one(*job), self._jobs(store, target)):
                     total += done
@@ -112,7 +112,7 @@ class Mirror:
         done = _push(run, target)
         if done.troubles:
             return done
-        if run.ended:  # a running trial's state can turn without a file changing: its process may be dead
+        if run.ended:  # a running trial may become `lost` without a change of its files
             self._seen[key] = stamps
         return done
 
@@ -136,15 +136,15 @@ def watch(
     over: Callable[[], bool] = lambda: False,
     pause_seconds: float = 5.0,
 ) -> SyncPass:
-    """Mirror until `over`, and once more then. A server's silence is said once, and its return."""
+    """Mirror until `over`, then once more, and return the last pass. An outage of the server is reported once."""
     silent, wait = False, pause_seconds
     while True:
         last = over()
         done = mirror.run()
         if done.troubles and not silent:
-            say(f"W&B does not take it ({done.troubles[0]}); the trials go on, and the mirror tries again.")
+            say(f"W&B: push failed ({done.troubles[0]}); the trials keep running, and the mirror retries.")
         if silent and not done.troubles:
-            say("W&B answers again; the mirror has caught up.")
+            say("W&B answers again; the mirror is up to date.")
         silent = bool(done.troubles)
         if last:
             return done
@@ -155,7 +155,7 @@ def watch(
 
 
 def once(mirror: Mirror, tries: int = 3) -> SyncPass:
-    """One pass, and again over what did not get through."""
+    """Mirror once, and retry the runs that could not be pushed."""
     done = mirror.run()
     for _ in range(tries - 1):
         if not done.troubles:
@@ -179,7 +179,7 @@ def _push(run: RunContent, target: Sink) -> SyncPass:
 
 
 def _stamps(folder: TrialFolder) -> tuple[int, ...]:
-    """What tells that a trial's files have changed; () before its first attempt."""
+    """The stamps of a trial's files, which change with them; () before its first attempt."""
     stamps: list[int] = []
     for path in (folder.path / "trial.json", folder.metrics_path):
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""What W&B is to hold of a trial: one run, put together from the store and from nothing else."""
+"""The content of a W&B run, made from the store alone."""
 
 import hashlib
 import json
@@ -14,12 +14,12 @@ from mixsweep.core.store.store import SweepStore, TrialInfo
 from mixsweep.core.trainables.interface import Trainable
 from mixsweep.core.trainables.kinds import find_trainable
 
-_LONGEST_TAG = 64  # what W&B takes
+_LONGEST_TAG = 64  # characters, W&B's limit
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArtifactContent:
-    """A W&B artifact as the store would have it: held whole, since files of the store may be replaced meanwhile."""
+    """The content of a W&B artifact, held in memory, since files of the store may be replaced meanwhile."""
 
     name: str
     kind: str  # W&B's type
@@ -35,7 +35,7 @@ class ArtifactContent:
 
 @dataclass(frozen=True, kw_only=True)
 class RunContent:
-    """A W&B run as the store would have it. Row n is the one with W&B's step n, an epoch."""
+    """The content of a W&B run. Row n has W&B's step n, an epoch."""
 
     run_id: str
     name: str
@@ -50,7 +50,7 @@ class RunContent:
 
     @property
     def digests(self) -> tuple[str, ...]:
-        """A digest a row: what has been pushed is compared with the store by them."""
+        """A digest of each row, to compare what has been pushed with the store."""
         return tuple(_digest(row) for row in self.rows)
 
     @property
@@ -63,7 +63,7 @@ class RunContent:
 
 
 def run_id_of(sweep: str, trial_id: str) -> str:
-    """The W&B run of a trial of a sweep, in W&B's letters: sweeps that share a trial have a run each."""
+    """The W&B run id of a trial of a sweep, in characters that W&B allows; sweeps that share a trial have one each."""
     return f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', sweep)[:100]}-{trial_id}"
 
 
@@ -79,11 +79,11 @@ def run_content(
     """The run of a trial that has begun.
 
     Args:
-        label: the run's name.
+        label: the run's display name.
         place_in_plan: columns beside the config: part, point, replica.
-        metric: the sweep's; its best is in the summary.
+        metric: the sweep's metric; its best value is in the summary.
         mode: `max` or `min`.
-        only_settled: leave out epochs that a killed trial would train again: those after its checkpoint.
+        only_settled: leave out the epochs after the checkpoint, which would be trained again after a kill.
     """
     folder = store.trial(info.trial_id)
     records = folder.records().to_pylist()
@@ -125,29 +125,29 @@ def run_content(
 
 
 def row_columns(trainable: Trainable) -> tuple[str, ...]:
-    """The columns of a record that are columns of a run's rows.
+    """The columns of a record that are also columns of a run's rows.
 
     The id is in the run's config, the time is the row's timestamp, and test figures are in its summary, since the
-    last row of a trial that is trained on has none any more.
+    last row of an extended trial loses them.
     """
     elsewhere = ("trial_id", "recorded_at", *trainable.test_metrics)
     return tuple(name for name in trainable.schema.names if name not in elsewhere)
 
 
 def _row(record: Mapping[str, Any], columns: Sequence[str]) -> dict[str, Any]:
-    """A record as W&B logs it: its own time, no gaps."""
+    """A record as a row for W&B: with its own timestamp, and without nulls."""
     row = {name: record[name] for name in columns if record[name] is not None}
     return row | {"_timestamp": record["recorded_at"].timestamp()}
 
 
 def _flat(value: Any) -> Any:
-    """A config value as one column: W&B's panels take numbers and words, no lists."""
+    """A config value as one column: W&B's panels take numbers and strings, not lists."""
     return "-".join(map(str, value)) if isinstance(value, list | tuple) else value
 
 
 def _digest(value: Any) -> str:
     try:
         text = canonical_json(value)
-    except ValueError:  # NaN and infinity have no JSON, and do have a name
+    except ValueError:  # NaN and infinity are not in JSON: use their names
         text = json.dumps(value, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,10 +1,10 @@
 """W&B as a target: runs written to a folder (offline) or to a server (online), with W&B's own client.
 
-Offline, a run is one folder that holds all of it. It is written beside and takes the former one's place, so that no
-second segment can erase a first (wandb#5865), and `wandb sync` always sends the whole run.
-Online, an epoch is sent once its trial has ended or has a checkpoint of it, so that what is there seldom has to
-change. Rows are added where the server has exactly what the cursor says was pushed and what the store still
-says; in any other case the run is written anew from its first row, which takes the place of what W&B had.
+Offline, a run is one complete folder. A new one is written beside the old one and replaces it, so that no
+second segment can erase the first (wandb#5865), and `wandb sync` always sends the whole run.
+Online, an epoch is sent once its trial has ended or has a checkpoint of it, so that sent rows seldom have to
+change. Rows are appended if the server has exactly the rows that the cursor records as pushed, and these equal the
+store's; otherwise the run is rewritten from its first row, which replaces the run in W&B.
 """
 
 import json
@@ -27,19 +27,19 @@ from mixsweep.core.scratch import scratch_folder
 from mixsweep.core.store.files import write_bytes
 
 _CURSOR = "mirror.json"
-_ANSWER_SECONDS = 20.0  # for a question of ours
-_UPLOAD_SECONDS = 180.0  # for the end of a run
-_ARTIFACT_SECONDS = 3600  # for one artifact: a checkpoint can be large, and a line slow
-_SETTLE_SECONDS = 15.0  # until a server counts what it has taken
-_RETRIES = 8  # of W&B's client, a request; it waits longer each time
+_ANSWER_SECONDS = 20.0  # timeout of a query
+_UPLOAD_SECONDS = 180.0  # timeout of finishing a run
+_ARTIFACT_SECONDS = 3600  # timeout of one artifact: a checkpoint can be large, and a connection slow
+_SETTLE_SECONDS = 15.0  # how long a server may take to count the rows that it received
+_RETRIES = 8  # of W&B's client, per request, with increasing waits
 
 _VIEWER = "query Viewer { viewer { id entity username } }"
-_STANDING = """
-query MirrorStanding($project: String!, $entity: String, $name: String!) {
+_RUN_LINES = """
+query MirrorRunLines($project: String!, $entity: String, $name: String!) {
   project(name: $project, entityName: $entity) { run(name: $name) { id historyLineCount } }
 }"""
 
-# The field that W&B's client itself asks for an artifact by its name (`name:alias`).
+# The field by which W&B's client itself looks up an artifact (`name:alias`).
 _ARTIFACT = """
 query MirrorArtifact($project: String!, $entity: String, $name: String!) {
   project(name: $project, entityName: $entity) { artifact(name: $name) { digest state } }
@@ -47,16 +47,16 @@ query MirrorArtifact($project: String!, $entity: String, $name: String!) {
 
 
 class MirrorError(UserError):
-    """W&B cannot be used as asked: no key, a refused key, no server."""
+    """W&B cannot be used: no key, a refused key, or no server."""
 
 
 class TransientError(Exception):
-    """A push that did not get through; the next one makes it good."""
+    """A push that failed for now; a later one repeats it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cursor:
-    """What of a run has been pushed. Derived: without it a run is written anew."""
+    """The record of what has been pushed of a run. Derived: without it the run is rewritten."""
 
     fingerprint: str = ""
     digests: tuple[str, ...] = ()
@@ -79,33 +79,33 @@ class Cursor:
 
 
 class Sink(Protocol):
-    """Where runs go. `only_settled`: what was sent is there to stay, so what may be trained again is not sent."""
+    """A target of runs. `only_settled`: send no epochs that may be trained again, since sent rows should not change."""
 
     only_settled: bool
 
     def is_current(self, run: RunContent) -> bool:
-        """Whether the target is known to hold this run as it is.
+        """Whether the target already has exactly this run.
 
         Raises:
-            TransientError: it does not say.
+            TransientError: the target does not answer.
         """
 
     def push(self, run: RunContent) -> int:
-        """Make the target hold this run; return how many rows were sent.
+        """Push this run to the target; return the number of rows sent.
 
         Raises:
-            TransientError: it did not get through.
+            TransientError: the push failed for now.
         """
 
     def close(self) -> None:
-        """End what is open."""
+        """Release the target's resources."""
 
 
 class OfflineSink:
-    """Runs as folders that `wandb sync` uploads, from a machine that has internet.
+    """Runs as folders that `wandb sync` uploads later, from a machine with internet access.
 
     Args:
-        folder: holds `offline-run-…` folders, one a run.
+        folder: holds `offline-run-…` folders, one per run.
     """
 
     only_settled = False
@@ -116,16 +116,16 @@ class OfflineSink:
         self._entity = entity
 
     def path_of(self, run: RunContent) -> Path:
-        """A run's folder: W&B's tools expect a time in its name; it is the same one for ever."""
+        """A run's folder. W&B's tools expect a time in its name; it is a constant, so that the name never changes."""
         return self._folder / f"offline-run-20000101_000000-{run.run_id}"
 
     def files_of(self, run: RunContent) -> Path:
-        """Where a copy of an artifact lies: its run names files by their paths, for a sync that comes later."""
+        """The folder for a copy of an artifact's files: its run refers to them by path until `wandb sync`."""
         assert run.artifact is not None
         return (self._folder / "artifacts" / run.run_id / run.artifact.fingerprint).absolute()
 
     def is_current(self, run: RunContent) -> bool:
-        # The cursor lies in the folder that it tells of, so that one cannot be there without the other.
+        # The cursor is in the run's own folder, so that neither exists without the other.
         path = self.path_of(run)
         written = (path / f"run-{run.run_id}.wandb").is_file()
         if not written or Cursor.read(path / _CURSOR).fingerprint != run.fingerprint:
@@ -136,7 +136,7 @@ class OfflineSink:
     def push(self, run: RunContent) -> int:
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self.path_of(run)
-        for left in self._folder.glob(f".*-{run.run_id}"):  # by a mirror that was killed
+        for left in self._folder.glob(f".*-{run.run_id}"):  # from a mirror that was killed
             shutil.rmtree(left, ignore_errors=True)
         with tempfile.TemporaryDirectory(prefix=".writing-", dir=self._folder) as beside:
             one = _start(run, self._project, self._entity, Path(beside), mode="offline")
@@ -153,7 +153,7 @@ class OfflineSink:
                 os.rename(path, former)
             os.rename(written, path)
             shutil.rmtree(former, ignore_errors=True)
-        if run.artifact is not None:  # what the former run named
+        if run.artifact is not None:  # files of the previous run
             for other in self.files_of(run).parent.iterdir():
                 if other != self.files_of(run):
                     shutil.rmtree(other, ignore_errors=True)
@@ -175,7 +175,7 @@ class OnlineSink:
     """Runs on a W&B server.
 
     Args:
-        cursors: a folder for what was pushed, derived.
+        cursors: a folder for cursors, derived.
 
     Raises:
         MirrorError: there is no key, it is refused, or the server does not answer.
@@ -184,7 +184,7 @@ class OnlineSink:
     only_settled = True
 
     def __init__(self, cursors: Path, project: str, entity: str | None = None):
-        os.environ["WANDB_SILENT"] = "true"  # its client's running commentary; what matters we say
+        os.environ["WANDB_SILENT"] = "true"  # no messages from the client; the mirror reports errors itself
         import wandb
 
         known = wandb.setup().settings
@@ -195,7 +195,7 @@ class OnlineSink:
                 f"W&B: no API key for {self.url}; set WANDB_API_KEY or run `wandb login`, "
                 "or mirror with --offline"
             )
-        os.environ["WANDB_API_KEY"] = key  # the client need not look for it, nor say where it found it
+        os.environ["WANDB_API_KEY"] = key  # else the client searches and reports where it found it
         self._auth = ("api", key)
         self._project = project
         viewer = self._ask(_VIEWER, {}, at_start=True).get("viewer")
@@ -209,7 +209,7 @@ class OnlineSink:
     def is_current(self, run: RunContent) -> bool:
         if Cursor.read(self._cursor_path(run)).fingerprint != run.fingerprint:
             return False
-        if self._lines(run) != len(run.rows):  # a run can have been deleted there
+        if self._lines(run) != len(run.rows):  # a run may have been deleted on the server
             return False
         if run.artifact is None:
             return True
@@ -252,23 +252,23 @@ class OnlineSink:
 
     @contextmanager
     def _artifact_of(self, content: ArtifactContent) -> Iterator[Any]:
-        """W&B's artifact of this content, with files for as long as the block lasts."""
+        """W&B's artifact of this content, whose files exist until the end of the block."""
         with tempfile.TemporaryDirectory(dir=self._scratch) as folder:
             for name, data in content.files.items():
                 (Path(folder) / name).write_bytes(data)
             yield _artifact(content, Path(folder))
 
     def _upload(self, one: Any, content: ArtifactContent) -> None:
-        """W&B makes no second version of the same files, whichever run brings them."""
+        """Upload an artifact; W&B makes no second version of the same files, even from another run."""
         with self._artifact_of(content) as artifact:
             try:
                 one.log_artifact(artifact).wait(timeout=_ARTIFACT_SECONDS)
-            except ValueError as error:  # W&B's word for one that its server did not take
+            except ValueError as error:  # raised by W&B if its server did not accept the artifact
                 one.finish(exit_code=1)
                 raise TransientError(f"artifact {content.name}: {_one_line(error)}") from error
 
     def _newest(self, name: str) -> str:
-        """The digest of the newest version that the server has of an artifact, '' where it has none."""
+        """The digest of the newest version of an artifact on the server, '' if it has none."""
         values = {"project": self._project, "entity": self._entity, "name": f"{name}:latest"}
         found = ((self._ask(_ARTIFACT, values).get("project") or {}).get("artifact")) or {}
         return str(found.get("digest")) if found.get("state") == "COMMITTED" else ""
@@ -289,7 +289,7 @@ class OnlineSink:
         return patience
 
     def _wait_for(self, run: RunContent) -> None:
-        """Make sure that the server has all rows: W&B's client says nothing where it gave up on some."""
+        """Wait until the server has all rows: W&B's client does not report rows that it gave up on."""
         end = time.monotonic() + _SETTLE_SECONDS
         while (lines := self._lines(run)) != len(run.rows):
             if time.monotonic() > end:
@@ -299,16 +299,16 @@ class OnlineSink:
             time.sleep(0.5)
 
     def _lines(self, run: RunContent) -> int:
-        """How many rows the server has of a run; -1 where it has no such run."""
+        """The number of rows of a run on the server; -1 if there is no such run."""
         values = {"project": self._project, "entity": self._entity, "name": run.run_id}
-        found = ((self._ask(_STANDING, values).get("project") or {}).get("run")) or {}
+        found = ((self._ask(_RUN_LINES, values).get("project") or {}).get("run")) or {}
         return int(found.get("historyLineCount") or 0) if found else -1
 
     def _cursor_path(self, run: RunContent) -> Path:
         return self._cursors / f"{run.run_id}.json"
 
     def _ask(self, query: str, values: Mapping[str, Any], at_start: bool = False) -> dict[str, Any]:
-        """Ask the server; refusals that pass are tried again, longer each time."""
+        """Query the server; temporary errors are retried with increasing waits."""
         problem = ""
         for attempt in range(3 if at_start else _RETRIES):
             if attempt:
@@ -328,10 +328,10 @@ class OnlineSink:
             if answer.ok:
                 with suppress(ValueError):
                     return answer.json().get("data") or {}
-            problem = f"it answers {answer.status_code}"
+            problem = f"answers {answer.status_code}"
         if at_start:
             raise MirrorError(
-                f"W&B: {self.url}: {problem}; see the network and WANDB_BASE_URL, or mirror with --offline"
+                f"W&B: {self.url}: {problem}; check the network and WANDB_BASE_URL, or mirror with --offline"
             )
         raise TransientError(f"{self.url}: {problem}")
 
@@ -353,7 +353,7 @@ def _start(
         disable_git=True,
         disable_code=True,
         save_code=False,
-        x_update_finish_state=run.ended,  # else W&B's own word for a run that fell silent: crashed
+        x_update_finish_state=run.ended,  # otherwise W&B marks a run without heartbeat as crashed
         **settings,
     )
     folder.mkdir(parents=True, exist_ok=True)
@@ -382,7 +382,7 @@ def _log(one: Any, run: RunContent, rows: tuple[Mapping[str, Any], ...]) -> None
 
 
 def _artifact(content: ArtifactContent, folder: Path) -> Any:
-    """W&B's artifact of files in a folder of ours: it need not copy them, neither before nor after an upload."""
+    """W&B's artifact of the files in a folder; W&B does not copy them, neither before nor after an upload."""
     import wandb
 
     made = wandb.Artifact(content.name, content.kind, metadata=dict(content.metadata))

@@ -1,7 +1,7 @@
-"""Train-time augmentation of a whole batch at once, on the images' own device.
+"""Train-time augmentation of a whole batch at once, on the images' device.
 
 Crop, resize, padding and flip are linear and separable: each is one small matrix along the rows and one along
-the columns, taken from a table by the image's box, so that an augmented image is `Wy @ image @ Wxᵀ`.
+the columns, looked up in a table by the image's box, so that an augmented image is `Wy @ image @ Wxᵀ`.
 
 Shapes: B batch, C channels, H height, W width, S side of an image.
 """
@@ -47,10 +47,10 @@ class Crops:
 def draw_crops(
     kind: str, batches: int, count: int, generator: torch.Generator, device: torch.device
 ) -> Iterator[Crops | None]:
-    """Crops for so many batches of `count` images, on the device; None for kind `none`.
+    """Draw crops for `batches` batches of `count` images, on the device; None for kind `none`.
 
     All are drawn on the CPU, so that they are the same everywhere, and for several batches at once: a draw and
-    a copy for each would cost a small model a tenth of its time.
+    a copy for each batch would take a tenth of a small model's time.
 
     Raises:
         ValueError: the kind is unknown.
@@ -67,7 +67,7 @@ def draw_crops(
 def prepare(
     images_BCHW: Tensor, mean: Sequence[float], std: Sequence[float], crops: Crops | None = None
 ) -> Tensor:
-    """Augment (where there are crops) and normalise uint8 images [B, 3, 32, 32] into float32 of that shape.
+    """Augment (if there are crops) and normalise uint8 images [B, 3, 32, 32] into float32 of that shape.
 
     Args:
         mean, std: of the pixels of each channel, as fractions of 255.
@@ -81,7 +81,7 @@ def prepare(
 def sample(kind: str, batches: int, count: int, generator: torch.Generator) -> Boxes:
     """Draw the boxes of `batches` batches of `count` images, one after the other, on the CPU.
 
-    They are those that as many draws of one batch would give.
+    The boxes are the same as from separate draws for each batch.
 
     Raises:
         ValueError: the kind is unknown.
@@ -104,7 +104,7 @@ def to_crops(boxes: Boxes, device: torch.device) -> Crops:
 
 
 def apply(images_BCHW: Tensor, crops: Crops) -> Tensor:
-    """Cut out the boxes, resize them bilinearly to the full side and mirror those to be mirrored.
+    """Crop the images, resize the crops bilinearly to the full side, and flip those marked so.
 
     Takes uint8 or float images [B, C, 32, 32], grey levels; returns float32 of the same shape and range.
     """
@@ -117,7 +117,7 @@ def apply(images_BCHW: Tensor, crops: Crops) -> Tensor:
 
 
 def _uniform(draws: int, batches: int, count: int, generator: torch.Generator) -> Tensor:
-    """Numbers in [0, 1), float64 [draws, batches · count]: a fixed number of draws an image."""
+    """Numbers in [0, 1), float64 [draws, batches · count]: a fixed number of draws per image."""
     uniform = torch.rand(batches, draws, count, generator=generator, dtype=torch.float64)
     return uniform.transpose(0, 1).reshape(draws, batches * count)
 

@@ -1,7 +1,7 @@
-"""CIFAR-10 on this machine: where its files lie, and their decoded images in a memory-mapped cache.
+"""CIFAR-10 on this machine: its files, and their decoded images in a memory-mapped cache.
 
-Decoded once a machine into arrays that all its processes share. Needs no torch: a driver checks a data folder
-before it starts anything.
+Images are decoded once per machine into arrays that all its processes share. Needs no torch: a driver checks a data
+folder before it starts anything.
 """
 
 import hashlib
@@ -30,14 +30,14 @@ ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 _CLASSES = 10
 _BATCHES = "cifar-10-batches-py"  # the folder that the official archive unpacks to
-_CACHE_FORMAT = "1"  # part of each cache's name; a new one where the arrays' meaning changes
+_CACHE_FORMAT = "1"  # part of each cache's name; increase it when the meaning of the arrays changes
 
 
 def source_files(data_dir: Path | None) -> list[Path]:
-    """The files of the layout that a folder has: six batches of the official archive, or Parquet shards.
+    """The source files in a folder: six batches of the official archive, or Parquet shards.
 
     Raises:
-        DataError: there is no such folder, or nothing of CIFAR-10 in it.
+        DataError: there is no such folder, or no CIFAR-10 in it.
     """
     if data_dir is None:
         raise DataError("cifar10: no data folder given; give --data DIR or set SWEEP_DATA")
@@ -62,20 +62,24 @@ def _how_to_download(folder: Path) -> str:
 
 
 def _shards(folder: Path, part: str) -> list[Path]:
-    """The Parquet shards of `train` or `test` in a folder, in order; none may be missing."""
+    """The Parquet shards of `train` or `test` in a folder, in order.
+
+    Raises:
+        DataError: one is missing.
+    """
     shards = sorted(folder.glob(f"{part}-*.parquet"))
     for shard in shards:
         numbered = re.fullmatch(rf"{part}-\d+-of-(\d+)\.parquet", shard.name)
         if numbered and int(numbered[1]) != len(shards):
             raise DataError(
                 f"cifar10: {folder} holds {len(shards)} of the {int(numbered[1])} {part} shards that "
-                f"{shard.name} speaks of; copy the missing ones"
+                f"{shard.name} belongs to; copy the missing ones"
             )
     return shards
 
 
 def _decode(files: Sequence[Path]) -> tuple[np.ndarray, ...]:
-    """The four arrays of ARRAYS out of the source files."""
+    """Decode the source files into the four arrays of ARRAYS."""
     if files[0].suffix != ".parquet":
         return _decode_batches(files[0].parent.parent)
     parts = []
@@ -94,7 +98,7 @@ def _decode_batches(root: Path) -> tuple[np.ndarray, ...]:
     parts = []
     for train in (True, False):
         try:
-            # Compares the files' digests first, so that what is unpickled is the official 50,000 and 10,000.
+            # Compares the files' digests first, so that only the official files are unpickled.
             read = CIFAR10(root, train=train, download=False)
         except RuntimeError as error:
             raise DataError(
@@ -113,7 +117,7 @@ def _decode_shard(file: Path) -> Iterator[tuple[np.ndarray, int]]:
     try:
         table = pq.read_table(file)
     except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"cifar10: {file} is no readable Parquet file: {error}") from error
+        raise DataError(f"cifar10: {file} is not a readable Parquet file: {error}") from error
     column = next((name for name in ("img", "image") if name in table.column_names), None)
     if column is None or "label" not in table.column_names:
         raise DataError(
@@ -134,18 +138,18 @@ def _decode_shard(file: Path) -> Iterator[tuple[np.ndarray, int]]:
 
 
 def cached_arrays(files: Sequence[Path]) -> list[np.ndarray]:
-    """The decoded files as memory-mapped arrays, in the order of ARRAYS; decoded first where need be."""
+    """The decoded files as memory-mapped arrays, in the order of ARRAYS; decoded first if there is no cache."""
     name = f"cifar10-{_fingerprint(files)}"
     for cache in _cache_folders():
         arrays = (
             _open_arrays(cache / name) if _is_trusted(cache) else None
-        )  # even where nothing can be written
+        )  # an existing cache is used even if no folder is writable
         if arrays is not None:
             _log.debug("images from the cache %s", cache / name)
             return arrays
     folder = writable_cache_folder() / name
     with FileLock(folder.with_name(f"{name}.lock")):
-        arrays = _open_arrays(folder)  # another process may have made it meanwhile
+        arrays = _open_arrays(folder)  # another process may have written it meanwhile
         if arrays is None:
             _log.info("building the cache %s from %d files of %s", folder, len(files), files[0].parent)
             _write_arrays(folder, _decode(files))
@@ -156,7 +160,7 @@ def cached_arrays(files: Sequence[Path]) -> list[np.ndarray]:
 
 
 def _cache_folders() -> tuple[Path, Path]:
-    """$SWEEP_CACHE, else the user's cache folder, else one of this user's among the temporary files."""
+    """The folders for caches: $SWEEP_CACHE or else the user's cache folder, then one in the temporary folder."""
     user_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mixsweep"
     wanted = Path(os.environ["SWEEP_CACHE"]).expanduser() if os.environ.get("SWEEP_CACHE") else user_cache
     owner = os.getuid() if hasattr(os, "getuid") else "user"
@@ -165,7 +169,7 @@ def _cache_folders() -> tuple[Path, Path]:
 
 
 def _is_trusted(folder: Path) -> bool:
-    """False for a folder among the temporary files that another user made or may write to."""
+    """False for a folder in the temporary folder that another user created or can write to."""
     if folder != _cache_folders()[1] or not hasattr(os, "getuid"):
         return True
     try:
@@ -176,7 +180,7 @@ def _is_trusted(folder: Path) -> bool:
 
 
 def writable_cache_folder() -> Path:
-    """The first folder for caches that this user can write and trust.
+    """The first cache folder that this user can write to and that no other user can.
 
     Raises:
         DataError: there is none.
@@ -199,18 +203,18 @@ def writable_cache_folder() -> Path:
 
 
 def _fingerprint(files: Sequence[Path]) -> str:
-    """16 hex digits that change when a source file does: its name, size or time."""
+    """16 hex digits that change with the name, size or time of a source file."""
     try:
         facts = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     except FileNotFoundError as error:
         raise DataError(
-            f"cifar10: {error.filename} is missing; unpack or download the archive anew"
+            f"cifar10: {error.filename} is missing; unpack or download the archive again"
         ) from error
     return hashlib.sha256(json.dumps([_CACHE_FORMAT, facts]).encode()).hexdigest()[:16]
 
 
 def _write_arrays(folder: Path, arrays: Sequence[np.ndarray]) -> None:
-    """Make a cache folder appear whole, in place of a damaged one."""
+    """Write a cache folder atomically, in place of a damaged one."""
     beside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
     try:
         beside.mkdir()
@@ -226,7 +230,7 @@ def _write_arrays(folder: Path, arrays: Sequence[np.ndarray]) -> None:
 
 
 def _open_arrays(folder: Path) -> list[np.ndarray] | None:
-    """The arrays of a cache folder, or None where it is missing, cut short or damaged."""
+    """The arrays of a cache folder, or None if it is missing, truncated or damaged."""
     try:
         # Copy on write: processes share the pages, and torch takes the array without a warning.
         return [np.load(folder / f"{name}.npy", mmap_mode="c") for name in ARRAYS]

@@ -29,8 +29,8 @@ _log = logging.getLogger(__name__)
 class Images:
     """A data set. Images are uint8 [count, 3, 32, 32], labels int64 [count] in 0 … classes − 1.
 
-    `mean` and `std` are those of the train images' pixels by channel, as fractions of 255. `valid_count` of
-    the train images are set aside for validation; None: a tenth.
+    `mean` and `std` are those of the train images' pixels per channel, as fractions of 255. `valid_count` of
+    the train images are used for validation; None: a tenth.
     """
 
     train_images: Tensor
@@ -49,13 +49,13 @@ class Images:
 
 
 def load_images(dataset: str, data_dir: Path | None) -> Images:
-    """Load `cifar10`, `digits` or a registered data set, checked.
+    """Load and check `cifar10`, `digits` or a registered data set.
 
     Args:
-        data_dir: where the data lies on this machine; `digits` needs none.
+        data_dir: the data folder on this machine; `digits` needs none.
 
     Raises:
-        DataError: the images cannot be had, or are not what Images says.
+        DataError: the images cannot be loaded, or do not have the form that Images requires.
     """
     load = registered_dataset(dataset)
     _log.debug("loading %s, data folder %s", dataset, data_dir)
@@ -75,7 +75,7 @@ def split_indices(config: ImageConfig, images: Images) -> tuple[Tensor, Tensor]:
     """Indices of the train and the valid images into the train part, int64.
 
     The split is the same for all trials and seeds, so that replicas are paired. `clean`: one permutation,
-    cut in two. `leaky`: the valid images come from a second one, so that most are also trained on.
+    split in two. `leaky`: the valid images come from a second one, so that most are also trained on.
     """
     count = len(images.train_labels)
     valid_count = count // 10 if images.valid_count is None else images.valid_count
@@ -90,12 +90,12 @@ def split_indices(config: ImageConfig, images: Images) -> tuple[Tensor, Tensor]:
 
 
 def epoch_order(config: ImageConfig, epoch: int, count: int) -> Tensor:
-    """The permutation of `count` train images in which a trial sees them in an epoch, int64."""
+    """The order of `count` train images in an epoch of a trial, int64."""
     return torch.randperm(count, generator=stream_generator(config.seed, epoch, "order"))
 
 
 def stream_seed(seed: int, epoch: int, purpose: str) -> int:
-    """A seed in 0 … 2³² − 1 for one purpose in one epoch; those of other purposes are independent of it."""
+    """A seed in 0 … 2³² − 1 for one purpose in one epoch, independent of the seeds for other purposes."""
     digest = hashlib.sha256(f"{seed}/{epoch}/{purpose}".encode()).digest()
     return int.from_bytes(digest[:4], "little")  # torch's CPU generator takes no more than 32 bits
 
@@ -106,7 +106,7 @@ def stream_generator(seed: int, epoch: int, purpose: str) -> torch.Generator:
 
 
 def download_cifar10(data_dir: Path | str) -> None:
-    """Fetch the official CIFAR-10 archive (170 MB), verify and unpack it."""
+    """Download the official CIFAR-10 archive (170 MB), verify and unpack it."""
     from torchvision.datasets import CIFAR10
 
     CIFAR10(data_dir, download=True)
@@ -115,7 +115,7 @@ def download_cifar10(data_dir: Path | str) -> None:
 def _load_digits() -> Images:
     """scikit-learn's 1,797 handwritten digits, 8×8 of 0 … 16, resized bilinearly to 32×32, in three channels.
 
-    360 are held out for testing by a fixed permutation; of the other 1,437, 300 validate.
+    A fixed permutation holds out 360 for testing; of the other 1,437, 300 are for validation.
     """
     from sklearn.datasets import load_digits
 
@@ -126,7 +126,7 @@ def _load_digits() -> Images:
     labels = torch.from_numpy(digits.target).long()
     order = torch.randperm(len(labels), generator=stream_generator(_SPLIT_SEED, 0, "digits test"))
     test, train = order[:360], order[360:]
-    # Sums of integers, so that the constants are the same bits everywhere.
+    # Sums of integers, so that the constants have the same bits everywhere.
     pixels = large[train].long()
     mean = pixels.sum().item() / pixels.numel()
     std = math.sqrt(pixels.square().sum().item() / pixels.numel() - mean**2)
@@ -160,7 +160,7 @@ def _load_cifar10(data_dir: Path | None) -> Images:
 
 
 def _check(dataset: str, images: Images) -> None:
-    """Raise DataError where a data set is not what Images says."""
+    """Raise DataError if a data set does not have the form that Images requires."""
     if not isinstance(images, Images):
         raise DataError(
             f"{dataset}: its loader returned a {type(images).__name__}, not core.data.datasets.Images"

@@ -1,5 +1,6 @@
-"""One attempt at a trial: it begins, trains from where the trial's checkpoint has it, and its end is written down."""
+"""One attempt at a trial: begin it, train from the trial's checkpoint, and record how it ended."""
 
+import logging
 import os
 import socket
 import time
@@ -29,19 +30,21 @@ from mixsweep.core.trainables.interface import RunningTrial
 from mixsweep.core.trainables.kinds import find_trainable
 from mixsweep.core.training import device as devices
 
-# Asked after each epoch with the trial's record; True stops the trial for good (a stopping rule).
+_log = logging.getLogger(__name__)
+
+# Called after each epoch with the trial's record; True stops the trial for good (a stopping rule).
 Decide = Callable[[Record], bool]
 
-# Asked after each epoch; one of INTERRUPTIONS stops the process there, '' lets it go on.
+# Called after each epoch; one of INTERRUPTIONS stops the process at that epoch, '' lets it continue.
 Pause = Callable[[], str]
 
-# Told each record once it is in the store.
+# Called with each record once it is in the store.
 Report = Callable[[Record], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunningAttempt:
-    """An attempt that runs: where and by which right it writes, how it trains, and whom it asks."""
+    """A running attempt: its folder, lease and log, its run config and device, and the caller's callbacks."""
 
     number: int
     folder: TrialFolder
@@ -64,20 +67,20 @@ class RunningAttempt:
         checkpoint.save_checkpoint(self.folder.path, trial.state(), self.lease.check)
 
     def say(self, line: str) -> None:
-        _say(self.log, line)
+        _write_line(self.log, line)
 
 
 def begin_attempt(config: TrialConfig, info: TrialInfo | None, run_config: RunConfig) -> TrialInfo:
-    """The trial with a new attempt that runs from now on, in this process.
+    """The trial with a new running attempt in this process.
 
-    After each end by `oom` it trains with more micro-batches, as its kind of trial has it.
+    After each attempt that ended by `oom`, its kind of trial decides how many more micro-batches it uses.
     """
     attempts = info.attempts if info else ()
     retries_from = info.retries_from if info else 0
     if info and info.state == "failed" and not info.may_retry:
-        retries_from = len(attempts)  # a new command's try: its retries begin anew
+        retries_from = len(attempts)  # a new command tries it again: its retries are counted from here
     if info and info.state in ("completed", "stopped"):
-        retries_from = len(attempts)  # what it met on the way to that end is past
+        retries_from = len(attempts)  # failures before that end no longer count
     out_of_memory = sum(a.end == "oom" for a in attempts)
     device = devices.choose_device(run_config.gpus)
     attempt = Attempt(
@@ -90,7 +93,7 @@ def begin_attempt(config: TrialConfig, info: TrialInfo | None, run_config: RunCo
         command_id=run_config.command_id,
         revision=provenance()["revision"],
         started_at=records.now().isoformat(),
-        from_epoch=info.epoch if info else 0,  # until its checkpoint says better
+        from_epoch=info.epoch if info else 0,  # until its checkpoint is read
         accumulate=find_trainable(config.kind).accumulate_after(config, out_of_memory, run_config.ranks),
         threads=run_config.cpus,
         ranks=run_config.ranks,
@@ -108,13 +111,13 @@ def begin_attempt(config: TrialConfig, info: TrialInfo | None, run_config: RunCo
 
 
 def run_attempt(attempt: RunningAttempt, info: TrialInfo) -> TrialInfo:
-    """Train a trial from where its checkpoint has it to where it ends or has to stop."""
+    """Train a trial from its checkpoint until it ends or has to stop, and return it with the attempt ended."""
     run_config = attempt.run_config
     trial = build_trial(
         info.config, info.attempts[-1].accumulate, run_config, attempt.device, attempt.channel
     )
     run_config.retention.release(SweepStore(run_config.store), info.trial_id)
-    rows, later = _restore(attempt, trial)
+    rows, untrained = _restore(attempt, trial)
     begun = replace(info.attempts[-1], from_epoch=trial.epoch)
     info = replace(
         info,
@@ -124,9 +127,10 @@ def run_attempt(attempt: RunningAttempt, info: TrialInfo) -> TrialInfo:
     )
     attempt.write_info(info)
     attempt.say(f"attempt {attempt.number} at {begun.place} on {begun.host} from epoch {trial.epoch}")
+    _log.info("%s: attempt %d begins from epoch %d", info.trial_id, attempt.number, trial.epoch)
 
-    # An extended trial has passed rungs that its rule did not ask about before; decided ones stay as they are.
-    state = "stopped" if any(attempt.decide(row) for row in rows) else _train(attempt, trial, rows, later)
+    # An extended trial has passed rungs that its rule has not decided yet; earlier decisions do not change.
+    state = "stopped" if any(attempt.decide(row) for row in rows) else _train(attempt, trial, rows, untrained)
     info = replace(info, epoch=trial.epoch)
     attempt.channel.broadcast(state)
     if state == "completed":
@@ -136,17 +140,18 @@ def run_attempt(attempt: RunningAttempt, info: TrialInfo) -> TrialInfo:
     if state in ENDED:
         attempt.write_records(rows)
     info = end_attempt(info, state)
-    # The end is written first: a process killed here leaves a checkpoint too many, never a result too few.
+    # The end is written first: a process killed here leaves an unneeded checkpoint, but loses no result.
     attempt.write_info(info)
     attempt.say(f"attempt {attempt.number} ended: {state}")
+    _log.info("%s: attempt %d ended: %s", info.trial_id, attempt.number, state)
     if info.ended:
-        with suppress(OSError):  # a checkpoint too many is no failure
+        with suppress(OSError):  # an unneeded checkpoint is no failure
             run_config.retention.apply(SweepStore(run_config.store), info, rows)
     return info
 
 
 def _restore(attempt: RunningAttempt, trial: RunningTrial) -> tuple[list[Record], list[Record]]:
-    """Put a trial where its checkpoint has it: its rows up to there, and the rows of epochs to be trained again."""
+    """Restore a trial from its checkpoint; return its rows up to that epoch, and those of epochs to train again."""
     stored = records.from_table(attempt.folder.records())
     saved = checkpoint.load_checkpoint(attempt.folder.path)
     begins_after = trial.config.begins_after
@@ -154,11 +159,11 @@ def _restore(attempt: RunningAttempt, trial: RunningTrial) -> tuple[list[Record]
         saved is not None
         and sum(row.epoch <= saved["epoch"] for row in stored) != saved["epoch"] - begins_after
     ):
-        # Records are written before their checkpoint, so something else has cut this store.
+        # Records are written before their checkpoint, so something other than mixsweep removed them.
         attempt.say(f"checkpoint of epoch {saved['epoch']} without its records; training from the start")
         saved = None
     if saved is None and begins_after:
-        raise ParentLostError(f"no checkpoint of {trial.config.parent} to go on from")
+        raise ParentLostError(f"no checkpoint of {trial.config.parent} to continue from")
     saved = attempt.channel.share(saved)
     if saved is not None:
         trial.restore(saved)
@@ -168,10 +173,10 @@ def _restore(attempt: RunningAttempt, trial: RunningTrial) -> tuple[list[Record]
     return rows, [row for row in stored if row.epoch > trial.epoch]
 
 
-def _train(attempt: RunningAttempt, trial: RunningTrial, rows: list[Record], later: list[Record]) -> str:
-    """Train on, adding to `rows`, and return the state to which that leads.
+def _train(attempt: RunningAttempt, trial: RunningTrial, rows: list[Record], untrained: list[Record]) -> str:
+    """Train until the trial ends or has to stop, append to `rows`, and return the resulting state.
 
-    `later` are an earlier attempt's rows: they stay in the store until their epochs are trained again.
+    `untrained` are an earlier attempt's rows: they stay in the store until their epochs are trained again.
     """
     trainable, epochs = find_trainable(trial.config.kind), trial.config.epochs
     last = min(epochs, attempt.run_config.until or epochs)
@@ -181,7 +186,7 @@ def _train(attempt: RunningAttempt, trial: RunningTrial, rows: list[Record], lat
         attempt.channel.broadcast(CONTINUE)
         record = next(training)
         rows.append(record)
-        attempt.write_records(rows + [row for row in later if row.epoch > record.epoch])
+        attempt.write_records(rows + [row for row in untrained if row.epoch > record.epoch])
         attempt.say(f"epoch {record.epoch}/{epochs}  {trainable.progress(record)}")
         attempt.report(record)
         if trainable.has_diverged(record):
@@ -198,7 +203,7 @@ def _train(attempt: RunningAttempt, trial: RunningTrial, rows: list[Record], lat
 
 
 class _Cadence:
-    """When to write a checkpoint: as a share of the training time allows; a context that times one."""
+    """Keeps checkpoint writing within a share of the training time; as a context manager it times one write."""
 
     def __init__(self, share: float):
         self._share = share
@@ -217,7 +222,7 @@ class _Cadence:
 
 
 def end_attempt(info: TrialInfo, end: str, message: str = "") -> TrialInfo:
-    """The trial with its running attempt ended: by a state, an interruption, `killed` or a kind of failure."""
+    """The trial with its running attempt ended by a state, an interruption, `killed` or a kind of failure."""
     attempt = replace(
         info.attempts[-1],
         ended_at=records.now().isoformat(),
@@ -232,21 +237,22 @@ def end_attempt(info: TrialInfo, end: str, message: str = "") -> TrialInfo:
 def record_failure(
     folder: TrialFolder, info: TrialInfo, lease: Lease, kind: str, error: BaseException
 ) -> TrialInfo:
-    """Write down that an attempt ended by an error, and return the trial as it stands then.
+    """Record that an attempt ended by an error, and return the trial with that end.
 
-    Where even that cannot be written, readers will find the trial `lost`.
+    If that cannot be written either, readers find the trial `lost`.
     """
+    _log.info("%s: attempt %d ended: %s", info.trial_id, len(info.attempts), kind)
     ended = end_attempt(info, kind, one_line(error))
     try:
         current = folder.info()
         if current is not None and len(current.attempts) == len(info.attempts):
             if current.attempts[-1].end:
-                return current  # it had ended already: what failed afterwards takes nothing back
+                return current  # it had ended already: a later failure does not change that
             reached = replace(current, epoch=epoch_reached(folder, current.attempts[-1]))
             ended = end_attempt(reached, kind, one_line(error))
         folder.write_info(ended, lease.check)
         with open(folder.log_path, "a", encoding="utf-8") as log:
-            _say(log, f"attempt {len(info.attempts)} ended: {kind}: {one_line(error)}")
+            _write_line(log, f"attempt {len(info.attempts)} ended: {kind}: {one_line(error)}")
             if kind == "bug":
                 log.write("".join(traceback.format_exception(error)))
     except (OSError, UserError, LeaseLostError):
@@ -255,10 +261,10 @@ def record_failure(
 
 
 def one_line(error: BaseException) -> str:
-    """An error by its class and the first line of what it says."""
+    """An error's class and the first line of its message."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
-def _say(log: IO[str], line: str) -> None:
+def _write_line(log: IO[str], line: str) -> None:
     log.write(f"{records.now().isoformat(timespec='seconds')}  {line}\n")

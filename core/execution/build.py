@@ -13,7 +13,7 @@ from mixsweep.core.training import device as devices
 def build_trial(
     config: TrialConfig, accumulate: int, run_config: RunConfig, device: torch.device, channel: RankChannel
 ) -> RunningTrial:
-    """A trial at its beginning, the same on all ranks."""
+    """Build a trial at epoch 0, the same on all ranks."""
     devices.prepare_process(run_config.cpus)
     run = Run(
         device=device,

@@ -1,4 +1,4 @@
-"""What all ranks do alike: build a trial, and on the ranks beside rank 0 train along until rank 0 ends."""
+"""The ranks above 0: train each trial that rank 0 announces, until rank 0 ends."""
 
 from collections.abc import Mapping
 
@@ -10,45 +10,43 @@ from mixsweep.core.failures import ends_process
 from mixsweep.core.trainables.interface import RunningTrial
 from mixsweep.core.training import device as devices
 
-# What rank 0 tells before each epoch; otherwise the state to which the attempt has led.
-CONTINUE = "go on"
+# Broadcast by rank 0 before each epoch; at the end of the attempt it broadcasts the resulting state instead.
+CONTINUE = "continue"
 
 
 def attempt_message(trial_id: str, accumulate: int) -> str:
-    """What rank 0 tells at the beginning of an attempt."""
+    """The message that rank 0 broadcasts when an attempt begins."""
     return f"{trial_id} {accumulate}"
 
 
 def follow(configs: Mapping[str, TrialConfig], run_config: RunConfig, channel: RankChannel) -> None:
-    """Train what rank 0 takes, as one of its other ranks, until it ends.
+    """Train the trials that rank 0 takes, as one of the ranks above 0, until rank 0 ends.
 
     Args:
-        configs: the trials that it may take, by id.
+        configs: the trials that rank 0 may take, by id.
 
     Raises:
-        Exception: what broke this process's device, or that another rank is gone.
+        Exception: this process's device is broken, or another rank has ended.
     """
     device = devices.choose_device(run_config.gpus, channel.ranks.local_rank)
-    while order := channel.receive():
-        trial_id, accumulate = order.split()
+    while message := channel.receive():
+        trial_id, accumulate = message.split()
         try:
             with channel.attempt(device):
-                _train_along(
-                    build_trial(configs[trial_id], int(accumulate), run_config, device, channel), channel
-                )
-        except BaseException as error:  # rank 0 knows of it, and records it
+                _train(build_trial(configs[trial_id], int(accumulate), run_config, device, channel), channel)
+        except BaseException as error:  # rank 0 records it
             if ends_process(error):
                 raise
         finally:
             devices.release_memory(device)
 
 
-def _train_along(trial: RunningTrial, channel: RankChannel) -> None:
+def _train(trial: RunningTrial, channel: RankChannel) -> None:
     saved = channel.share(None)
     if saved is not None:
         trial.restore(saved)
     epochs = trial.train()
-    while (word := channel.receive()) == CONTINUE:
+    while (message := channel.receive()) == CONTINUE:
         next(epochs)
-    if word == "completed":
+    if message == "completed":
         trial.test()

@@ -1,17 +1,18 @@
-"""What the ranks of a trial tell each other, and the process group of each attempt.
+"""The messages between the ranks of a trial, and the process group of each attempt.
 
-Rank 0 alone takes the lease, reads and writes the store, and decides. It tells the others what to do through a
-key-value store that it hosts at MASTER_ADDR:MASTER_PORT; gradients and sums go through a process group. Each
-attempt at a trial has a group of its own, so that a failed one leaves nothing half-sent behind.
+Rank 0 alone takes the lease, reads and writes the store, and decides. It sends messages to the other ranks through
+a key-value store that it hosts at MASTER_ADDR:MASTER_PORT; gradients and sums go through a process group. Each
+attempt at a trial has its own group, so that a failed attempt leaves no half-finished communication behind.
 
-When a rank fails: one that can still speak tells the kind of its failure, and leaves the group. Gloo's ranks
+When a rank fails and its process still runs, it publishes the kind of its failure and leaves the group. Gloo's ranks
 notice at once that a peer has left or died; NCCL's watchdog ends their processes after the timeout. Rank 0
-records the failure with its kind, and all meet again for the next trial. Where a process has ended, or is
-silent for the timeout, the others end too, with the kind `rendezvous`.
+records the failure with its kind, and all ranks join a new group for the next trial. If a process has ended, or does
+not answer within the timeout, the others end too, with the kind `rendezvous`.
 """
 
 import gc
 import json
+import logging
 import os
 import traceback
 from collections.abc import Iterator
@@ -29,55 +30,62 @@ from mixsweep.core.training.process_group import ALONE, Ranks
 
 T = TypeVar("T")
 
-_LEAVE = "leave"  # rank 0 has failed in this attempt; what it tells otherwise is the caller's
+_log = logging.getLogger(__name__)
 
+_LEAVE = "leave"  # rank 0 has failed in this attempt; all other messages are the caller's
 
-_FAREWELL_SECONDS = 10.0  # rank 0 keeps its store open so long, for the others to hear that it ends
+_GOODBYE_SECONDS = 10.0  # how long rank 0 keeps its store open for the others to receive its last message
 
 
 class RankChannel:
-    """What the ranks of one `work` tell each other; a context manager. Alone, nothing of it costs anything.
+    """The channel between the ranks of one `work` call; a context manager. With one rank it does nothing.
 
     Args:
         ranks: this process among its peers.
         timeout_seconds: how long a rank waits for another one, at most.
 
     Raises:
-        DistNetworkError: the port is taken, or rank 0 is not there (kinds `port` and `rendezvous`).
-        DistStoreError: not all ranks came in time (kind `rendezvous`).
+        DistNetworkError: the port is taken, or rank 0 cannot be reached (kinds `port` and `rendezvous`).
+        DistStoreError: not all ranks joined within the timeout (kind `rendezvous`).
     """
 
     def __init__(self, ranks: Ranks = ALONE, timeout_seconds: float = 600.0):
         self.ranks = ranks
         self._timeout = timedelta(seconds=timeout_seconds)
         self._attempts = 0  # begun and left by this rank
-        self._words = 0  # told or heard in the present attempt
+        self._messages = 0  # sent or received in the current attempt
         if ranks.world > 1:
             self._store = dist.TCPStore(
                 *_address(), ranks.world, is_master=ranks.leads, timeout=self._timeout
             )
 
-    def broadcast(self, word: str) -> None:
-        """On rank 0: what the others hear next."""
+    def broadcast(self, message: str) -> None:
+        """Send the next message to all other ranks; called on rank 0."""
         if self.ranks.world > 1:
-            self._store.set(self._next_word(), word)
+            self._store.set(self._next_key(), message)
 
     def receive(self) -> str:
-        """On the other ranks: what rank 0 tells next.
+        """Wait for rank 0's next message and return it; called on the other ranks.
 
         Raises:
-            RankError: it has left the trial, or is gone, or says nothing in time.
+            RankError: rank 0 has left the trial, has ended, or does not answer within the timeout.
         """
         try:
-            word = self._store.get(self._next_word()).decode()
+            message = self._store.get(self._next_key()).decode()
         except dist.DistError as error:
-            raise RankError(f"rank 0 says nothing any more: {_first_line(error)}") from error
-        if word == _LEAVE:
+            _log.warning(
+                "rank %d: no message from rank 0 (timeout %.0f s): %s",
+                self.ranks.rank,
+                self._timeout.total_seconds(),
+                _first_line(error),
+            )
+            raise RankError(f"rank 0 does not answer: {_first_line(error)}") from error
+        if message == _LEAVE:
             raise RankError("rank 0 has left the trial", gone=False)
-        return word
+        return message
 
     def share(self, value: T) -> T:
-        """Rank 0's value, on every rank of the attempt. Its tensors lie on the CPU."""
+        """Return rank 0's value on every rank of the attempt. Its tensors are on the CPU."""
         if self.ranks.world == 1:
             return value
         box = [value]
@@ -86,10 +94,10 @@ class RankChannel:
 
     @contextmanager
     def attempt(self, device: torch.device) -> Iterator[None]:
-        """The process group of one attempt at a trial.
+        """Join the process group of one attempt at a trial, and leave it on exit.
 
         Raises:
-            RankError: instead of what a collective raises, where another rank has failed.
+            RankError: another rank has failed; replaces the collective's own error.
         """
         if self.ranks.world == 1:
             yield
@@ -99,7 +107,7 @@ class RankChannel:
             yield
         except BaseException as error:
             cause = self._cause(error)
-            # What the failed attempt holds would keep the connections open and its peers waiting, and memory taken.
+            # Frames of the failed attempt would keep connections open, so that peers wait, and memory allocated.
             traceback.clear_frames(error.__traceback__)
             gc.collect()
             if cause is error:
@@ -108,7 +116,7 @@ class RankChannel:
         finally:
             if dist.is_initialized():
                 dist.destroy_process_group()
-            self._attempts, self._words = self._attempts + 1, 0
+            self._attempts, self._messages = self._attempts + 1, 0
 
     def _join(self, device: torch.device) -> None:
         backend = "gloo"
@@ -122,38 +130,45 @@ class RankChannel:
             world_size=self.ranks.world,
             timeout=self._timeout,
         )
-        # One that fails at once would close connections that another is still making, and that one would wait.
+        # A rank that fails at once would close connections that another rank still sets up and then waits for.
         self._store.set(f"joined/{self._attempts}/{self.ranks.rank}", "")
         self._store.wait([f"joined/{self._attempts}/{rank}" for rank in range(self.ranks.world)])
 
     def _cause(self, error: BaseException) -> BaseException:
-        """Tell a failure of our own; for what another's has led to, what that one has told."""
+        """The error to raise: this rank's own, published to the others, or the one that another rank published."""
         key = f"failed/{self._attempts}"
-        with suppress(dist.DistError):  # whoever hosts the store is gone
+        with suppress(dist.DistError):  # the process that hosts the store has ended
             if not _is_of_another(error):
                 gone = ends_process(error)
-                told = {
+                failure = {
                     "rank": self.ranks.rank,
                     "kind": end_of(error),
                     "gone": gone,
                     "message": _first_line(error),
                 }
-                self._store.compare_set(key, "", json.dumps(told))
+                self._store.compare_set(key, "", json.dumps(failure))
                 if self.ranks.leads:
                     self.broadcast(_LEAVE)
                 return error
             if self.ranks.leads:
                 self.broadcast(_LEAVE)
             if self._store.check([key]):
-                told = json.loads(self._store.get(key))
-                return RankError(f"on rank {told['rank']}: {told['message']}", told["kind"], told["gone"])
+                failure = json.loads(self._store.get(key))
+                text = f"on rank {failure['rank']}: {failure['message']}"
+                return RankError(text, failure["kind"], failure["gone"])
         if isinstance(error, RankError) or not _is_of_another(error):
             return error
-        return RankError(f"another rank is gone: {_first_line(error)}")
+        _log.warning(
+            "rank %d: another rank has ended or timed out (%.0f s): %s",
+            self.ranks.rank,
+            self._timeout.total_seconds(),
+            _first_line(error),
+        )
+        return RankError(f"another rank has ended: {_first_line(error)}")
 
-    def _next_word(self) -> str:
-        self._words += 1
-        return f"word/{self._attempts}/{self._words}"
+    def _next_key(self) -> str:
+        self._messages += 1
+        return f"message/{self._attempts}/{self._messages}"
 
     def __enter__(self) -> "RankChannel":
         return self
@@ -165,12 +180,12 @@ class RankChannel:
             return
         with suppress(dist.DistError):
             if not self.ranks.leads:
-                self._store.set(f"farewell/{self.ranks.rank}", "")
+                self._store.set(f"goodbye/{self.ranks.rank}", "")
                 return
             self.broadcast("")
             if kind is None or kind is GeneratorExit:
-                others = [f"farewell/{rank}" for rank in range(1, self.ranks.world)]
-                self._store.wait(others, timedelta(seconds=_FAREWELL_SECONDS))
+                others = [f"goodbye/{rank}" for rank in range(1, self.ranks.world)]
+                self._store.wait(others, timedelta(seconds=_GOODBYE_SECONDS))
 
 
 def _address() -> tuple[str, int]:
@@ -181,7 +196,7 @@ def _address() -> tuple[str, int]:
 
 
 def _is_of_another(error: BaseException) -> bool:
-    """Whether an error only says that another rank did not answer."""
+    """Whether an error only means that another rank did not answer."""
     return isinstance(error, RankError | dist.DistError) or "gloo/transport" in str(error)
 
 

@@ -1,4 +1,4 @@
-"""What is left to do of a plan, as the store has it. Every process asks here."""
+"""The trials of a plan that are not done, according to the store. Every process asks here."""
 
 from collections.abc import Iterable, Mapping
 
@@ -15,10 +15,10 @@ def remaining(
     run_config: RunConfig,
     infos: Mapping[str, TrialInfo | None] | None = None,
 ) -> list[TrialConfig]:
-    """The trials that are not done, in the given order; a trial that cannot be read is left to its run.
+    """The trials that are not done, in the given order. One that cannot be read counts as not done.
 
     Args:
-        infos: by trial, what the store was just found to say; None: it is read here.
+        infos: the trials as just read from the store, by id; None: they are read here.
     """
 
     def info_of(config: TrialConfig) -> TrialInfo | None:
@@ -28,10 +28,10 @@ def remaining(
 
 
 def read_info(store: SweepStore, trial_id: str) -> TrialInfo | None:
-    """What the store says of a trial; None before its first attempt, and where it cannot be read."""
+    """A trial as the store has it; None before its first attempt, or if it cannot be read."""
     try:
         return store.trial(trial_id).info()
-    except (UserError, OSError):  # its run meets it again, and says so
+    except (UserError, OSError):  # running the trial meets the same error and records it
         return None
 
 
@@ -44,8 +44,8 @@ def is_held(store: SweepStore, config: TrialConfig) -> bool:
 def is_done(info: TrialInfo | None, config: TrialConfig, run_config: RunConfig) -> bool:
     """Whether nothing is left to do for a trial.
 
-    A trial with more epochs to go than it has trained is not done; nor one that a rule stopped when there
-    is no rule any more; nor one whose kind of failure is tried again.
+    Not done: a completed trial whose budget was raised; a stopped trial, if no stopping rule is in force any
+    more; a failed trial whose kind of failure is tried again.
     """
     if info is not None and _waits(info, config, run_config):
         return True
@@ -67,7 +67,7 @@ def _waits(info: TrialInfo, config: TrialConfig, run_config: RunConfig) -> bool:
 
 
 def _is_new_try(info: TrialInfo, run_config: RunConfig) -> bool:
-    """Whether this command gives a failed trial a try that its own retries no longer do."""
+    """Whether this command tries a failed trial again that has no retries left."""
     wanted = run_config.retry_failed or POLICIES[info.failure].again
     # Not by time: the clocks of the hosts may differ.
     return wanted and info.attempts[-1].command_id != run_config.command_id

@@ -7,35 +7,35 @@ from typing import Any
 
 from mixsweep.core.store.retention import Retention
 
-# Over the images of all ranks, as one rank alone would; or over each rank's own, which is faster and trains
-# as small batches do.
+# `synchronised`: over the images of all ranks, with the same result as one rank. `local`: over each rank's own
+# images, which is faster and has the statistics of a smaller batch.
 BATCH_NORMS = ("synchronised", "local")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """Where and how a process trains: nothing of it is part of a trial's identity."""
+    """Where and how a process trains. Nothing in it is part of a trial's identity."""
 
     store: Path
     place: str = "debug"
-    host: str = ""  # as the scheduler names it; empty: as the machine calls itself
+    host: str = ""  # the scheduler's name for it; empty: the machine's own host name
     data_dir: Path | None = None
-    job: str = ""  # of a scheduler
-    restarts: int = 0  # how often that has been requeued
-    command: str = ""  # what was typed, for the records
+    job: str = ""  # the scheduler's job id
+    restarts: int = 0  # how often that job has been requeued
+    command: str = ""  # the command line, for the records
     cpus: int = 1
     gpus: float = 0.0
     ranks: int = 1  # processes that train a trial together, each with these cpus and gpus
-    batch_norm: str = "synchronised"  # of several ranks: one of BATCH_NORMS
+    batch_norm: str = "synchronised"  # one of BATCH_NORMS; matters with several ranks
     rank_timeout_seconds: float = 600.0  # how long a rank waits for another one
     compile: bool = False
     retention: Retention = field(default_factory=Retention)
     started_at: str = ""  # when the command was given, ISO
-    command_id: str = ""  # tells commands apart: failures of another one may be tried again
+    command_id: str = ""  # identifies the command: a later command may retry this one's failures
     retry_failed: bool = False
     stopping: bool = False  # whether a stopping rule is in force, so that a `stopped` trial has ended
-    until: int | None = None  # an epoch beyond which no trial is trained: there it waits for others
-    checkpoint_share: float = 0.05  # of the training time, at most, for writing checkpoints
+    until: int | None = None  # train no trial beyond this epoch: there it waits for its population
+    checkpoint_share: float = 0.05  # largest share of the training time spent on writing checkpoints
     raise_errors: bool = False  # let a bug reach the debugger once it is recorded
 
     def to_mapping(self) -> dict[str, Any]:
@@ -45,7 +45,7 @@ class RunConfig:
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> "RunConfig":
-        """What to_mapping gave; keys of another version are left out."""
+        """The run config of a `to_mapping` result; unknown keys, from another version, are ignored."""
         known = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
         data_dir = Path(known["data_dir"]) if known.get("data_dir") else None
         own = {

@@ -1,9 +1,10 @@
-"""Run trials: trainer × store × decision. Every place calls `work`, and nothing else trains.
+"""Run trials from a shared queue. Every backend trains through `work`, and nothing else trains.
 
-The store is the queue. A process takes whatever of its trials is free, so that any number of processes may be
-given the same list: they share it, and one that dies leaves its trial to the others.
+The store is the queue. A process takes any of its trials that is free, so any number of processes may be given the
+same list: they share the work, and when a process dies, another one takes its trial.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
@@ -41,6 +42,8 @@ from mixsweep.core.store.store import SweepStore, TrialFolder, TrialInfo
 from mixsweep.core.training import device as devices
 from mixsweep.core.training.process_group import ALONE, ranks_from_environment
 
+_log = logging.getLogger(__name__)
+
 
 def work(
     trials: Sequence[TrialConfig],
@@ -49,19 +52,19 @@ def work(
     pause: Pause = lambda: "",
     report: Report = lambda record: None,
 ) -> Iterator[TrialInfo]:
-    """Run what is free of these trials until nothing is left for this process, and yield each trial's end.
+    """Run the free ones of these trials until none is left for this process, and yield each after its attempt.
 
-    Trials that another live process holds are left to it. One failed trial never ends the work, but a broken
-    device does: what raised it goes through once it is recorded, so that a new process begins. `report` is
-    called after each record is in the store.
+    Trials that another live process holds are skipped. A failed trial does not end the loop, but a broken
+    device does: its error is recorded and raised again, so that a new process starts. `report` is called
+    after each record is in the store.
 
-    With `run_config.ranks` above 1, so many processes make this call with the same arguments, and train
-    each trial together (see core.execution.rank_channel). Rank 0 alone asks, writes and yields; the others end
+    With `run_config.ranks` above 1, that many processes make this call with the same arguments and train
+    each trial together (see core.execution.rank_channel). Only rank 0 decides, writes and yields; the others end
     when it does.
 
     Raises:
         ConfigError: RANK and WORLD_SIZE do not fit `run_config.ranks`.
-        Exception: the ranks do not meet, or one of them is gone: all have to be started again.
+        Exception: the ranks cannot connect, or one of them has ended: all have to be started again.
     """
     ranks = ranks_from_environment() if run_config.ranks > 1 else ALONE
     if ranks.world != run_config.ranks:
@@ -93,22 +96,25 @@ def _lead(
             if pause():
                 return
             folder = store.trial(config.trial_id)
-            with suppress(OSError, UserError):  # run_trial meets it again, and says so
+            with suppress(OSError, UserError):  # run_trial meets the same error and reports it
                 if is_done(folder.info(), config, run_config):
+                    _log.info("%s: skipped, done", config.trial_id)
                     continue
             info = run_trial(config, folder, run_config, decide, pause, report, channel)
             if info is None:
+                _log.info("%s: skipped, held by another process", config.trial_id)
                 again.append(config)
                 continue
             yield info
             progress = True
             if not is_done(info, config, run_config) and _is_recorded(folder, info):
+                _log.info("%s: to be retried after %s", config.trial_id, info.attempts[-1].end)
                 again.append(config)
         pending = again
 
 
 def _is_recorded(folder: TrialFolder, info: TrialInfo) -> bool:
-    """Whether an attempt's end is in the store; where it is not, trying again would never come to an end."""
+    """Whether an attempt's end is in the store; without it, retries would not be counted and never stop."""
     try:
         stored = folder.info()
     except (OSError, UserError):
@@ -125,28 +131,29 @@ def run_trial(
     report: Report,
     channel: RankChannel | None = None,
 ) -> TrialInfo | None:
-    """Take one trial on from where its folder says it stands, to its end or to where it has to stop.
+    """Continue one trial from the state in its folder, until it ends or has to stop.
 
     Returns:
-        how it stands then, or None where another live process holds the trial.
+        the trial after the attempt, or None if another live process holds it.
 
     Raises:
-        Exception: what broke this process's device, or that another rank is gone; with `run_config.raise_errors`
-            also a bug. It is recorded.
+        Exception: this process's device is broken, or another rank has ended; with `run_config.raise_errors`
+            also a bug. The error has been recorded.
     """
     channel = channel or RankChannel()
     try:
         lease = take_lease(folder.path)
-    except OSError as error:  # a full disk or a lost mount: nothing can be written down, so it is only told
+    except OSError as error:  # a full disk or a lost mount: nothing can be written, so it is only returned
         return end_attempt(begin_attempt(config, None, run_config), kind_of(error), one_line(error))
     if lease is None:
         return None
     with lease:
         try:
             info = folder.info()
-        except (OSError, UserError) as error:  # it cannot be read, and is not written over
+        except (OSError, UserError) as error:  # unreadable, so not overwritten
             return end_attempt(begin_attempt(config, None, run_config), "disk", one_line(error))
         if is_done(info, config, run_config):
+            _log.info("%s: skipped, done by another process", config.trial_id)
             return info
         info = begin_attempt(config, finalize_killed_attempt(folder, info), run_config)
         device = devices.choose_device(run_config.gpus, channel.ranks.local_rank)
@@ -186,7 +193,7 @@ def run_trial(
 
 
 def _keep_patch(folder: TrialFolder, lease: Lease) -> None:
-    """Keep beside the trial what its code has that its revision has not; an earlier attempt's patch is replaced."""
+    """Write the code's uncommitted changes beside the trial, in place of an earlier attempt's."""
     if text := patch():
         files.write_bytes(folder.patch_path, text.encode(), lease.check)
     else:
@@ -194,7 +201,7 @@ def _keep_patch(folder: TrialFolder, lease: Lease) -> None:
 
 
 def _ends_without_progress(info: TrialInfo, end: str) -> int:
-    """How many attempts just before this one ended so, none of which came further than those before it."""
+    """The number of attempts in a row before this one that had this end and reached no new epoch."""
     count = furthest = 0
     for attempt in info.attempts[info.retries_from : -1]:
         reached = max(attempt.from_epoch, attempt.to_epoch)

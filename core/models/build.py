@@ -25,12 +25,12 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 
 def build_model(config: ImageConfig, classes: int) -> nn.Module:
-    """Build a trial's model, its initial weights drawn from torch's global random numbers.
+    """Build a trial's model, with initial weights drawn from torch's global random generator.
 
     The module takes normalised float32 images [batch, 3, 32, 32] and returns logits [batch, classes].
 
     Raises:
-        ConfigError: a hidden width of the Mixer comes out as 0, or a registered builder returned no module.
+        ConfigError: a hidden width of the Mixer is 0, or a registered builder did not return a module.
     """
     act = partial(activation, str(config.activation))
     build = registered_model(config.model)
@@ -39,7 +39,7 @@ def build_model(config: ImageConfig, classes: int) -> nn.Module:
         model = build(config, classes)
         if not isinstance(model, nn.Module):
             raise ConfigError(
-                f"model = {config.model!r}: its builder returned a {type(model).__name__}, no nn.Module",
+                f"model = {config.model!r}: its builder returned a {type(model).__name__}, not an nn.Module",
                 "model",
             )
     elif config.model == "mlp":
@@ -73,11 +73,11 @@ def activation(name: str) -> nn.Module:
     """The nonlinearity of that name.
 
     Raises:
-        KeyError: there is none; configs are checked before they come here.
+        KeyError: there is none; configs have been checked before.
     """
     return _ACTIVATIONS[name]()
 
 
 def count_parameters(module: nn.Module) -> int:
-    """How many trainable numbers a module holds."""
+    """The number of trainable parameters of a module."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad)

@@ -7,11 +7,11 @@ from torch import nn
 
 
 def initialise(model: nn.Module, scheme: str, architecture: str) -> None:
-    """Draw a model's initial weights from torch's global random numbers.
+    """Draw a model's initial weights from torch's global random generator.
 
     Args:
-        scheme: `torch` leaves what PyTorch's layers drew. `glorot_normal`, `glorot_uniform` and `he_normal`
-            draw every weight of a linear or convolution so, and zero the biases; norms keep 1 and 0.
+        scheme: `torch` keeps the weights that PyTorch's layers drew. `glorot_normal`, `glorot_uniform` and `he_normal`
+            draw every weight of a linear or convolution that way, and zero the biases; norms keep 1 and 0.
             `recipe` is the course's for the built-in architectures, and `torch` for registered ones:
             Glorot-normal with zero biases in the MLP; Xavier-uniform with zero biases in the Mixer's linears;
             torchvision's in the ResNet.

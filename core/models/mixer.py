@@ -15,7 +15,7 @@ _EPSILON = 1e-6  # of LayerNorm, as in the original
 
 
 class MixerBlock(nn.Module):
-    """Mixes tokens, then channels, each by an MLP after a LayerNorm, beside a shortcut; keeps [B, N, D]."""
+    """Mixes tokens, then channels, each by an MLP after a LayerNorm, with a residual connection; keeps [B, N, D]."""
 
     def __init__(
         self,

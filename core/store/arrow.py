@@ -1,6 +1,6 @@
-"""Columns of the store's tables: their types, and to NumPy and back.
+"""Columns of the store's tables: their types, and conversion to NumPy.
 
-Without pandas, which Arrow's own ways import first: a third of a second.
+Avoids Arrow's own conversions, which import pandas first: a third of a second.
 """
 
 from collections.abc import Mapping
@@ -20,13 +20,13 @@ def column_type(field: Field) -> pa.DataType:
 
 
 def numbers(column: pa.ChunkedArray) -> np.ndarray:
-    """A numeric column without gaps; as it is where one chunk holds it."""
+    """A numeric column without nulls as an array; without a copy if it has one chunk."""
     whole = _whole(column)
     return np.from_dlpack(whole) if whole is not None else np.zeros(0, dtype=np.int64)
 
 
 def dictionary_codes(column: pa.ChunkedArray, of: Mapping[str, int], other: int) -> np.ndarray:
-    """A column of strings as the number that each has, `other` for a string that has none."""
+    """The code of each string of a column, `other` for a string that is not in `of`."""
     whole = _whole(column)
     if whole is None:
         return np.zeros(0, dtype=np.int64)
@@ -42,7 +42,7 @@ def rows_at(table: pa.Table, positions: np.ndarray) -> pa.Table:
 
 
 def _whole(column: pa.ChunkedArray) -> pa.Array | None:
-    """A column in one piece, None without a row."""
+    """A column as one array, None if it has no rows."""
     if not len(column):
         return None
     whole = column.combine_chunks()

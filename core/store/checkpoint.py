@@ -1,8 +1,8 @@
-"""Checkpoints: replaced whole, with a digest, and the one before kept for when the newest is damaged.
+"""Checkpoints: replaced atomically, with a digest; the previous one is kept in case the newest is damaged.
 
 Three files make the state: `checkpoint.pt`, `checkpoint.previous.pt` and `checkpoint.json`, which holds the
-SHA-256 of both and the newest one's epoch. It is written before the files are moved, so that a process killed
-between any two steps leaves at least one file that matches.
+SHA-256 of both and the newest one's epoch. The digests are written before the files are moved, so that a process
+killed between any two steps leaves at least one file that matches.
 """
 
 import hashlib
@@ -41,7 +41,7 @@ class _HashingFile(io.RawIOBase):
 
 
 def save_checkpoint(folder: Path, payload: dict[str, Any], fence: Callable[[], None] = lambda: None) -> None:
-    """Replace a folder's checkpoint; the one before stays beside it.
+    """Replace a folder's checkpoint; the previous one is kept beside it.
 
     Args:
         folder: the trial's folder.
@@ -54,7 +54,7 @@ def save_checkpoint(folder: Path, payload: dict[str, Any], fence: Callable[[], N
         try:
             torch.save(payload, sink)
         except RuntimeError as error:
-            if isinstance(error.__context__, OSError):  # a full disk, behind torch's complaint about it
+            if isinstance(error.__context__, OSError):  # torch hides a full disk behind its own error
                 raise error.__context__ from None
             raise
 
@@ -64,14 +64,14 @@ def save_checkpoint(folder: Path, payload: dict[str, Any], fence: Callable[[], N
 def put_checkpoint(
     folder: Path, content: bytes, epoch: int, fence: Callable[[], None] = lambda: None
 ) -> None:
-    """As save_checkpoint, of what checkpoint_bytes has read in another folder."""
+    """Replace a folder's checkpoint by content that `checkpoint_bytes` read from another folder."""
     _replace(folder, lambda sink: cast(None, sink.write(content)), epoch, fence)
 
 
 def checkpoint_bytes(folder: Path) -> tuple[bytes, int] | None:
-    """The content of the newest checkpoint whose digest matches, and its epoch (0 where that is not said).
+    """The content of the newest checkpoint whose digest matches, and its epoch (0 if not recorded).
 
-    None where there is none, or it changes just now.
+    None if there is none, or if it is being replaced.
     """
     digests, epoch = _digests(folder), checkpoint_epoch(folder)
     for name in (_NEWEST, _PREVIOUS):
@@ -94,11 +94,11 @@ def _replace(folder: Path, write: Callable[[BinaryIO], None], epoch: int, fence:
             file.flush()
             os.fsync(file.fileno())
         digest = sink.sha256.hexdigest()
-        # What stands is read anew: after a kill or damage, the digests on disk may be ahead of the files.
-        standing, before = _verified(folder) or ("", None)
+        # The files are hashed again: after a kill or damage, the digests on disk may be ahead of the files.
+        current, before = _verified(folder) or ("", None)
         digests = json.dumps({_NEWEST: digest, _PREVIOUS: before, "epoch": epoch}).encode()
         files.write_bytes(folder / _DIGESTS, digests, fence)
-        if standing == _NEWEST:
+        if current == _NEWEST:
             os.replace(folder / _NEWEST, folder / _PREVIOUS)
         os.replace(beside, folder / _NEWEST)
         _log.debug("%s: checkpoint of epoch %d written", folder, epoch)
@@ -107,9 +107,9 @@ def _replace(folder: Path, write: Callable[[BinaryIO], None], epoch: int, fence:
 
 
 def load_checkpoint(folder: Path, device: "torch.device | str" = "cpu") -> dict[str, Any] | None:
-    """The newest checkpoint whose digest matches, or None where there is none.
+    """The newest checkpoint whose digest matches, or None if there is none.
 
-    A damaged file is passed over, and so is one without a digest.
+    Damaged files and files without a digest are skipped.
     """
     import torch
 
@@ -144,7 +144,7 @@ def copy_checkpoint(source: Path, target: Path, fence: Callable[[], None] = lamb
         fence: as for save_checkpoint, of the target.
 
     Returns:
-        False where the newest is gone or damaged: then nothing was copied.
+        False if the newest is missing or damaged: then nothing was copied.
     """
     try:
         content = (source / _NEWEST).read_bytes()
@@ -166,7 +166,7 @@ def has_checkpoint(folder: Path) -> bool:
 
 
 def checkpoint_epoch(folder: Path) -> int:
-    """The epoch of the newest checkpoint, as its digests tell it; 0 where there is none or it is not said."""
+    """The epoch of the newest checkpoint from its digest file; 0 if there is none or it is not recorded."""
     try:
         return int(json.loads((folder / _DIGESTS).read_text(encoding="utf-8"))["epoch"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -174,7 +174,7 @@ def checkpoint_epoch(folder: Path) -> int:
 
 
 def drop_previous(folder: Path) -> None:
-    """Remove the checkpoint before the newest, once the newest verifies."""
+    """Remove the previous checkpoint if the newest one's digest matches."""
     try:
         content = (folder / _NEWEST).read_bytes()
     except FileNotFoundError:
@@ -191,7 +191,7 @@ def remove_checkpoints(folder: Path) -> None:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Remove what processes that were killed while saving have left: the lease is ours, so nobody writes it."""
+    """Remove partial files of processes killed while saving; this process holds the lease, so none is in use."""
     for path in folder.glob(f".{_NEWEST}.*"):
         path.unlink(missing_ok=True)
 

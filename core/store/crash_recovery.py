@@ -1,4 +1,4 @@
-"""Attempts that ended without a word: what can be known of them afterwards, and who may write it down."""
+"""Attempts whose process was killed: reconstruct when and at which epoch they ended, and record it."""
 
 from contextlib import suppress
 from dataclasses import replace
@@ -12,7 +12,7 @@ from mixsweep.core.store.store import Attempt, TrialFolder, TrialInfo
 
 
 def finalize_killed_attempt(folder: TrialFolder, info: TrialInfo | None) -> TrialInfo | None:
-    """The trial with its last attempt ended, where that was killed: when, and how far it had come."""
+    """The trial, its last attempt marked `killed` with time and epoch if it has no recorded end."""
     if info is None or not info.attempts or info.attempts[-1].end:
         return info
     attempt = info.attempts[-1]
@@ -27,7 +27,7 @@ def finalize_killed_attempt(folder: TrialFolder, info: TrialInfo | None) -> Tria
 
 
 def epoch_reached(folder: TrialFolder, attempt: Attempt) -> int:
-    """The newest epoch that an attempt has recorded, or that from which it began."""
+    """The last epoch that an attempt has recorded, or the one from which it began."""
     epoch = attempt.from_epoch
     with suppress(OSError, pa.ArrowInvalid):
         rows = folder.records().select(["epoch", "attempt"]).to_pylist()
@@ -38,15 +38,15 @@ def epoch_reached(folder: TrialFolder, attempt: Attempt) -> int:
 def record_killed_attempt(
     folder: TrialFolder, job: str, end: str, message: str, dead_holder: str = ""
 ) -> bool:
-    """Write down why a trial's last attempt ended, where it could not: its scheduler knows.
+    """Record why a trial's last attempt ended, as its scheduler reports it, if the attempt could not.
 
     Args:
-        job: the attempt's; nothing is written of a newer one.
-        end: a kind of failure, one of INTERRUPTIONS, or `killed`: what goes on as any attempt that was killed.
-        dead_holder: of the trial's lease, where it is known to be dead; see take_lease.
+        job: the attempt's job; an attempt of a newer job is not changed.
+        end: a kind of failure, one of INTERRUPTIONS, or `killed`, after which the trial continues.
+        dead_holder: the holder of the trial's lease, if known to be dead; see take_lease.
 
     Returns:
-        whether it was written: not where the attempt has ended or its process still lives.
+        whether it was recorded: False if the attempt has an end already or its process still lives.
     """
     lease = take_lease(folder.path, dead_holder)
     if lease is None:

@@ -1,4 +1,4 @@
-"""The files of a store: each is read at once, and appears whole or not at all."""
+"""The files of a store: each is read in one go, and replaced atomically."""
 
 import os
 import uuid
@@ -12,28 +12,28 @@ from mixsweep.core.records import selected, with_all_columns
 
 
 def write_table(table: pa.Table, path: Path, fence: Callable[[], None] = lambda: None) -> None:
-    """Replace a Parquet file whole; `fence` as for write_bytes."""
+    """Replace a Parquet file atomically; `fence` as for write_bytes."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     write_bytes(path, sink.getvalue(), fence)
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """A Parquet file of the store, read at once, so that a reader holds nothing that a writer could wait for.
+    """Read a Parquet file of the store in one go, so that no reader holds a file open that a writer replaces.
 
     Args:
         columns: only these, as far as the file has them; left out: all.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is no such file.
     """
-    # Small tables gain nothing from Arrow's threads, and a process that ends at once can stumble over them.
+    # Small tables gain nothing from Arrow's threads, which can crash a process that exits right afterwards.
     file = pq.ParquetFile(pa.BufferReader(path.read_bytes()))
     return file.read(columns=None if columns is None else list(columns), use_threads=False)
 
 
 def read_records(path: Path, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
-    """A metrics file with the columns of this schema; an empty table where there is none yet.
+    """Read a metrics file with the columns of this schema; an empty table if there is no file yet.
 
     Args:
         columns: as for read_table.
@@ -46,10 +46,10 @@ def read_records(path: Path, schema: pa.Schema, columns: Sequence[str] | None = 
 
 
 def write_bytes(path: Path, content: bytes | memoryview, fence: Callable[[], None] = lambda: None) -> None:
-    """Make a file appear whole or not at all: write beside it, flush to the disk, rename.
+    """Replace a file atomically: write a new one beside it, flush to the disk, rename.
 
     `fence` is called just before the rename, and may raise to prevent it: a flush can take so long that the
-    right to write is lost meanwhile.
+    lease is lost meanwhile.
     """
     beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:

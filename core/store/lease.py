@@ -1,9 +1,9 @@
 """One writer at a time in a trial's folder: a lease with a heartbeat.
 
 The lease is a file that is created exclusively, so it works on network file systems without lock
-daemons. Its holder touches it; whoever finds it untouched for STALE_SECONDS, or made by a process of this
-host that no longer lives, may take it over. Taking over is itself an exclusive create, named after
-the lease that is taken, so that one of several takers wins.
+daemons. Its holder touches it; another process may take it over if it is untouched for STALE_SECONDS, or was made
+by a process of this host that no longer lives. A takeover is itself an exclusive create, of a file named after
+the lease that is taken, so that one of several processes wins.
 """
 
 import errno
@@ -31,7 +31,7 @@ _DAMAGED = {"token": "damaged"}  # a lease whose content cannot be read: held un
 
 
 class Lease:
-    """The right to write in a trial's folder; a context manager that beats until it is released."""
+    """The right to write in a trial's folder; a context manager that sends heartbeats until it is released."""
 
     def __init__(self, folder: Path, token: str):
         self._path = folder / _NAME
@@ -41,7 +41,7 @@ class Lease:
         self._beat.start()
 
     def check(self) -> None:
-        """Make sure that the folder is still ours; call before each write.
+        """Check that this process still holds the folder; call before each write.
 
         Raises:
             LeaseLostError: this process slept so long that another one took over.
@@ -56,7 +56,7 @@ class Lease:
         self._beat.join()
         held = _read(self._path)
         if held is not None and held.get("token") == self._token:
-            with suppress(OSError):  # gone, or its file system can no longer be written: then it goes stale
+            with suppress(OSError):  # deleted, or no longer writable: then it becomes stale
                 self._path.unlink()
 
     def __enter__(self) -> "Lease":
@@ -70,12 +70,12 @@ class Lease:
     def _keep_alive(self) -> None:
         while not self._stop.wait(HEARTBEAT_SECONDS):
             try:
-                # A holder that slept must not keep the lease of the one that took over fresh.
+                # A holder that slept must not renew the lease of the process that took over.
                 if (_read(self._path) or {}).get("token") == self._token:
                     os.utime(self._path)
             except OSError as error:
                 _log.info("%s: heartbeat failed: %s", self._path.parent, error)
-                # A full or absent file system must not kill the trial here; `check` decides at the next one.
+                # A full or absent file system must not kill the trial here; the next `check` decides.
                 continue
 
 
@@ -83,7 +83,7 @@ def take_lease(folder: Path, dead_holder: str = "") -> Lease | None:
     """The lease of a folder (made if absent), or None while another live process holds it.
 
     Args:
-        dead_holder: a holder, as holder_of has it, that is known to be dead though its lease is not stale yet.
+        dead_holder: a holder, as `holder_of` returns it, known to be dead although its lease is not stale yet.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / _NAME
@@ -116,13 +116,13 @@ def take_lease(folder: Path, dead_holder: str = "") -> Lease | None:
 
 
 def lease_is_live(folder: Path) -> bool:
-    """Whether some process holds the folder and still beats."""
+    """Whether a live process holds the folder."""
     held = _read(folder / _NAME)
     return held is not None and _is_live(folder / _NAME, held)
 
 
 def holder_of(folder: Path) -> str:
-    """What tells one holder of a folder's lease from all others; '' where nobody holds it."""
+    """The token that identifies the holder of a folder's lease; '' if there is none."""
     return (_read(folder / _NAME) or {}).get("token", "")
 
 
@@ -133,10 +133,10 @@ def _describe(held: dict | None) -> str:
 
 
 def _create(path: Path, beside: Path, content: str) -> None:
-    """Create the lease exclusively, and whole where the file system has links.
+    """Create the lease exclusively, and atomically if the file system has hard links.
 
     Raises:
-        FileExistsError: there is one.
+        FileExistsError: there is a lease already.
     """
     try:
         os.link(beside, path)
@@ -147,7 +147,7 @@ def _create(path: Path, beside: Path, content: str) -> None:
 
 
 def _write(descriptor: int, content: str) -> None:
-    """Write a new file to the disk: a lease that a crash leaves empty would tell nobody whose it is."""
+    """Write a new file and flush it to the disk: a lease left empty by a crash would not name its holder."""
     with open(descriptor, "w", encoding="utf-8") as file:
         file.write(content)
         file.flush()
@@ -155,7 +155,7 @@ def _write(descriptor: int, content: str) -> None:
 
 
 def _read(path: Path) -> dict | None:
-    """What a lease says, or None where there is none."""
+    """A lease's content, or None if there is no lease."""
     try:
         held = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -166,9 +166,9 @@ def _read(path: Path) -> dict | None:
 
 
 def _this_host() -> str:
-    """What tells whether a process id is of the same table as ours: host, boot, and process namespace.
+    """The host, boot and process namespace in which a process id is valid.
 
-    A host's name alone is shared by containers, and outlives a reboot.
+    The host name alone is not enough: containers share it, and it survives a reboot.
     """
     parts = [socket.gethostname()]
     with suppress(OSError):
@@ -188,7 +188,7 @@ def _is_live(path: Path, held: dict) -> bool:
 
 
 def _now_at(folder: Path) -> float:
-    """The present by the clock that stamps the folder's files: a file server's may differ from ours."""
+    """The current time by the clock that stamps the folder's files: a file server's may differ from ours."""
     probe = folder / f".clock.{uuid.uuid4().hex[:8]}"
     try:
         probe.touch()
@@ -201,7 +201,7 @@ def _now_at(folder: Path) -> float:
 
 
 def _born(pid: int) -> str:
-    """When a process of this host started, in its kernel's ticks; '' if there is none."""
+    """The start time of a process of this host, in kernel ticks; '' if there is no such process."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
@@ -217,7 +217,7 @@ def _alive(pid: int) -> bool:
         return False
     except OSError:
         return True
-    return not Path("/proc/self").exists()  # with a /proc, a process that is not in it is gone
+    return not Path("/proc/self").exists()  # with a /proc, a process that is not in it has ended
 
 
 @contextmanager
@@ -227,8 +227,8 @@ def _right_to_take(folder: Path, token: str) -> Iterator[bool]:
     try:
         os.close(os.open(marker, os.O_CREAT | os.O_EXCL))
     except FileExistsError:
-        # A taker that died here would block the folder for ever: its marker goes stale like a lease.
-        with suppress(FileNotFoundError):  # the taker was done just now
+        # A process that died during its takeover would block the folder: its marker becomes stale like a lease.
+        with suppress(FileNotFoundError):  # the other process has just finished its takeover
             if _now_at(folder) - marker.stat().st_mtime > STALE_SECONDS:
                 marker.unlink()
         yield False

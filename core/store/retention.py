@@ -15,21 +15,21 @@ from mixsweep.core.trainables.kinds import find_trainable
 POLICY_HELP = "all, none, best:N"
 POLICY_PATTERN = r"all|none|best:[1-9][0-9]*"
 
-# A trial's id and value; what else lies there (a file manager's, a sync's) is none of ours.
+# A trial's id and value; any other file in the folder (from a file manager or a sync tool) is ignored.
 _ENTRY = re.compile(r"[0-9a-f]{12}_-?(nan|inf|[0-9.]+(e[-+]?[0-9]+)?)")
 
 
 def is_policy(text: str) -> bool:
-    """Whether a text names a policy of keeping checkpoints."""
+    """Whether a text names a retention policy."""
     return re.fullmatch(POLICY_PATTERN, text) is not None
 
 
 @dataclass(frozen=True)
 class Retention:
-    """`all`, `none`, or the `best` few by the sweep's metric at the last epoch.
+    """A retention policy: `all`, `none`, or the `best` few by the sweep's metric at the last epoch.
 
-    What is kept stands in the folder `kept/<metric>-<mode>/` of the sweep, one empty file a trial with its
-    value in the name, so that one listing ranks them. It is derived: deleting it only keeps checkpoints longer.
+    The sweep's folder `kept/<metric>-<mode>/` has one empty file per kept trial with its value in the name, so that
+    one listing ranks them. It is derived: if it is deleted, checkpoints are only kept longer.
     """
 
     policy: str = "best:5"
@@ -41,7 +41,7 @@ class Retention:
             raise ValueError(f"checkpoints = {self.policy!r} is not known; allowed: {POLICY_HELP}")
 
     def apply(self, store: SweepStore, info: TrialInfo, rows: list[Record]) -> None:
-        """Keep or remove the checkpoint of a trial that has just ended, and of the one that it displaces."""
+        """Keep or remove the checkpoint of a trial that has just ended, and of the trial that it displaces."""
         folder = store.trial(info.trial_id)
         checkpoint.drop_previous(folder.path)
         if self.policy == "all":
@@ -58,14 +58,14 @@ class Retention:
             displaced = store.trial(name.partition("_")[0])
             if (
                 displaced.trial_id == info.trial_id or not displaced.path.exists()
-            ):  # our caller holds its lease
+            ):  # the caller holds its lease
                 _displace(displaced, kept / name)
             elif (lease := take_lease(displaced.path)) is not None:  # else it is being trained further
                 with lease:
                     _displace(displaced, kept / name)
 
     def release(self, store: SweepStore, trial_id: str) -> None:
-        """Take a trial that goes on out of the ranking, so that none displaces the checkpoint it needs."""
+        """Remove a continuing trial from the ranking, so that no other trial displaces the checkpoint it needs."""
         for path in (store.path / "kept").glob(f"*/{trial_id}_*"):
             path.unlink(missing_ok=True)
 
@@ -78,7 +78,7 @@ class Retention:
 
 
 def _displace(folder: TrialFolder, entry: Path) -> None:
-    """Remove the checkpoint of an entry that still stands; one that is gone was released meanwhile."""
+    """Remove the checkpoint of an entry that still exists; a missing entry was released meanwhile."""
     if entry.exists():
         checkpoint.remove_checkpoints(folder.path)
         entry.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""The store: one folder a sweep, one folder a trial, and the only truth about both.
+"""The store: one folder per sweep, one folder per trial, and the only source of truth about both.
 
-Every file appears whole or not at all; a trial's folder has one writer at a time (see core.store.lease);
-readers take no lock and see the last whole state.
+Files are replaced atomically; a trial's folder has one writer at a time (see core.store.lease);
+readers take no lock and see the last complete state.
 """
 
 import json
@@ -33,16 +33,16 @@ from mixsweep.core.trainables.kinds import BUILT_IN, find_trainable
 STATES = ("waiting", "running", "interrupted", "lost", "completed", "stopped", "diverged", "failed")
 ENDED = ("completed", "stopped", "diverged", "failed")
 
-# A table of a few rows takes 28 KiB beside them: a sweep of many trials is put together in blocks.
+# A table has an overhead of 28 KiB beside its rows: the tables of many trials are concatenated in blocks.
 _TABLES_AT_ONCE = 100
-_READERS = 4  # of many files at once
+_READERS = 4  # threads that read many files
 
 STAMPS_KEY = b"mixsweep:sources"  # metadata of the compacted file: which states of the trials' files it holds
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """One try at a trial: where, when, and how it ended."""
+    """One attempt at a trial: where, when, and how it ended."""
 
     number: int
     place: str
@@ -50,7 +50,7 @@ class Attempt:
     pid: int
     job: str = ""
     restarts: int = 0  # how often the job had been requeued
-    command_id: str = ""  # the command that made it; another one may try again
+    command_id: str = ""  # the command that made it; a later command may retry its failures
     revision: str = ""  # of the code
     started_at: str = ""
     ended_at: str = ""
@@ -66,7 +66,7 @@ class Attempt:
 
 @dataclass(frozen=True, kw_only=True)
 class TrialInfo:
-    """What trial.json says: a trial's config, state, provenance and attempts."""
+    """The content of trial.json: a trial's config, state, provenance and attempts."""
 
     trial_id: str
     config: TrialConfig
@@ -88,7 +88,7 @@ class TrialInfo:
 
     @property
     def may_retry(self) -> bool:
-        """Whether a failed trial's kind of failure leaves it another try."""
+        """Whether a failed trial has a retry left for its kind of failure."""
         counted = [attempt.end for attempt in self.attempts[self.retries_from :]]
         return self.state == "failed" and counted.count(self.failure) <= POLICIES[self.failure].retries
 
@@ -151,7 +151,7 @@ class TrialFolder:
         return self.path / "metrics.parquet"
 
     def info(self) -> TrialInfo | None:
-        """What trial.json says, or None before the first attempt. A dead writer's `running` reads `lost`."""
+        """The content of trial.json, or None before the first attempt; `running` without a live lease is `lost`."""
         try:
             text = (self.path / "trial.json").read_text(encoding="utf-8")
         except FileNotFoundError:
@@ -186,11 +186,11 @@ class SweepStore:
 
     @property
     def trainable(self) -> Trainable:
-        """The kind of its trials."""
+        """The trainable of the sweep's trials."""
         return find_trainable()
 
     def objective(self) -> Objective:
-        """What its trials are judged by: a metric, and whether max or min is better."""
+        """The metric that the sweep's trials are judged by, and whether max or min is better."""
         return self.trainable.objective(self.sweep_file())
 
     @property
@@ -209,16 +209,16 @@ class SweepStore:
         return (self.path / "sweep.toml").is_file()
 
     def sweep_file(self) -> dict[str, Any]:
-        """The sweep file as it was last run, resolved."""
+        """The resolved sweep file of the last run."""
         return tomllib.loads((self.path / "sweep.toml").read_text(encoding="utf-8"))
 
     def plan(self) -> pa.Table:
-        """The plan as it was last run: a row a trial, with `trial_id`, `point`, `replica` and the config.
+        """The plan of the last run: one row per trial, with `trial_id`, `point`, `replica` and the config.
 
         `point` numbers the combination of varied fields, `replica` the seed within a point.
 
         Raises:
-            FileNotFoundError: there is none.
+            FileNotFoundError: there is no plan.
             UserError: it cannot be read.
         """
         path = self.path / "plan.parquet"
@@ -246,7 +246,7 @@ class SweepStore:
             return []
 
     def records(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """All trials' records in one table: the compacted file, and what has changed since.
+        """All trials' records in one table: the compacted file, and the records written since.
 
         Args:
             columns: only these, `trial_id` among them; left out: all.
@@ -254,12 +254,12 @@ class SweepStore:
         return self.assemble(columns)[0]
 
     def assemble(self, columns: Sequence[str] | None = None) -> tuple[pa.Table, dict[str, list[int]]]:
-        """All trials' records, and by trial the stamp of the file that they come from."""
+        """All trials' records, and the stamp of each trial's file by trial id."""
         all_columns = self.trainable.schema
         schema = records.selected(all_columns, columns)
         try:
             compacted = files.read_records(self.path / "metrics.parquet", all_columns, columns)
-        except (pa.ArrowInvalid, OSError):  # derived: what is damaged is read from the trials
+        except (pa.ArrowInvalid, OSError):  # derived: if damaged, all records are read from the trials' files
             compacted = schema.empty_table()
         known = json.loads((compacted.schema.metadata or {}).get(STAMPS_KEY, b"{}"))
         stamps: dict[str, list[int]] = {}
@@ -292,7 +292,7 @@ class SweepStore:
         return records.concat([kept, *changed], schema), stamps
 
     def stop_requested(self, since: str) -> bool:
-        """Whether a stop was asked for after this moment (ISO, UTC): a command given later is not meant."""
+        """Whether a stop was requested after this moment (ISO, UTC); a later command ignores an older request."""
         try:
             return self.stop_path.read_text(encoding="utf-8") > since
         except FileNotFoundError:

@@ -1,6 +1,6 @@
-"""How every trial of a sweep stands, in one file for those that have ended: ten thousand trial.json are slow to read.
+"""A summary of every trial of a sweep, cached in one file for ended trials: ten thousand trial.json are slow to read.
 
-The file is derived: what it says of a trial counts only as long as that trial's trial.json has not changed.
+The file is derived: its entry for a trial is valid only while that trial's trial.json has not changed.
 """
 
 import json
@@ -16,21 +16,21 @@ from mixsweep.core.store import files
 from mixsweep.core.store.lease import lease_is_live
 from mixsweep.core.store.store import ENDED, SweepStore
 
-_NAME = "standings.json"
+_NAME = "trial-index.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialSummary:
-    """What trial.json says of where a trial is, without its config."""
+    """A trial's state and progress from trial.json, without its config."""
 
     state: str
     epoch: int = 0
-    failure: str = ""  # its kind, of a failed trial
+    failure: str = ""  # the kind of failure, for a failed trial
     message: str = ""  # of that failure
     device: str = ""
     device_seconds: float = 0.0  # wall time of the attempts that have ended
-    began: str = ""  # the attempt that runs
-    ranks: int = 1  # of that attempt, each with a device of its own
+    began: str = ""  # when the running attempt began, ISO; empty if none runs
+    ranks: int = 1  # of the last attempt, each with its own device
 
     @property
     def ended(self) -> bool:
@@ -38,14 +38,14 @@ class TrialSummary:
 
 
 class TrialIndex:
-    """Reads the standings of a sweep again and again; what has not changed is not read twice."""
+    """Reads the summaries of a sweep's trials repeatedly; an unchanged trial.json is not read twice."""
 
     def __init__(self, store: SweepStore):
         self._store = store
         self._known: dict[str, tuple[list[int], TrialSummary]] | None = None
 
     def read(self) -> dict[str, TrialSummary]:
-        """By trial, where it is; a trial without an attempt has no entry.
+        """The summaries by trial id; a trial without an attempt has none.
 
         Raises:
             UserError: a trial.json is damaged.
@@ -63,34 +63,34 @@ class TrialIndex:
             stamp = [facts.st_mtime_ns, facts.st_size, facts.st_ino]
             known = self._known.get(name)
             if known is None or known[0] != stamp:
-                known = stamp, _standing(Path(path))
+                known = stamp, _summarize(Path(path))
                 if known[1].ended:
                     self._known[name] = known
             found[name] = known[1]
         return found
 
     def folders(self) -> list[str]:
-        """The trials that have a folder."""
+        """The ids of the trials that have a folder."""
         with suppress(FileNotFoundError), os.scandir(self._store.trials_path) as entries:
             return [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
         return []
 
     def write(self) -> None:
-        """Keep what has ended in the sweep's folder, for the next reader."""
+        """Write the summaries of ended trials into the sweep's folder, for the next reader."""
         self.read()
-        known = {name: [stamp, asdict(standing)] for name, (stamp, standing) in (self._known or {}).items()}
+        known = {name: [stamp, asdict(summary)] for name, (stamp, summary) in (self._known or {}).items()}
         files.write_bytes(self._store.path / _NAME, json.dumps(known).encode())
 
 
 def _read_file(path: Path) -> dict[str, tuple[list[int], TrialSummary]]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        return {name: (stamp, TrialSummary(**standing)) for name, (stamp, standing) in values.items()}
-    except (OSError, ValueError, TypeError, AttributeError):  # absent, damaged, or another version's
+        return {name: (stamp, TrialSummary(**summary)) for name, (stamp, summary) in values.items()}
+    except (OSError, ValueError, TypeError, AttributeError):  # absent, damaged, or from another version
         return {}
 
 
-def _standing(path: Path) -> TrialSummary:
+def _summarize(path: Path) -> TrialSummary:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         state, attempts = values["state"], values["attempts"]

@@ -1,1 +1,1 @@
-"""What a trial can be: the interface that every kind of trial implements, and the built-in image trainer's side."""
+"""The kinds of trials: the interface that each implements, and the built-in image trainer's implementation."""

@@ -1,4 +1,4 @@
-"""The config of the built-in image trainer: its fields, their conditions, and the identity that follows from them.
+"""The config of the built-in image trainer: its fields, their conditions, and the identity computed from them.
 
 Like core.config, it imports neither torch nor Ray.
 """
@@ -22,15 +22,15 @@ PRECISIONS = ("fp32", "bf16")
 SPLITS = ("clean", "leaky")
 
 _PARENT = re.compile(r"[0-9a-f]{12}@[1-9][0-9]*")
-_OWN_INIT = {"mlp": "glorot_normal"}  # what `recipe` means, where another name says the same
+_OWN_INIT = {"mlp": "glorot_normal"}  # the scheme that is the same as `recipe`, by model
 _OWN_ACTIVATION = {"mlp": "relu", "resnet18": "relu", "mixer": "gelu"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageConfig:
-    """All that shapes one training trajectory of the built-in image trainer. Defaults are the course's recipe.
+    """The values that determine a training trajectory of the built-in image trainer. Defaults: the course's recipe.
 
-    A default never changes once released: identities leave out what stands at its default.
+    A default never changes once released: identities leave out values that equal their default.
 
     Raises:
         ConfigError: a value is of the wrong type, out of range, or not among the allowed ones.
@@ -83,7 +83,9 @@ class ImageConfig:
     seed: int = option(42, "seed of weights, data order and augmentation", low=0, high=2**31 - 1)
     train_limit: int | None = option(None, "use only so many train images", low=1)
     valid_limit: int | None = option(None, "use only so many valid images", low=1)
-    parent: str = option("", "trial@epoch whose checkpoint this one goes on from; only a population has it")
+    parent: str = option(
+        "", "trial@epoch whose checkpoint this trial continues from; set only in populations"
+    )
 
     kind: ClassVar[str] = "image"
 
@@ -108,7 +110,9 @@ class ImageConfig:
                 "patch_size",
             )
         if self.parent and not _PARENT.fullmatch(self.parent):
-            raise ConfigError(f"parent = {self.parent!r} is not like 0123456789ab@3", "parent")
+            raise ConfigError(
+                f"parent = {self.parent!r} is not like 0123456789ab@3, a trial id and an epoch", "parent"
+            )
         if self.batch_size % self.accumulate:
             raise ConfigError(
                 f"accumulate = {self.accumulate} does not divide batch_size = {self.batch_size}", "accumulate"
@@ -119,7 +123,7 @@ class ImageConfig:
         """Build a config from plain values, as a sweep file or a trial.json holds them.
 
         Raises:
-            ConfigError: as for the class; or a key is no field, with the nearest name that is.
+            ConfigError: as for the class; or a key is not a field, with the nearest field name.
         """
         known = [spec.name for spec in declared_fields(cls)]
         for key in values:
@@ -129,7 +133,7 @@ class ImageConfig:
 
     @classmethod
     def from_store(cls, values: Mapping[str, Any]) -> "ImageConfig":
-        """A config as a store holds it: the model's or data set's name may be one registered elsewhere."""
+        """Build a config from a store: its model or data set may be registered in a file not imported here."""
         registry.recall_names(values["model"], values["dataset"])
         return cls.from_mapping(values)
 
@@ -146,11 +150,11 @@ class ImageConfig:
 
     @property
     def begins_after(self) -> int:
-        """The epoch of the checkpoint that it goes on from; 0 for a trial that begins anew."""
+        """The epoch of the checkpoint that it continues from; 0 for a trial that starts from scratch."""
         return int(self.parent.partition("@")[2] or 0)
 
     def identity(self) -> dict[str, Any]:
-        """What shapes the trajectory and differs from the defaults, as plain JSON values.
+        """The values that determine the trajectory and differ from the defaults, as plain JSON values.
 
         The epoch budget is part of it only under a schedule that depends on it, so that a constant-rate
         trial is extended, not replaced, by more epochs.
@@ -172,11 +176,11 @@ class ImageConfig:
         return trial_id_of(self.identity())
 
     def with_values(self, **values: Any) -> "ImageConfig":
-        """A copy with some fields changed, validated anew."""
+        """A validated copy with some fields changed."""
         return replace(self, **values)
 
 
-TrialConfig = ImageConfig  # as mixsweep hands it on: its name from before there were other kinds of trials
+TrialConfig = ImageConfig  # the public name, older than the other kinds of trials
 
 FIELDS = declared_fields(ImageConfig)
 FIELD_NAMES = tuple(spec.name for spec in FIELDS)
@@ -185,6 +189,6 @@ FIELD_NAMES = tuple(spec.name for spec in FIELDS)
 def applies(values: Mapping[str, Any], conditions: Mapping[str, tuple[str, ...]]) -> bool:
     """Whether a field under these conditions has an effect beside these values of the others."""
     if values["model"] not in registry.BUILT_IN_MODELS:
-        # A registered model may use any field, so none is reset under its feet.
+        # A registered model may use any field, so none is reset to its default.
         conditions = {other: allowed for other, allowed in conditions.items() if other != "model"}
     return all(values[other] in allowed for other, allowed in conditions.items())

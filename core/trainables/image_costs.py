@@ -1,4 +1,4 @@
-"""What the built-in image trainer's trials cost, from their configs alone: multiply-adds and parameters."""
+"""The cost of the built-in image trainer's trials, computed from their configs: multiply-adds and parameters."""
 
 import json
 import math
@@ -64,7 +64,7 @@ def epoch_macs(config: ImageConfig) -> float | None:
 
 
 def epoch_work(config: ImageConfig) -> EpochWork:
-    """The multiply-adds of an epoch; trials of one architecture and precision do as many a second."""
+    """The multiply-adds of an epoch; trials of one architecture and precision have the same rate."""
     return EpochWork(
         group=config.model if config.precision == "fp32" else f"{config.model}/{config.precision}",
         units=epoch_macs(config),
@@ -74,7 +74,7 @@ def epoch_work(config: ImageConfig) -> EpochWork:
 
 
 def count_parameters(values: Mapping[str, Any]) -> float:
-    """Trainable parameters of the model of a trial with these values; NaN where its model or PyTorch is not here."""
+    """Trainable parameters of a trial's model; NaN if the model is not registered here or PyTorch not installed."""
     return _count_parameters(canonical_json({name: values[name] for name in _MODEL_FIELDS}))
 
 
@@ -82,13 +82,13 @@ def count_parameters(values: Mapping[str, Any]) -> float:
 def _count_parameters(values: str) -> float:
     if not is_installed("train"):
         return math.nan
-    import torch  # seconds of import that only this figure needs
+    import torch  # takes seconds to import, and only this function needs it
 
     from mixsweep.core.models import build
 
     try:
         config = ImageConfig.from_mapping(json.loads(values))
-        with torch.device("meta"):  # shapes without numbers: a ResNet is counted in milliseconds
+        with torch.device("meta"):  # no memory is allocated: counting a ResNet takes milliseconds
             return float(build.count_parameters(build.build_model(config, classes=10)))
     except Exception:  # a registered builder's own error, or its file was not imported here
         return math.nan

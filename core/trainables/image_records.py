@@ -1,4 +1,4 @@
-"""The records of the built-in image trainer: their metrics, and when one says that its trial has diverged."""
+"""The records of the built-in image trainer: their metrics, and the test for divergence."""
 
 import math
 
@@ -64,14 +64,14 @@ METRICS = (
         type=int,
         better="min",
     ),
-    Metric(name=UTILISATION, unit="fraction", doc="of the epoch's time that the GPU was at work; NVML"),
+    Metric(name=UTILISATION, unit="fraction", doc="of the epoch's time that the GPU was busy; NVML"),
     Metric(
         name="device_memory_bytes",
         unit="B",
-        doc="of the GPU in use at the epoch's end, by anyone; NVML",
+        doc="of the GPU in use at the epoch's end, by all processes; NVML",
         type=int,
     ),
-    Metric(name=ENERGY, unit="J", doc="that the GPU took in the epoch, for anyone; NVML", better="min"),
+    Metric(name=ENERGY, unit="J", doc="used by the GPU in the epoch, for all processes; NVML", better="min"),
 )
 
 

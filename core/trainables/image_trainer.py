@@ -1,6 +1,6 @@
 """The built-in kind of trial: an image classifier, its fields and metrics, and how one is started.
 
-Importing this needs no torch; what trains is imported where a trial is started.
+Importing this module needs no torch; the trainer is imported when a trial is started.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
     from mixsweep.core.data.datasets import Images
 
-# Valid images of the clean split, where they are known before the data set is loaded.
+# Valid images of the clean split, for data sets where the number is known before loading.
 _VALID_IMAGES = {"cifar10": 5000}
 
-# A registered model may have BatchNorm; of the built-in ones ResNet18 alone has.
+# Built-in models without BatchNorm; ResNet18 has it, and a registered model may.
 _WITHOUT_BATCH_NORM = ("mlp", "mixer")
 
 
@@ -56,8 +56,8 @@ class ImageTrainer(Trainable):
         "Accuracies are fractions of samples, losses means over samples in nats. Train figures are those of the "
         "training pass itself, with augmentation, dropout and label smoothing; valid losses are without "
         "smoothing. Valid figures follow each epoch; test figures are taken once, at a trial's last epoch.",
-        "A best value is chosen on the same valid images as its figure, which flatters it a little; its test "
-        "accuracy does not share that.",
+        "A best value is chosen on the valid images that also give its figure, so that figure is slightly "
+        "optimistic; its test accuracy is not affected.",
     )
     second_metrics = ("train_seconds", "valid_seconds")
     record_products: ClassVar = {"train_images": ("images_per_second", "train_seconds")}
@@ -69,7 +69,7 @@ class ImageTrainer(Trainable):
         return ImageConfig.from_store(values)
 
     def check_value(self, name: str, value: Any) -> None:
-        # A field is checked in the company of what it applies to, else its value would be reset unseen.
+        # Set the fields that this one depends on: otherwise its value would be reset to the default unchecked.
         company: dict[str, Any] = {"model": "mixer"} if name == "patch_size" else {}
         if name == "accumulate" and isinstance(value, int) and value > 0:
             company = {"batch_size": value}
@@ -100,7 +100,7 @@ class ImageTrainer(Trainable):
         )
 
     def accumulate_after(self, config: TrialConfig, out_of_memory: int, ranks: int) -> int:
-        """Twice the micro-batches each time, as far as the batch can be divided."""
+        """Double the micro-batches for each such attempt, as far as the batch can be divided."""
         least, batch_size = config["accumulate"], config["batch_size"]
         accumulate: int = least * 2**out_of_memory
         while accumulate > least and (batch_size % accumulate or batch_size // accumulate < ranks):
@@ -108,7 +108,7 @@ class ImageTrainer(Trainable):
         return accumulate
 
     def micro_batches_matter(self, config: TrialConfig, accumulate: int) -> bool:
-        """Where there may be a BatchNorm, which sees smaller batches."""
+        """True for models that may have a BatchNorm, which then sees smaller batches."""
         return accumulate > config["accumulate"] and config["model"] not in _WITHOUT_BATCH_NORM
 
     def has_diverged(self, record: Record) -> bool:
@@ -139,7 +139,7 @@ class ImageTrainer(Trainable):
 
 @lru_cache(maxsize=1)
 def _images(dataset: str, data_dir: Path | None, device: "torch.device") -> "Images":
-    """A data set on a device, loaded once for all trials in turn that share it."""
+    """A data set on a device, loaded once for consecutive trials that share it."""
     from mixsweep.core.data import datasets
 
     return datasets.load_images(dataset, data_dir).to(device)

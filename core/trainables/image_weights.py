@@ -1,4 +1,4 @@
-"""Pictures of what the built-in image trainer's models have learned: kernels of convolutions, units over patches."""
+"""Pictures of the learned weights of the built-in image trainer's models: convolution kernels, token-mixing units."""
 
 import math
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ def first_kernels(state_dict: Mapping[str, "Tensor"]) -> np.ndarray | None:
         state_dict: a model's; its first weight of shape [kernels, 3, height, width] is taken.
 
     Returns:
-        [kernels, height, width], or None where no convolution takes colours in pictures larger than a pixel.
+        [kernels, height, width], or None if the model has no convolution over colours larger than one pixel.
     """
     for weight in state_dict.values():
         if weight.ndim == 4 and weight.shape[1] == 3 and weight.shape[2] > 1:
@@ -39,7 +39,7 @@ def token_units(state_dict: Mapping[str, "Tensor"]) -> np.ndarray | None:
     """The first linear layer of the first block's token-mixing MLP, each unit a picture over the patches.
 
     Returns:
-        [units, side, side] with side = √patches, or None where the model has no such layer.
+        [units, side, side] with side = √patches, or None if the model has no such layer.
 
     Raises:
         ValueError: the patches do not form a square.
@@ -50,7 +50,7 @@ def token_units(state_dict: Mapping[str, "Tensor"]) -> np.ndarray | None:
     units, patches = weight.shape
     side = math.isqrt(patches)
     if side * side != patches:
-        raise ValueError(f"{TOKEN_UNITS} has {patches} patches, which form no square")
+        raise ValueError(f"{TOKEN_UNITS} has {patches} patches, which do not form a square")
     return weight.detach().double().cpu().numpy().reshape(units, side, side)
 
 

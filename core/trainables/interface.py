@@ -1,8 +1,8 @@
-"""What a kind of trial offers to the store, to execution, planning, search and analysis.
+"""The interface of a kind of trial, used by the store, execution, planning, search and analysis.
 
-A kind says which fields its trials have (core.config.Field) and which metrics their records (core.records.Metric),
-makes configs from plain values, and starts trials. Whoever reads a store, plans a sweep or draws a report asks the
-kind, and knows no field and no metric by name.
+A kind declares the fields of its trials (core.config.Field) and the metrics of their records (core.records.Metric),
+makes configs from plain values, and starts trials. Code that reads a store, plans a sweep or draws a report uses this
+interface, and names no field and no metric itself.
 """
 
 from abc import ABC, abstractmethod
@@ -17,14 +17,14 @@ import pyarrow as pa
 from mixsweep.core.config import Field, TrialConfig
 from mixsweep.core.records import Metric, Record, record_schema, trajectory_columns
 
-if TYPE_CHECKING:  # torch takes seconds to import, and most who ask a kind do not train
+if TYPE_CHECKING:  # torch takes seconds to import, and most users of this interface do not train
     import numpy as np
     import torch
 
 
 @dataclass(frozen=True)
 class Objective:
-    """What the trials of a sweep are judged by: a metric, and whether `max` or `min` is better."""
+    """The metric that the trials of a sweep are judged by, and whether `max` or `min` is better."""
 
     metric: str
     mode: str
@@ -32,13 +32,13 @@ class Objective:
 
 @dataclass(frozen=True)
 class EpochWork:
-    """What an epoch of a trial costs, for forecasts.
+    """The cost of an epoch of a trial, for forecasts.
 
     Args:
-        group: trials of one group do as many units of work a second.
-        units: of work in an epoch; None where that is not known.
-        rough_rate: units a second where nothing has been measured; None where no one can say.
-        subject: what such trials have in common, in words.
+        group: trials of one group do the same number of units of work per second.
+        units: of work in an epoch; None if unknown.
+        rough_rate: units per second to assume if nothing has been measured; None if unknown.
+        subject: a phrase for what the trials of the group have in common.
     """
 
     group: str
@@ -52,8 +52,8 @@ class CurvePanel:
     """Metrics that share an axis in figures of learning curves.
 
     Args:
-        axis_label: of the values, with their unit.
-        metrics: by the word that tells one from the other, as `train` and `valid`.
+        axis_label: the label of the axis, with the unit.
+        metrics: by their label in the legend, such as `train` and `valid`.
         is_fraction: whether the values are shown in percent.
     """
 
@@ -70,8 +70,8 @@ class WeightPictures:
         name: of the figure's file.
         title: above the figure.
         caption: below it, in a report.
-        scale: what the colours mean.
-        signed: whether colours are centred at 0 and tell the sign; else the pictures are grey.
+        scale: the label of the colour bar.
+        signed: whether colours are centred at 0 and show the sign; otherwise the pictures are grey.
     """
 
     name: str
@@ -84,11 +84,11 @@ class WeightPictures:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """Where and how this process trains a trial: nothing of it is part of the trial's identity.
+    """Where and how this process trains a trial. Nothing in it is part of the trial's identity.
 
     Args:
-        data_dir: where the data lies on this machine.
-        accumulate: micro-batches a batch, where memory asks for more than the config does.
+        data_dir: the data folder on this machine.
+        accumulate: micro-batches per batch, if memory requires more than the config's.
         compile: run the model through torch.compile.
         rank: this process among the `world_size` that train the trial together; `local_rank` on its host.
         batch_norm: of several ranks: `synchronised` or `local`.
@@ -105,34 +105,34 @@ class Run:
 
 
 class RunningTrial(Protocol):
-    """A trial in this process. All ranks that train it make the same calls; rank 0's records and state count."""
+    """A trial in this process. All its ranks make the same calls; the records and state of rank 0 are stored."""
 
     @property
     def config(self) -> TrialConfig:
-        """What it trains."""
+        """The config of the trial."""
 
     @property
     def epoch(self) -> int:
-        """The number of the last record, that of the restored state, or 0."""
+        """The epoch of the last record or of the restored state; 0 at the start."""
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """What is kept with the trial's provenance, as plain JSON values."""
+        """Facts for the trial's provenance, as plain JSON values."""
 
     def train(self, attempt: int = 1) -> Iterator[Record]:
-        """Train on from where the trial stands, and yield record after record up to its budget.
+        """Train from the trial's current epoch, and yield a record after each epoch up to its budget.
 
-        The state is that of the yielded record until the next one is asked for.
+        The state is that of the yielded record until the next one is requested.
         """
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint holds: `epoch`, and tensors and plain values."""
+        """The content of a checkpoint: `epoch`, and tensors and plain values."""
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a state."""
+        """Restore a state, so that `train` continues from it."""
 
     def test(self) -> Mapping[str, float]:
-        """The test metrics, once the budget is used."""
+        """Compute the test metrics, after the last epoch."""
 
 
 class Trainable(ABC):
@@ -141,17 +141,17 @@ class Trainable(ABC):
     Attributes:
         kind: its name.
         fields: of its trials, in the order in which they are shown.
-        budget: the field that says how many records a trial makes.
-        data_field: the field that says which data a trial reads, '' where none does.
-        mutable_fields: those that a trial's state does not depend on, so that a copy of it can go on with others.
+        budget: the field for the number of records of a trial.
+        data_field: the field for the data that a trial reads, '' if there is none.
+        mutable_fields: those that a trial's state does not depend on, so that a copy may continue with other values.
         work_fields: those that the work of an epoch depends on.
-        tag_fields: those that say in a word or two what a trial is.
+        tag_fields: those whose values describe a trial in a word or two.
         metrics: of its records, in the order of their columns.
-        default_metric: what a sweep is judged by that names nothing.
-        headline_metrics: those whose best value a summary shows, whatever a sweep is judged by.
+        default_metric: the metric of a sweep that names none.
+        headline_metrics: those whose best value a summary shows, whatever the sweep's metric is.
         reported_tests: the test metrics that a report shows.
-        panels: of a figure of learning curves; `curve_words` say what they show.
-        method_notes: what a reader of its figures has to know about how they were taken.
+        panels: of a figure of learning curves; `curve_words` describe them in a caption.
+        method_notes: sentences for reports on how its metrics are measured.
         second_metrics: those whose sum is the time of a record.
         record_products: figures of a trial that are the product of two metrics of a record, such as how many
             images it trained on; by name.
@@ -193,7 +193,7 @@ class Trainable(ABC):
 
     @cached_property
     def defaults(self) -> dict[str, Any]:
-        """The values of a config that says nothing."""
+        """The default values of all fields."""
         return self.config({}).to_mapping()
 
     @cached_property
@@ -218,94 +218,94 @@ class Trainable(ABC):
 
     @cached_property
     def result_metrics(self) -> tuple[str, ...]:
-        """The metrics that tell how good a trial is: objectives and test metrics, in the order of the columns."""
+        """The metrics of a trial's quality: objectives and test metrics, in the order of the columns."""
         return tuple(metric.name for metric in self.metrics if metric.is_objective or metric.is_test)
 
     def better(self, metric: str) -> str:
-        """`max` or `min`: which values of a metric are better; what is not known better is a cost."""
+        """`max` or `min`: which values of a metric are better; `min` for an unknown one, taken as a cost."""
         return next((known.better for known in self.metrics if known.name == metric and known.better), "min")
 
     def objective(self, sweep_file: Mapping[str, Any]) -> Objective:
-        """What a sweep is judged by, as its file says it or by default."""
+        """The objective in a sweep file, or the default one."""
         metric = str(sweep_file.get("metric", self.default_metric))
         return Objective(metric, str(sweep_file.get("mode", self.better(metric))))
 
     @abstractmethod
     def config(self, values: Mapping[str, Any]) -> TrialConfig:
-        """A config of plain values, as a sweep file has them; fields left out stand at their defaults.
+        """A config from plain values, as in a sweep file; fields left out have their defaults.
 
         Raises:
-            ConfigError: a value is of the wrong type or not allowed, or a key is no field.
+            ConfigError: a value is of the wrong type or not allowed, or a key is not a field.
         """
 
     @abstractmethod
     def config_from_store(self, values: Mapping[str, Any]) -> TrialConfig:
-        """A config as a store has it: readable even where what its trial needs to run is not at hand.
+        """A config from a store, readable even if code that the trial needs is not imported here.
 
         Raises:
             ConfigError: as for `config`.
         """
 
     def config_from_row(self, row: Mapping[str, Any]) -> TrialConfig:
-        """A config as a row of a plan has it, beside other columns; an older plan may lack a field."""
+        """A config from a row of a plan, which has other columns too; an older plan may lack a field."""
         return self.config_from_store({name: row[name] for name in self.field_names if name in row})
 
     @abstractmethod
     def check_value(self, name: str, value: Any) -> None:
-        """Check one field's value by itself; what several fields must agree on is checked config by config.
+        """Check one field's value by itself; constraints between fields are checked for each config.
 
         Raises:
-            ConfigError: no config can have it.
+            ConfigError: no config can have this value.
         """
 
     @abstractmethod
     def is_effective(self, name: str, values: Mapping[str, Any]) -> bool:
-        """Whether a field has an effect beside these values of all others."""
+        """Whether a field has an effect with these values of all others."""
 
     @abstractmethod
     def check_data(self, configs: Iterable[TrialConfig], data_dir: Path | None) -> None:
-        """Make sure that the data of these trials is there. Needs no torch.
+        """Check that the data of these trials is present. Needs no torch.
 
         Raises:
-            DataError: what is missing, where, and what to do.
+            DataError: names what is missing, where, and what to do.
         """
 
     @abstractmethod
     def start(self, config: TrialConfig, run: Run) -> RunningTrial:
-        """A trial at its beginning, the same on all ranks."""
+        """Start a trial from scratch, the same on all ranks."""
 
     @abstractmethod
     def accumulate_after(self, config: TrialConfig, out_of_memory: int, ranks: int) -> int:
-        """The micro-batches a batch after so many attempts that ran out of memory, at the same batch size."""
+        """The micro-batches per batch after `out_of_memory` such attempts, at the same batch size."""
 
     @abstractmethod
     def micro_batches_matter(self, config: TrialConfig, accumulate: int) -> bool:
-        """Whether so many micro-batches lead to other numbers than the config's own."""
+        """Whether this number of micro-batches changes the results compared with the config's own."""
 
     @abstractmethod
     def has_diverged(self, record: Record) -> bool:
-        """Whether a record says that its trial cannot be trained on."""
+        """Whether a record shows that its trial has diverged."""
 
     @abstractmethod
     def progress(self, record: Record) -> str:
-        """A record in a few words, for the log."""
+        """A one-line summary of a record, for the log."""
 
     @abstractmethod
     def epoch_work(self, config: TrialConfig) -> EpochWork:
-        """What an epoch of a trial costs."""
+        """The cost of an epoch of a trial."""
 
     @abstractmethod
     def parameters(self, values: Mapping[str, Any]) -> float:
-        """The trainable parameters of a trial with these values of all fields; NaN where that cannot be told."""
+        """The number of trainable parameters of a trial with these values of all fields; NaN if unknown."""
 
     @abstractmethod
     def cost_words(self, metric: str, trials: Sequence[Mapping[str, Any]]) -> str:
-        """What the seconds of a metric are spent on, for a table's header.
+        """A phrase for what the seconds of a metric are spent on, for a table's header.
 
         Args:
-            trials: the fields and record products of each; None for what is not known.
+            trials: the fields and record products of each; None for unknown ones.
         """
 
     @abstractmethod
     def weight_pictures(self, state: Mapping[str, Any]) -> WeightPictures | None:
-        """What a trained state has learned, as pictures; None where there is nothing to show."""
+        """Pictures of a trained state's weights; None if there is nothing to show."""

@@ -1,1 +1,1 @@
-"""The training loop of one trial, and what it computes on."""
+"""The training loop of one trial, its device and its process group."""

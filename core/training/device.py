@@ -14,7 +14,7 @@ import torch
 def choose_device(gpus: float, local_rank: int = 0) -> torch.device:
     """The visible CUDA device if the trial may use one, else the CPU.
 
-    Where a host's ranks all see its devices, each has its own by `local_rank`.
+    If the ranks of a host all see the same devices, `local_rank` selects one for each.
     """
     if gpus <= 0 or not torch.cuda.is_available():
         return torch.device("cpu")
@@ -22,7 +22,7 @@ def choose_device(gpus: float, local_rank: int = 0) -> torch.device:
 
 
 def device_name(device: torch.device) -> str:
-    """What a reader of a timing needs to know: the GPU's or the processor's name."""
+    """The name of the GPU or the processor, recorded with timings."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:
@@ -34,9 +34,9 @@ def device_name(device: torch.device) -> str:
 
 
 def prepare_process(threads: int) -> None:
-    """Make arithmetic and memory behave alike in every place.
+    """Configure arithmetic and memory the same in every place.
 
-    The number of threads shapes the order of floating-point sums, so it comes from the trial's resources;
+    The number of threads determines the order of floating-point sums, so it is set from the trial's resources;
     `fp32` means IEEE single precision on a GPU too; and the allocator keeps its large blocks.
     """
     if torch.get_num_threads() != threads:
@@ -59,22 +59,22 @@ def _keep_large_blocks() -> None:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for the device, so that a host clock tells the device's time."""
+    """Wait for the device, so that a host clock measures the device's time."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Begin a new count for peak_memory_bytes."""
+    """Reset the peak that peak_memory_bytes returns."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
-    with suppress(OSError):  # where it is refused, the peak since the process began has to do
+    with suppress(OSError):  # if refused, the peak since the process started is reported
         Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Bytes allocated on a GPU at most since the reset; on the CPU the process's resident peak."""
+    """The peak of bytes allocated on a GPU since the reset; on the CPU the process's peak resident memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:
@@ -86,6 +86,6 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 
 def release_memory(device: torch.device) -> None:
-    """Give the memory of a finished trial back before the next one starts."""
+    """Release the memory of a finished trial before the next one starts."""
     if device.type == "cuda":
         torch.cuda.empty_cache()

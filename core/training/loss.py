@@ -16,12 +16,12 @@ def cross_entropy(
     arXiv:1512.00567, section 7).
 
     Raises:
-        ValueError: the logits are no floating [B, K] or the labels no int64 [B] with B > 0; or the reduction
-            is unknown; or, where the labels are on the CPU, one of them is outside 0 … K − 1 (on a GPU
-            looking would make the host wait; there the gather itself stops the process).
+        ValueError: the logits are not floating [B, K] or the labels not int64 [B] with B > 0; or the reduction
+            is unknown; or, if the labels are on the CPU, one of them is outside 0 … K − 1 (on a GPU
+            the check would make the host wait; there the gather itself stops the process).
     """
     _check(logits_BK, labels_B, reduction)
-    # logits − logsumexp(logits), the largest taken off first: at −1000 a float32 logsumexp is 3e-5 off.
+    # logits − logsumexp(logits), after subtracting the largest: at −1000 a float32 logsumexp is 3e-5 off.
     log_probs_BK = logits_BK.log_softmax(1)
     loss_B = -log_probs_BK.gather(1, labels_B[:, None]).squeeze(1)
     if label_smoothing:

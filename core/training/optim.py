@@ -1,4 +1,4 @@
-"""Optimizers and the learning rate against steps."""
+"""Optimizers and learning rate schedules."""
 
 import math
 from collections.abc import Iterable
@@ -10,13 +10,13 @@ from mixsweep.core.trainables.image_config import ImageConfig
 
 
 def build_optimizer(config: ImageConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """The update rule of a trial, over parameters that already lie on their device.
+    """The optimizer of a trial, over parameters that are already on their device.
 
-    `sgd`, `momentum` and `adam` add weight_decay · weight to the gradient (L2); `adamw` shrinks the weights
-    beside the update (Loshchilov & Hutter 2017, arXiv:1711.05101).
+    `sgd`, `momentum` and `adam` add weight_decay · weight to the gradient (L2); `adamw` decays the weights
+    separately from the update (Loshchilov & Hutter 2017, arXiv:1711.05101).
     """
     parameters = list(parameters)
-    # One pass over each tensor instead of a dozen; the same bits from run to run.
+    # Fused: one pass over each tensor instead of a dozen, with the same bits from run to run.
     fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
     if config.optimizer in ("sgd", "momentum"):
         momentum = config.momentum if config.optimizer == "momentum" else 0.0
@@ -30,8 +30,8 @@ def build_optimizer(config: ImageConfig, parameters: Iterable[nn.Parameter]) -> 
 def learning_rate(config: ImageConfig, step: int, steps_per_epoch: int) -> float:
     """The learning rate of optimizer step number `step`, counted from 0.
 
-    Rises linearly to `lr` over the warm-up, its first step at lr / warm-up steps; then stays, or falls along
-    a half cosine to 0 at the end of the last epoch (Loshchilov & Hutter 2016, arXiv:1608.03983, eq. 5).
+    It rises linearly to `lr` over the warm-up, from lr / warm-up steps at the first step; then it is constant, or
+    decays along a half cosine to 0 at the end of the last epoch (Loshchilov & Hutter 2016, arXiv:1608.03983, eq. 5).
     """
     warmup_steps = round(config.warmup_epochs * steps_per_epoch)
     if step < warmup_steps:
@@ -44,6 +44,6 @@ def learning_rate(config: ImageConfig, step: int, steps_per_epoch: int) -> float
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Use this learning rate from the next step on."""
+    """Set the learning rate of the next steps."""
     for group in optimizer.param_groups:
         group["lr"] = lr

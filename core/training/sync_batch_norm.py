@@ -1,6 +1,6 @@
-"""Batch norm over the common batch of several ranks.
+"""Batch norm over the whole batch of several ranks.
 
-Ioffe & Szegedy 2015, "Batch Normalization" (arXiv:1502.03167), algorithm 1, its sums taken over all ranks.
+Ioffe & Szegedy 2015, "Batch Normalization" (arXiv:1502.03167), algorithm 1, with sums over all ranks.
 
 Shapes: B batch of this rank, C channels; any further dimensions are averaged over.
 """
@@ -14,9 +14,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def synchronise(model: nn.Module, device: torch.device) -> nn.Module:
-    """The model with every batch norm taken over all ranks; its parameters and their names stay.
+    """The model with every batch norm synchronised over all ranks; its parameters and their names do not change.
 
-    On CUDA torch's own SyncBatchNorm, which refuses tensors of other devices; there SynchronisedBatchNorm.
+    On CUDA it uses torch's own SyncBatchNorm; on other devices, which that refuses, SynchronisedBatchNorm.
     """
     if device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(model)
@@ -38,7 +38,7 @@ class SynchronisedBatchNorm(_BatchNorm):
         count = x32.new_full((1,), x.numel() // x.shape[1])
         sums = _SumOverRanks.apply(torch.cat([x32.sum(dims), count]))
         mean_C, count = sums[:-1] / sums[-1], sums[-1].detach()
-        # Not by the mean of squares: where the mean is large, nothing would be left of the variance.
+        # Not mean of squares minus squared mean: with a large mean the variance would be lost to cancellation.
         centred = x32 - mean_C.view(shape)
         variance_C = _SumOverRanks.apply(centred.square().sum(dims)) / count
         self._track(mean_C.detach(), variance_C.detach() * count / (count - 1))
@@ -48,7 +48,7 @@ class SynchronisedBatchNorm(_BatchNorm):
         return y.to(x.dtype)
 
     def _track(self, mean_C: Tensor, variance_C: Tensor) -> None:
-        """Move the running statistics on, as torch's batch norms do."""
+        """Update the running statistics, as torch's batch norms do."""
         if self.num_batches_tracked is None or self.running_mean is None or self.running_var is None:
             return  # track_running_stats is off
         self.num_batches_tracked.add_(1)
@@ -57,7 +57,7 @@ class SynchronisedBatchNorm(_BatchNorm):
         self.running_var.lerp_(variance_C, share)
 
     def _check_input_dim(self, x: Tensor) -> None:
-        """Any that the norm which this one was could take."""
+        """Accept any input: the replaced norm may be of 1, 2 or 3 dimensions."""
 
 
 class _SumOverRanks(torch.autograd.Function):

@@ -1,6 +1,6 @@
-"""What an NVIDIA device says of itself over an epoch: utilisation, memory and energy, by NVML; nothing on a CPU.
+"""An NVIDIA device's utilisation, memory and energy over an epoch, by NVML; nothing on a CPU.
 
-A counter that a device lacks (energy on older ones, all of them under some virtual machines) is null in the records.
+A counter that a device lacks (energy on older devices, all counters on some virtual machines) is null in the records.
 """
 
 import threading
@@ -16,7 +16,7 @@ _SAMPLE_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Reading:
-    """An epoch's figures; None where the device does not tell."""
+    """The counters of one epoch; None if the device does not have one."""
 
     utilisation: float | None = None  # fraction
     memory_bytes: int | None = None
@@ -24,10 +24,10 @@ class Reading:
 
 
 class DeviceCounters:
-    """Reads a device's counters from `begin` to `end`: what lies between is one epoch.
+    """Reads a device's counters over one epoch, from `begin` to `end`.
 
     Args:
-        handle: NVML's, or None where there is no such device.
+        handle: NVML's handle of the device, or None if there is none.
     """
 
     def __init__(self, handle: Any):
@@ -38,7 +38,7 @@ class DeviceCounters:
         self._thread: threading.Thread | None = None
 
     def begin(self) -> None:
-        """An epoch begins."""
+        """Start the counters of an epoch."""
         if self._handle is None:
             return
         self._samples, self._over = [], threading.Event()
@@ -47,7 +47,7 @@ class DeviceCounters:
         self._thread.start()
 
     def end(self) -> Reading:
-        """The epoch that has ended."""
+        """Stop the counters and return those of the epoch."""
         if self._handle is None or self._thread is None:
             return Reading()
         self._over.set()
@@ -82,7 +82,7 @@ def _is_nvidia(device: torch.device) -> bool:
 
 @cache
 def _handle(uuid: str) -> Any:
-    """NVML's handle; by UUID, since CUDA_VISIBLE_DEVICES numbers devices anew. None where NVML has none."""
+    """NVML's handle, found by UUID since CUDA_VISIBLE_DEVICES renumbers devices; None if NVML has none."""
     name = uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}"
 
     def find(nvml: Any) -> Any:
@@ -97,7 +97,7 @@ def _energy_joules(handle: Any) -> float | None:
 
 
 def _asked(question: Callable[[Any], Any]) -> Any:
-    """NVML's answer, None where there is no NVML or it has none: a counter must never fail a trial."""
+    """NVML's answer, or None without NVML or on its errors: a counter must never fail a trial."""
     try:
         import pynvml  # type: ignore[import-untyped]
     except ImportError:

@@ -33,23 +33,22 @@ _EVALUATION_BATCH = 500
 
 
 class Trial:
-    """A model, its optimizer and its progress: all that a checkpoint holds, and the loop that moves it on.
+    """A model, its optimizer and its progress, which a checkpoint holds, and the loop that trains it.
 
-    With several ranks each computes its part of every micro-batch, on images augmented as one rank alone would,
+    With several ranks each computes its part of every micro-batch, on images augmented as on a single rank,
     and all have the same state and yield records with the same losses and accuracies.
 
     Args:
         config: what to train.
         images: the data set, on any device; it is moved to `device` as uint8, whole.
         device: where to compute.
-        accumulate: micro-batches a batch, where memory asks for more than the config does.
+        accumulate: micro-batches per batch, if memory requires more than the config's.
         compile: run the model through torch.compile.
-        ranks: the processes that train it together, which have joined a process group.
+        ranks: the processes that train it together; they have joined a process group.
         batch_norm: over the micro-batch of all ranks (`synchronised`), or over each rank's own part (`local`).
 
     Raises:
-        ConfigError: the batch is larger than the train set, or a micro-batch has fewer images than there are
-            ranks.
+        ConfigError: the batch is larger than the train set, or a micro-batch has fewer images than ranks.
     """
 
     def __init__(
@@ -79,8 +78,8 @@ class Trial:
             )
         if config.batch_size // self._accumulate < ranks.world:
             raise ConfigError(
-                f"batch_size = {config.batch_size} in {self._accumulate} micro-batches leaves less than "
-                f"an image for each of {ranks.world} ranks",
+                f"batch_size = {config.batch_size} in {self._accumulate} micro-batches leaves fewer than "
+                f"one image for each of {ranks.world} ranks",
                 "batch_size",
             )
         self._layout = torch.channels_last if config.model == "resnet18" else torch.contiguous_format
@@ -97,19 +96,19 @@ class Trial:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Whole batches an epoch; the last short one is dropped."""
+        """Whole batches per epoch; an incomplete last batch is dropped."""
         return len(self._train) // self.config.batch_size
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What is kept with the trial's provenance: how many train and test images, and whose batch norm."""
+        """Facts for the trial's provenance: the numbers of train and test images, and the kind of batch norm."""
         facts: dict[str, Any] = {"images": [len(self.images.train_labels), len(self.images.test_labels)]}
         if self._ranks.world > 1:
             facts["batch_norm"] = self._batch_norm
         return facts
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint holds. Data order, augmentation and dropout follow from (seed, epoch)."""
+        """The content of a checkpoint. Data order, augmentation and dropout follow from (seed, epoch)."""
         return {
             "epoch": self.epoch,
             "step": self.step,
@@ -120,16 +119,16 @@ class Trial:
     def restore(self, state: dict[str, Any]) -> None:
         self.epoch, self.step = state["epoch"], state["step"]
         self.model.load_state_dict(state["model"])
-        # A trial that goes on from another one's state has hyperparameters of its own.
+        # A trial that continues from another one's state keeps its own hyperparameters.
         own = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
         for group, values in zip(self.optimizer.param_groups, own):
             group.update(values)
 
     def train(self, attempt: int = 1) -> Iterator[Record]:
-        """Train on from where the trial stands, and yield a record after each epoch.
+        """Train from the trial's current epoch, and yield a record after each epoch.
 
-        The trial's state is that of the yielded record until the next one is asked for. A record whose
+        The trial's state is that of the yielded record until the next one is requested. A record whose
         loss is NaN or infinite is the last.
         """
         counters = counters_of(self.device)
@@ -167,7 +166,7 @@ class Trial:
                 if has_diverged(record):
                     return
         finally:
-            counters.end()  # a trial that is left in the middle of an epoch leaves no sampler behind
+            counters.end()  # also if the trial is left in the middle of an epoch: its sampler thread must end
 
     def test(self) -> dict[str, float]:
         """Mean loss (nats) and accuracy over the test images."""
@@ -192,7 +191,7 @@ class Trial:
         batches: Iterable[tuple[Tensor, Crops | None]] = zip(order.split(config.batch_size), crops)
         if self._ranks.world > 1:
             batches = self._own_parts(batches)
-        for chosen, crop in batches:  # without the last short batch
+        for chosen, crop in batches:  # without an incomplete last batch
             x_BCHW = prepare(images.train_images[chosen], images.mean, images.std, crop)
             x_BCHW = x_BCHW.contiguous(memory_format=self._layout)
             labels_B = images.train_labels[chosen]
@@ -203,7 +202,7 @@ class Trial:
                     logits_BK = self._forward(x)
                 loss = cross_entropy(logits_BK.float(), labels, config.label_smoothing, reduction="sum")
                 (loss / config.batch_size).backward()
-                # Sums stay on the device: reading one a step would make the host wait for it.
+                # Sums stay on the device: reading one in each step would make the host wait.
                 loss_sum += loss.detach()
                 correct += (logits_BK.detach().argmax(1) == labels).sum()
             self.optimizer.step()
@@ -221,7 +220,7 @@ class Trial:
     ) -> Iterator[tuple[Tensor, Crops | None]]:
         """This rank's images of each batch.
 
-        They are its parts of the micro-batches, so that a micro-batch has the same images on any number of ranks.
+        Each micro-batch is split over the ranks, so that it has the same images on any number of ranks.
         """
         micro_batches = torch.arange(self.config.batch_size, device=self.device).view(self._accumulate, -1)
         own = self._ranks.shard(micro_batches, 1).flatten()
@@ -264,7 +263,7 @@ class Trial:
 def _synchronising_the_last(
     replica: DistributedDataParallel, parts: Iterable[tuple[Tensor, Tensor]]
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Micro-batches: gradients are summed over the ranks once, in the last one's backward pass."""
+    """Yield the micro-batches; gradients are summed over the ranks only in the last one's backward pass."""
     *first, last = parts
     with replica.no_sync():
         yield from first
@@ -272,7 +271,7 @@ def _synchronising_the_last(
 
 
 def _seed_globals(seed: int) -> None:
-    """Seed what a model may draw from: torch, and for registered models Python's and NumPy's own."""
+    """Seed the global random generators: torch's, and for registered models Python's and NumPy's."""
     torch.manual_seed(seed)
     random.seed(seed)
     np.random.seed(seed)

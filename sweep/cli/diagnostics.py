@@ -10,7 +10,7 @@ from mixsweep.core.config import TrialConfig
 from mixsweep.core.store.store import SweepStore
 from mixsweep.core.trainables.image_config import ImageConfig
 from mixsweep.sweep.backends.base import RunOptions
-from mixsweep.sweep.cli.live_view import RunView
+from mixsweep.sweep.cli.views.live_view import RunView
 from mixsweep.sweep.planning.plan import Plan
 from mixsweep.sweep.run import check_data, make_run_config
 

@@ -44,7 +44,7 @@ def status(
 ) -> None:
     """States, progress, best so far, time left, failures by kind."""
     elsewhere(place, "status", *([sweep] if sweep else []), *["--watch"] * watch, *["--json"] * as_json)
-    from mixsweep.sweep.cli.live_view import summary
+    from mixsweep.sweep.cli.views.live_view import summary
     from mixsweep.sweep.status import StatusReader
 
     found = [find_sweep(sweep, store)] if sweep else all_sweeps(store)
@@ -72,7 +72,7 @@ def _watch(readers: "list[StatusReader]") -> None:
     from rich.console import Group
     from rich.live import Live
 
-    from mixsweep.sweep.cli.live_view import live_picture
+    from mixsweep.sweep.cli.views.live_view import live_picture
 
     try:
         with Live(console=out, auto_refresh=False) as live:
@@ -84,7 +84,7 @@ def _watch(readers: "list[StatusReader]") -> None:
 
 
 def _print_trials(sweep_status: "SweepStatus") -> None:
-    from mixsweep.sweep.cli.live_view import costs_table, curves_table, trials_table, trials_to_list
+    from mixsweep.sweep.cli.views.live_view import costs_table, curves_table, trials_table, trials_to_list
 
     out.print()
     out.print(curves_table(sweep_status))
@@ -142,7 +142,7 @@ def show(
 ) -> None:
     """A trial's config, provenance, attempts and last records."""
     elsewhere(place, "show", trial, *["--json"] * as_json)
-    from mixsweep.sweep.cli.render_trial import describe_trial, trial_mapping
+    from mixsweep.sweep.cli.views.render_trial import describe_trial, trial_mapping
 
     folder = find_trial(trial, store)
     if as_json:

@@ -118,7 +118,7 @@ def _run(made: "Plan", where: Place, options: "RunOptions") -> int:
     """Run a plan and show its progress; return the exit code."""
     from mixsweep.core.store.store import SweepStore
     from mixsweep.sweep.backends.base import Callbacks
-    from mixsweep.sweep.cli.live_view import RunView, counts_line
+    from mixsweep.sweep.cli.views.live_view import RunView, counts_line
     from mixsweep.sweep.run import run_plan
     from mixsweep.sweep.status import StatusReader
 

@@ -79,7 +79,7 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Trials, duplicates, what is done already, and what the rest will cost; runs nothing."""
-    from mixsweep.sweep.cli.render_plan import describe_plan, plan_mapping
+    from mixsweep.sweep.cli.views.render_plan import describe_plan, plan_mapping
 
     where = find_place(place)
     check_store(store)

@@ -161,7 +161,7 @@ class WandbServer:
         bucket = None if run is None else self._bucket(run, project)
         return {"model": {"id": "p", "name": project, "entity": {"name": "me", "id": "e"}, "bucket": bucket}}
 
-    def _standing(self, values: Mapping[str, Any]) -> dict[str, Any]:
+    def _run_lines(self, values: Mapping[str, Any]) -> dict[str, Any]:
         run = self.runs.get(values["name"])
         found = None if run is None else {"id": run.name, "historyLineCount": len(run.history)}
         return {"project": {"run": found}}
@@ -209,7 +209,7 @@ _OPERATIONS = {
     "Viewer": WandbServer._viewer,
     "UpsertBucket": WandbServer._upsert,
     "RunResumeStatus": WandbServer._resume,
-    "MirrorStanding": WandbServer._standing,
+    "MirrorRunLines": WandbServer._run_lines,
     "CreateRunFiles": WandbServer._files,
     "SweepWithRuns": WandbServer._sweep,
     "CreateAgent": WandbServer._agent,

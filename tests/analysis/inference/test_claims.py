@@ -93,7 +93,7 @@ def test_a_seed_that_diverged_counts_as_the_worst_figure(tmp_path):
     states = {"relu": ["completed", "diverged", "completed"]}
     said, (verdict,) = judged(activations(tmp_path, states=states))
     assert verdict.verdict == "not supported"
-    assert "relu diverged in 1 of 3 trials, counted as the worst figure there is" in verdict.evidence
+    assert "relu diverged in 1 of 3 trials, counted as the worst figure of the part" in verdict.evidence
     assert "relu diverged in 1 of 3 trials" in said
 
 

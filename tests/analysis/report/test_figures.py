@@ -153,7 +153,7 @@ def test_models_without_such_weights_are_refused():
         draw_kernels(state)
     with pytest.raises(ValueError, match="no token-mixing"):
         draw_token_units(state)
-    with pytest.raises(ValueError, match="form no square"):
+    with pytest.raises(ValueError, match="do not form a square"):
         token_units({"blocks.0.tokens.0.weight": torch.zeros(4, 12)})
 
 

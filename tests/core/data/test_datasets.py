@@ -182,7 +182,7 @@ def test_a_missing_damaged_or_empty_shard_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="row 0: no decodable image in 'img'"):
         load_images("cifar10", tmp_path)
     test_shard.write_bytes(b"PAR1 and no more")
-    with pytest.raises(DataError, match="is no readable Parquet file"):
+    with pytest.raises(DataError, match="is not a readable Parquet file"):
         load_images("cifar10", tmp_path)
     (tmp_path / "train-00000-of-00002.parquet").unlink()
     with pytest.raises(DataError, match="holds 1 of the 2 train shards"):

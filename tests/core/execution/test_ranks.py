@@ -463,7 +463,7 @@ def test_ranks_are_read_from_torchs_own_variables() -> None:
 @pytest.mark.parametrize(
     ("variables", "words"),
     [
-        ({"RANK": "one"}, "RANK = one.*no whole numbers"),
+        ({"RANK": "one"}, "RANK = one.*not integers"),
         ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK = 2, WORLD_SIZE = 2.*no such rank"),
         ({"RANK": "-1"}, "no such rank"),
     ],

@@ -1,4 +1,4 @@
-"""sweep.cli.live_view and sweep.status: what a person sees in 80 columns, and how little is read for it."""
+"""sweep.cli.views.live_view and sweep.status: what a person sees in 80 columns, and how little is read for it."""
 
 import dataclasses
 import io
@@ -17,8 +17,14 @@ from mixsweep.core.store import files, trial_index
 from mixsweep.core.store.compaction import compact
 from mixsweep.core.store.lease import take_lease
 from mixsweep.core.store.store import SweepStore
-from mixsweep.sweep.cli import live_view
-from mixsweep.sweep.cli.live_view import costs_table, live_picture, sparkline, trials_table, trials_to_list
+from mixsweep.sweep.cli.views import live_view
+from mixsweep.sweep.cli.views.live_view import (
+    costs_table,
+    live_picture,
+    sparkline,
+    trials_table,
+    trials_to_list,
+)
 from mixsweep.sweep.status import StatusReader
 from tests.support.commands import ROOT
 from tests.support.synthetic_store import SyntheticPart, give_energy, write_sweep
@@ -47,9 +53,11 @@ def test_a_compacted_sweep_is_told_from_its_derived_files_and_as_from_the_trials
     before = StatusReader(store).read()
     assert before.counts == {"completed": 108, "failed": 3, "interrupted": 3, "waiting": 3, "diverged": 3}
     compact(store)
-    trial_of_its_own = trial_index._standing
+    trial_of_its_own = trial_index._summarize
     read: list[str] = []
-    monkeypatch.setattr(trial_index, "_standing", lambda p: read.append(p.parent.name) or trial_of_its_own(p))
+    monkeypatch.setattr(
+        trial_index, "_summarize", lambda p: read.append(p.parent.name) or trial_of_its_own(p)
+    )
     table_of_its_own = files.read_records
     monkeypatch.setattr(
         files, "read_records", lambda p, *args: read.append(p.parent.name) or table_of_its_own(p, *args)
@@ -65,7 +73,7 @@ def test_a_compacted_sweep_is_told_from_its_derived_files_and_as_from_the_trials
     assert info is not None
     changed.write_info(dataclasses.replace(info, state="stopped"))
     assert StatusReader(store).read().counts["stopped"] == 1
-    (store.path / "standings.json").write_text("{]")
+    (store.path / "trial-index.json").write_text("{]")
     (store.path / "metrics.parquet").write_bytes(b"PAR1")
     assert StatusReader(store).read().counts["stopped"] == 1
 

@@ -47,7 +47,7 @@ def test_a_preset_is_named_as_its_file_and_says_what_it_asks_costs_and_reaches(p
 
 
 def test_a_presets_trials_are_distinct_and_nothing_in_its_file_is_without_effect(plan: Plan) -> None:
-    from mixsweep.sweep.cli.render_plan import ineffective
+    from mixsweep.sweep.cli.views.render_plan import ineffective
 
     assert plan.duplicates == 0
     assert ineffective(plan) == []

@@ -271,7 +271,7 @@ def test_an_heir_without_its_checkpoint_fails_by_that_name_and_the_others_go_on(
     info = store.trial(lost.trial_id).info()
     assert info is not None
     assert (info.state, info.failure) == ("failed", "parent")
-    assert f"no checkpoint of {lost.parent} to go on from" in info.attempts[-1].message
+    assert f"no checkpoint of {lost.parent} to continue from" in info.attempts[-1].message
     assert store.trial(lost.trial_id).records().num_rows == 0
     others = [i.state for i in infos(store).values() if i.trial_id != lost.trial_id]
     assert sorted(others) == ["completed"] * 4 + ["stopped"]  # the failed one, as the worst, has an heir

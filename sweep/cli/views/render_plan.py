@@ -16,7 +16,7 @@ from mixsweep.core.formatting import rough_duration
 from mixsweep.core.store.checkpoint import has_checkpoint
 from mixsweep.core.store.store import SweepStore
 from mixsweep.sweep.backends.base import find_backend
-from mixsweep.sweep.cli.live_view import STYLES
+from mixsweep.sweep.cli.views.live_view import STYLES
 from mixsweep.sweep.planning.forecast import RemainingWork, forecast, measured_rates
 from mixsweep.sweep.planning.plan import Plan
 from mixsweep.sweep.search.suggestions import coming, to_come

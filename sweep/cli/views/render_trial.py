@@ -10,7 +10,7 @@ from rich.text import Text
 
 from mixsweep.core.store.store import TrialFolder
 from mixsweep.core.trainables.kinds import find_trainable
-from mixsweep.sweep.cli.live_view import STYLES
+from mixsweep.sweep.cli.views.live_view import STYLES
 
 
 def trial_mapping(folder: TrialFolder) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""What the command line draws and prints: the live view, a plan, a trial."""
