@@ -200,7 +200,7 @@ def test_the_doctor_says_what_a_cluster_has(here: Path) -> None:
     assert {"name": "cluster", "state": "ok"}.items() <= json.loads(near.stdout)[0].items()
     assert json.loads(near.stdout)[0]["found"] == "3 nodes with 3 CPUs, 0 GPUs"
     far = finish(sweep("doctor", "--place", "jobs", "--json"))
-    assert [check["state"] for check in json.loads(far.stdout)] == ["ok"]
+    assert [(c["name"], c["state"]) for c in json.loads(far.stdout)] == [("cluster", "ok"), ("extras", "ok")]
 
 
 def test_a_driver_that_is_killed_leaves_trials_that_the_same_command_takes_on(here: Path) -> None:
@@ -224,10 +224,13 @@ def test_what_is_too_large_for_ray_is_refused_with_its_largest_files_before_anyt
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_max_grpc_message_size", "100000")  # Ray's own limit, as a user may set it
-    done = finish(sweep("run", str(write_many(here, EPOCHS)), "--place", "jobs"))
+    (here / "mine.py").touch()
+    (here / "weights.bin").write_bytes(bytes(200_000))  # of the project that the sweep imports from
+    file = write_many(here, EPOCHS, extra='imports = ["mine.py"]')
+    done = finish(sweep("run", str(file), "--place", "jobs"))
     assert done.returncode == 2, done.stdout
     assert len(done.stdout.splitlines()) == 1
-    assert "MiB would be shipped, Ray's limit is 0.1 MiB; the largest: " in done.stdout
+    assert "MiB would be shipped, Ray's limit is 0.1 MiB; the largest: weights.bin (0.2 MiB)" in done.stdout
     assert not (here / "runs").exists()
 
 
