@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from mixsweep import __version__
 from mixsweep.cluster.ray_cluster.head_monitor import HeadGoneError
 from mixsweep.core.errors import UserError
 from mixsweep.core.verbosity import log_verbosely
+from mixsweep.core.version import __version__
 from mixsweep.sweep.cli import exports, inspection, running, sweep_files
 
 app = typer.Typer(

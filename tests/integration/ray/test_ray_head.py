@@ -136,7 +136,7 @@ def test_a_head_and_its_job_server_are_gone_and_the_same_command_submits_at_the_
     assert process.returncode == 2, output
     line = output.splitlines()[-1]
     assert line.startswith(f"sweep: address {cluster.jobs}: the cluster's head is gone")
-    assert "the same command follows it, or resumes" in line
+    assert "run the same command again once it is back" in line
     assert "Traceback" not in output
     brake.unlink()
     with plain_cluster(1, 1, jobs=True) as cluster:
