@@ -210,7 +210,7 @@ def test_a_healthy_cluster_is_reported_in_full_by_a_job_on_a_node(store: Path, a
     assert {name: check for name, check in checks.items() if check.state != "ok"} == {}
     assert list(checks) == [
         "python", "store", "data", "scheduler", "arrays", "requeue", "partition", "preemption", "accounting",
-        "job", "node python", "node gpus", "node store", "node data", "node clock", "node versions",
+        "extras", "job", "node python", "node gpus", "node store", "node data", "node clock", "node versions",
         "node requeue", "node internet", "node tmp",
     ]  # fmt: skip
     assert re.search(r" ran on n[12], \d+ s in all$", checks["job"].found)
