@@ -159,7 +159,7 @@ def _ablation(
     )
     if costs["energy_joules"].notna().any():
         costs_caption += " Energy is that of a trial's first device during the trial, for all processes."
-    each_caption = "Best first. Device time and energy are summed over all attempts of a trial."
+    each_caption = "Best first. Device time is summed over all attempts of a trial."
     for name, table, text, caption in (
         ("results", results, results_text, results_caption),
         ("costs", costs, costs_text, costs_caption),

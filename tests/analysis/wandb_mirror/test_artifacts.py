@@ -221,7 +221,7 @@ def test_what_is_not_there_is_no_artifact(trained: Path, tmp_path: Path) -> None
     done = mirror(tmp_path / "runs", "--offline", "--artifacts", "--watch")
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
-        "sweep: --artifacts: not with --watch, which would push a version every time; "
+        "sweep: --artifacts: not with --watch, which would push a version at every pass; "
         "run it once the sweep has ended"
     ]
 
