@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install demo test lowest ray lint check docs bench faults slurm lock clean
+.PHONY: install demo test lowest ray lint check docs bench gpu faults faults-full examples slurm lock clean
 
 install: $(STAMP)
 
@@ -37,8 +37,29 @@ lowest:  ## the oldest versions that pyproject.toml allows, in an environment of
 ray: $(STAMP)  ## all that starts a Ray cluster, of several nodes and several hosts
 	$(BIN)/pytest -n 2 --dist loadfile -m "ray and not faults and not slurm and not bench"
 
-faults: $(STAMP)  ## kills, full disks and damaged files
+faults: $(STAMP)  ## kills, full disks, damaged files, a file server that fails
 	$(BIN)/pytest -n 2 --dist loadfile -m "faults and not slurm"
+
+FAULTS := $(BIN)/python -m tests.faults
+TABLE := --table docs/reliability.md
+
+faults-full: $(STAMP)  ## the whole campaign, some hours; adds its rows to docs/reliability.md
+	MIXSWEEP_FUZZ_EXAMPLES=2000 $(BIN)/pytest tests/integration/fuzz --timeout 7200
+	$(FAULTS) calls --reads $(TABLE)
+	$(FAULTS) damages $(TABLE)
+	$(FAULTS) networks --rounds 5 $(TABLE)
+	$(FAULTS) kills debug --faults 60 $(TABLE)
+	$(FAULTS) kills local --faults 40 $(TABLE)
+	$(FAULTS) kills local --faults 40 --rule --seed 2 $(TABLE)
+	$(FAULTS) kills ray --faults 30 --rule $(TABLE)
+	$(FAULTS) kills ray-apart --faults 30 $(TABLE)
+	$(FAULTS) kills slurm --faults 60 --rule $(TABLE)
+	$(FAULTS) soak local --trials 10000 $(TABLE)
+	$(FAULTS) soak ray --trials 1000 $(TABLE)
+	$(FAULTS) soak slurm --trials 1000 $(TABLE)
+
+examples: $(STAMP)  ## each example in every kind of place, killed in the middle
+	EXAMPLES=all $(BIN)/pytest -v tests/integration/test_examples.py
 
 slurm: $(STAMP)  ## all that needs a real SLURM, which the tests bring up by themselves
 	$(BIN)/pytest -n 2 --dist worksteal -m slurm
@@ -60,6 +81,9 @@ docs: $(STAMP)  ## the documentation as a site in build/docs; a warning is an er
 bench: $(STAMP)  ## speed, as ratios
 	$(BIN)/pytest -q -m bench
 	$(BIN)/python -m tests.benchmarks.speed
+
+gpu: $(STAMP)  ## checks and timings on a GPU, then the study at full size; SWEEP_DATA=DIR make gpu MINUTES=60
+	$(BIN)/python -m tests.benchmarks.gpu $(if $(SWEEP_DATA),--data $(SWEEP_DATA)) --minutes $(or $(MINUTES),60)
 
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-header --no-annotate
 

@@ -1,7 +1,7 @@
 """The store's records as tidy tables: one row per epoch, or one row per trial."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -12,7 +12,9 @@ import pandas as pd
 
 from mixsweep.core.errors import UserError
 from mixsweep.core.records import ENERGY
-from mixsweep.core.store.store import Attempt, SweepStore, TrialInfo
+from mixsweep.core.store.store import SweepStore
+from mixsweep.core.store.trial.folder import TrialFolder, as_damaged
+from mixsweep.core.store.trial.info import Attempt, TrialInfo
 from mixsweep.core.trainables.interface import Trainable
 from mixsweep.core.trainables.kinds import BUILT_IN, find_trainable
 
@@ -49,7 +51,7 @@ def open_sweep(sweep: Sweep) -> SweepStore:
     store = sweep if isinstance(sweep, SweepStore) else SweepStore(sweep)
     if not store.exists() or not (store.path / "plan.parquet").is_file():
         raise UserError(f"{store.path}: no sweep here (a sweep's folder holds sweep.toml and plan.parquet)")
-    if not any((folder.path / "trial.json").exists() for folder in store.trials()):
+    if not any(folder.stamp() for folder in store.trials()):
         raise UserError(f"{store.path}: the sweep is empty, none of its trials has begun; run it first")
     return store
 
@@ -94,10 +96,11 @@ def load(*sweeps: Sweep) -> pd.DataFrame:
     names: dict[str, None] = {}  # of fields, and of records' columns
     columns: dict[str, None] = {}
     for store in map(open_sweep, sweeps):
-        own, budget = record_columns(store.trainable), store.trainable.budget
+        table, budget = store.records(), store.trainable.budget
+        own = record_columns(store.trainable, table.column_names)
         names |= dict.fromkeys(store.trainable.field_names)
         columns |= dict.fromkeys(own.values())
-        records = store.records().to_pandas().rename(columns=own)
+        records = table.to_pandas().rename(columns=own)
         trials, infos = _plan(store), trial_infos(store)
         reached = records.groupby("trial_id")["epoch"].max().to_dict()
         trials["state"] = [
@@ -113,9 +116,18 @@ def load(*sweeps: Sweep) -> pd.DataFrame:
     return frame[[*_KEYS, "state", *varied, *others, "epoch", *columns]]
 
 
-def record_columns(trainable: Trainable) -> dict[str, str]:
-    """A frame's names of record columns, by their names in the store: `epoch_lr` for `lr`, which is also a field."""
-    names = (name for name in trainable.schema.names if name not in ("trial_id", "epoch"))
+def record_columns(trainable: Trainable, stored: Sequence[str] = ()) -> dict[str, str]:
+    """A frame's names of record columns, by their names in the store: `epoch_lr` for `lr`, which is also a field.
+
+    Args:
+        stored: the columns of its records, which may have more than its kind declares.
+    """
+    names = dict.fromkeys((*trainable.schema.names, *stored))
+    for key in ("trial_id", "epoch"):
+        names.pop(key, None)
+    for key in ("attempt", "recorded_at"):  # of the store, so they come last
+        if key in names:
+            names[key] = names.pop(key)
     return {name: f"epoch_{name}" if name in trainable.field_names else name for name in names}
 
 
@@ -158,10 +170,24 @@ def of_part(part: Part, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def trial_infos(store: SweepStore) -> dict[str, TrialInfo]:
-    """The content of trial.json for each planned trial that has begun, by id."""
-    planned = set(_plan(store)["trial_id"])
-    infos = {folder.trial_id: folder.info() for folder in store.trials() if folder.trial_id in planned}
-    return {trial_id: info for trial_id, info in infos.items() if info is not None}
+    """What the store says of each planned trial that has begun, by id."""
+    planned = _plan(store).set_index("trial_id")
+    infos = {}
+    for folder in store.trials():
+        if folder.trial_id in planned.index and (info := _info(store, folder, planned)) is not None:
+            infos[folder.trial_id] = info
+    return infos
+
+
+def _info(store: SweepStore, folder: TrialFolder, planned: pd.DataFrame) -> TrialInfo | None:
+    """A trial; one whose state cannot be read has failed, with the config of the plan."""
+    info = folder.info(verify=True)
+    if info is not None or not (damages := folder.damages()):
+        return info
+    rows = planned.loc[[folder.trial_id]].iloc[0]
+    values = {name: _as_json(rows[name]) for name in store.trainable.field_names}
+    config = store.trainable.config_from_store(values)
+    return as_damaged(TrialInfo(trial_id=folder.trial_id, config=config, state="failed"), damages[0])
 
 
 def unplanned(sweep: Sweep) -> int:
@@ -218,7 +244,8 @@ def _state(info: TrialInfo | None, reached: int, epochs: int) -> str:
         return "waiting"
     if reached > epochs or (reached == epochs < info.config.epochs and info.state != "diverged"):
         return "completed"  # regardless of its later state, in a longer part
-    return "waiting" if info.state == "completed" and reached < epochs else info.state
+    met = max(reached, info.budget_met)
+    return "waiting" if info.state == "completed" and met < epochs else info.state
 
 
 def _varied(rows: pd.DataFrame, names: tuple[str, ...], declared: tuple[str, ...]) -> tuple[str, ...]:

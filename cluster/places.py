@@ -6,25 +6,31 @@ options or name more places.
 
 import os
 import re
-import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any
 
 from mixsweep.core.errors import UserError, did_you_mean
-from mixsweep.core.toml_keys import declared_keys, read_keys, toml_key, toml_key_by_hand
-from mixsweep.core.toml_reader import Reader
+from mixsweep.core.secret_text import looks_secret
+from mixsweep.core.toml.keys import declared_keys, read_keys, toml_key, toml_key_by_hand
+from mixsweep.core.toml.reader import Reader, parse_toml
 
 KINDS = ("debug", "local", "ray", "slurm")
 BUILT_IN = ("debug", "local")
 LAUNCHES = ("array", "ray")
 COMMON_KEYS = ("kind", "data")  # of a place of any kind
 _HOST_AND_PORT = re.compile(r"[^\s/:]+:[0-9]{1,5}|\[[0-9a-fA-F:]+\]:[0-9]{1,5}")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_DIRECTIVE = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 
 class PlaceError(UserError):
     """A place that cannot be used; the message is one line."""
+
+    def __init__(self, message: str):
+        super().__init__(" ".join(message.splitlines()))  # a quoted key may hold a line break
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,8 +124,8 @@ def find_place(name: str) -> Place:
         if not path.is_file():
             continue
         try:
-            tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-        except (OSError, ValueError, RecursionError) as error:
+            tables = parse_toml(path.read_text(encoding="utf-8-sig"))
+        except (OSError, ValueError) as error:
             raise PlaceError(f"{path}: not a TOML file: {error}") from error
         if name in tables:
             return _place(name, tables, path)
@@ -132,6 +138,7 @@ def find_place(name: str) -> Place:
 def _place(name: str, tables: Mapping[str, Any], path: Path) -> Place:
     reader = Reader(str(path), PlaceError)
     table, at = reader.table(tables, name), f"{name}."
+    _check_text(reader, table, name)
     kind = reader.choice(table, "kind", name, KINDS, at)
     data = reader.text(table, "data", "", at)
     images = Path(data).expanduser() if data else None
@@ -143,14 +150,46 @@ def _place(name: str, tables: Mapping[str, Any], path: Path) -> Place:
     return Place(name=name, kind=kind, data=images, **read_keys(reader, table, Place, at, ("cpus", "gpus")))
 
 
+def _check_text(reader: Reader, value: Any, where: str) -> None:
+    """Refuse control characters in keys and texts: in a batch script, a line break begins another directive."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            _check_text(reader, key, f"{where}.{key}")
+            _check_text(reader, item, f"{where}.{key}")
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            _check_text(reader, item, f"{where}[{number}]")
+    elif isinstance(value, str) and (found := _CONTROL.search(value)):
+        raise reader.error(
+            repr(where)[1:-1], f"{value!r} holds {found[0]!r}; write one line, without control characters"
+        )
+
+
+def _check_names(
+    reader: Reader, names: Iterable[str], pattern: re.Pattern[str], where: str, like: str
+) -> None:
+    for name in names:
+        if not pattern.fullmatch(name):
+            raise reader.error(f"{where}.{name}", f"{name!r} is not a name like {like}")
+
+
 def _slurm(reader: Reader, table: Mapping[str, Any], at: str) -> SlurmPlace:
     reader.keys(table, (*COMMON_KEYS, *declared_keys(SlurmPlace)), at)
-    return SlurmPlace(**read_keys(reader, table, SlurmPlace, at))
+    place = SlurmPlace(**read_keys(reader, table, SlurmPlace, at))
+    _check_names(reader, place.environment, _VARIABLE, f"{at}environment", "OMP_NUM_THREADS")
+    _check_names(reader, place.directives, _DIRECTIVE, f"{at}directives", "mail-type")
+    for key, value in place.directives.items():
+        if looks_secret(f"{key}={value}"):
+            raise reader.error(
+                f"{at}directives.{key}", "looks like a secret, which the queue shows; give it in environment"
+            )
+    return place
 
 
 def _ray(reader: Reader, table: Mapping[str, Any], at: str) -> RayPlace:
     reader.keys(table, (*COMMON_KEYS, *declared_keys(RayPlace)), at)
     place = RayPlace(**read_keys(reader, table, RayPlace, at))
+    _check_names(reader, place.environment, _VARIABLE, f"{at}environment", "OMP_NUM_THREADS")
     if not place.takes_jobs and place.address != "auto" and not _HOST_AND_PORT.fullmatch(place.address):
         raise reader.error(
             f"{at}address", f"{place.address!r} is neither http://HOST:8265 nor HOST:PORT nor auto"

@@ -6,6 +6,7 @@ This module imports neither torch nor Ray, so that a sweep is planned without wa
 import hashlib
 import json
 import math
+import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -14,18 +15,24 @@ from typing import Any, Protocol
 
 from mixsweep.core.errors import ConfigError, did_you_mean
 
+_PARENT = re.compile(r"[0-9a-f]{12}@[1-9][0-9]*")
+LARGEST_INTEGER = 2**63 - 1  # of TOML, and of the store's tables
+
 
 @dataclass(frozen=True, kw_only=True)
 class Field:
     """A field of a trial: its meaning and the values that it allows.
 
     Args:
-        type: of a value, or of an item where `is_list`: str, int or float.
+        type: of a value, or of an item where `is_list`: str, int, float or bool.
         optional: whether None is a value.
         low, high: inclusive bounds of a number; `above` is an exclusive one.
         examples: some allowed values, if registered names are allowed too.
         applies: the values of other fields under which this one has an effect; otherwise it is left at its
             default.
+        budget: whether it is the number of records of a trial, which is not part of its identity.
+        mutable: whether a copy of a trained state may continue with another value of it.
+        added: whether it came later than trials without it, whose identities it leaves as they were.
     """
 
     name: str
@@ -39,7 +46,10 @@ class Field:
     high: float | None = None
     above: float | None = None
     examples: tuple[str, ...] = ()
-    applies: Mapping[str, tuple[str, ...]]
+    applies: Mapping[str, tuple[Any, ...]]
+    budget: bool = False
+    mutable: bool = False
+    added: bool = False
 
     def checked(self, value: Any) -> Any:
         """Return the value in the field's own type.
@@ -51,12 +61,16 @@ class Field:
             return None
         if self.is_list:
             if not isinstance(value, list | tuple) or not value:
-                items = {int: "integers", float: "numbers", str: "strings"}[self.type]
+                items = {int: "integers", float: "numbers", str: "strings", bool: "truth values"}[self.type]
                 raise ConfigError(f"{self.name} = {value!r} is not a list of {items}", self.name)
             return tuple(self._checked_item(item) for item in value)
         return self._checked_item(value)
 
     def _checked_item(self, value: Any) -> Any:
+        if self.type is bool:
+            if not isinstance(value, bool):
+                raise ConfigError(f"{self.name} = {value!r} is neither true nor false", self.name)
+            return value
         if self.type in (int, float):
             return self._checked_number(value)
         if not isinstance(value, str):
@@ -73,8 +87,9 @@ class Field:
             raise ConfigError(f"{name} = {value!r} is not {wanted}", name)
         if self.low is not None and value < self.low:
             raise ConfigError(f"{name} = {value!r} is too small; allowed: {self.low} or more", name)
-        if self.high is not None and value > self.high:
-            raise ConfigError(f"{name} = {value!r} is too large; allowed: {self.high} or less", name)
+        high = LARGEST_INTEGER if self.high is None and self.type is int else self.high
+        if high is not None and value > high:
+            raise ConfigError(f"{name} = {value!r} is too large; allowed: {high} or less", name)
         if self.above is not None and value <= self.above:
             raise ConfigError(f"{name} = {value!r} is too small; allowed: more than {self.above}", name)
         return int(value) if self.type is int else float(value) + 0.0  # + 0.0 turns -0.0 into 0.0
@@ -148,6 +163,23 @@ class TrialConfig(Protocol):
 
     def with_values(self, **values: Any) -> "TrialConfig":
         """A validated copy with some fields changed."""
+
+
+def check_parent(parent: str) -> None:
+    """Check the origin of a trial: '', or `trial@epoch`.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if parent and not _PARENT.fullmatch(parent):
+        raise ConfigError(
+            f"parent = {parent!r} is not like 0123456789ab@3, a trial id and an epoch", "parent"
+        )
+
+
+def epoch_of_parent(parent: str) -> int:
+    """The epoch of the checkpoint that a trial continues from; 0 where it has no parent."""
+    return int(parent.partition("@")[2] or 0)
 
 
 def trial_id_of(identity: Mapping[str, Any]) -> str:

@@ -34,6 +34,15 @@ POLICIES: dict[str, Policy] = {
     "bug": Policy(1, False, "see its log; after a fix, run with --retry-failed"),
 }
 
+# A kind that a newer version wrote.
+_UNKNOWN = Policy(0, False, "a kind of failure that this version does not know; run with --retry-failed")
+
+
+def policy_of(kind: str) -> Policy:
+    """How a kind of failure is handled; one that this version does not know is terminal."""
+    return POLICIES.get(kind, _UNKNOWN)
+
+
 # Ends of an attempt that cost no retry: the trial continues from its checkpoint. A `paused` one waits at
 # `RunConfig.until` for the rest of its population.
 INTERRUPTIONS = ("interrupted", "preempted", "timeout", "paused")
@@ -45,6 +54,14 @@ TIMEOUTS_WITHOUT_PROGRESS = 2
 
 class DataError(UserError):
     """Images that cannot be loaded: a missing folder, a wrong layout, a damaged archive."""
+
+
+class DamagedError(UserError):
+    """A file of the store is not what was written; it costs at most its own trial, and the next run mends it."""
+
+
+class CommandError(Exception):
+    """A command that failed as the training of a trial; the message has its exit code and its last lines."""
 
 
 class ParentLostError(Exception):
@@ -95,6 +112,8 @@ def kind_of(error: BaseException) -> str:
         return "parent"
     if isinstance(error, DataError):
         return "data"
+    if isinstance(error, DamagedError):
+        return "disk"
     if isinstance(error, OSError):
         if error.errno in _DISK_ERRORS:
             return "disk"

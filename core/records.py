@@ -17,7 +17,7 @@ _AFTER = (
     ("attempt", pa.int32(), "", "attempt that trained the epoch; the first is 1"),
     ("recorded_at", pa.timestamp("ms", tz="UTC"), "", "when the record was made"),
 )
-_COMMON = tuple(name for name, *_ in (*_BEFORE, *_AFTER))
+COMMON_COLUMNS = tuple(name for name, *_ in (*_BEFORE, *_AFTER))
 
 # Metrics measured by the device, for the kinds of trials that record them.
 UTILISATION, ENERGY = "device_utilisation", "device_energy_joules"
@@ -67,7 +67,7 @@ class Record:
 
     def __getitem__(self, column: str) -> Any:
         """The value of a column; None if the record does not have that metric."""
-        return getattr(self, column) if column in _COMMON else self.metrics.get(column)
+        return getattr(self, column) if column in COMMON_COLUMNS else self.metrics.get(column)
 
     def with_metrics(self, values: Mapping[str, Any]) -> "Record":
         """A copy with some metrics changed; None removes one."""
@@ -96,16 +96,25 @@ def now() -> datetime:
 
 
 def to_table(records: Iterable[Record], schema: pa.Schema) -> pa.Table:
-    """Records as a table with this schema, in the given order."""
+    """Records as a table with this schema, in the given order; metrics that it lacks are columns after its own."""
     rows = list(records)
+    more = dict.fromkeys(name for row in rows for name in row.metrics if name not in schema.names)
+    kinds = {name: _type_of([row[name] for row in rows]) for name in more}
+    schema = pa.schema([*schema, *(pa.field(name, kind) for name, kind in kinds.items())])
     return pa.table({name: [row[name] for row in rows] for name in schema.names}, schema=schema)
+
+
+def _type_of(values: Sequence[Any]) -> pa.DataType:
+    """The type of a column with these values: integers or floats."""
+    known = [value for value in values if value is not None]
+    return pa.int64() if known and all(isinstance(value, int) for value in known) else pa.float64()
 
 
 def from_table(table: pa.Table) -> list[Record]:
     """The rows of a table of records."""
     found = []
     for row in table.to_pylist():
-        common = {name: row.pop(name) for name in _COMMON}
+        common = {name: row.pop(name) for name in COMMON_COLUMNS}
         found.append(Record(**common, metrics=row))
     return found
 
@@ -115,16 +124,21 @@ def with_all_columns(table: pa.Table, schema: pa.Schema) -> pa.Table:
     missing = [spec for spec in schema if spec.name not in table.column_names]
     for spec in missing:
         table = table.append_column(spec, pa.nulls(table.num_rows, spec.type))
-    return table.select(schema.names) if missing else table
+    if not missing:
+        return table
+    return table.select([*schema.names, *(name for name in table.column_names if name not in schema.names)])
 
 
 def selected(schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Schema:
-    """A schema, or these columns of it."""
-    return schema if columns is None else pa.schema([schema.field(name) for name in columns])
+    """A schema, or these columns of it; a metric that it does not know is a number."""
+    if columns is None:
+        return schema
+    known = set(schema.names)
+    return pa.schema([schema.field(n) if n in known else pa.field(n, pa.float64()) for n in columns])
 
 
 def concat(tables: Sequence[pa.Table], schema: pa.Schema) -> pa.Table:
     """The concatenation of tables of records; columns that an older one lacks are null."""
     if tables and all(table.schema.equals(schema) for table in tables):
         return pa.concat_tables(tables)
-    return pa.concat_tables([schema.empty_table(), *tables], promote_options="default")
+    return pa.concat_tables([schema.empty_table(), *tables], promote_options="permissive")

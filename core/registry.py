@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 BUILT_IN_MODELS = ("mlp", "resnet18", "mixer")
@@ -69,21 +70,23 @@ def registered_dataset(name: str) -> Callable[..., Any] | None:
     return _datasets.get(name)
 
 
-def import_files(files: Iterable[str | Path], project: str | Path) -> None:
+def import_files(files: Iterable[str | Path], project: str | Path) -> list[ModuleType]:
     """Import a user's files once in this process, with the root of their project first on `sys.path`.
 
     Raises:
         FileNotFoundError: there is no such file.
     """
     root = str(Path(project).resolve())
+    modules = []
     for file in files:
         if root not in sys.path:
             sys.path.insert(0, root)
-        import_file(Path(file))
+        modules.append(import_file(Path(file)))
+    return modules
 
 
-def import_file(path: Path) -> None:
-    """Run a user's file once in this process, so that what it registers is known.
+def import_file(path: Path) -> ModuleType:
+    """Run a user's file once in this process, so that what it registers is known; return its module.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -91,7 +94,7 @@ def import_file(path: Path) -> None:
     path = path.resolve()
     module = "mixsweep_user_" + hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
     if module in sys.modules:
-        return
+        return sys.modules[module]
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file, named under `imports`")
     spec = importlib.util.spec_from_file_location(module, path)
@@ -104,6 +107,28 @@ def import_file(path: Path) -> None:
     except BaseException:
         del sys.modules[module]
         raise
+    return loaded
+
+
+def project_files(project: str | Path) -> dict[str, Path]:
+    """The files of a project that this process has imported, by their paths in it, and no environment's."""
+    root = Path(project).resolve()
+    folders: dict[str, Path] = {}  # the real ones: of thousands of modules, few folders are looked up
+    found = {}
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if name.partition(".")[0] == "mixsweep" or not isinstance(file, str) or not os.path.isabs(file):
+            continue
+        folder, base = os.path.split(file)
+        if folder not in folders:
+            folders[folder] = Path(folder).resolve()
+        path = folders[folder] / base
+        if path.suffix != ".py" or not path.is_relative_to(root):
+            continue
+        inside = path.relative_to(root)
+        if not {"site-packages", ".venv", "venv"} & set(inside.parts) and path.is_file():
+            found[str(inside)] = path
+    return found
 
 
 def _register(table: dict[str, Callable[..., Any]], built_in: tuple[str, ...], name: str, value: Any) -> None:

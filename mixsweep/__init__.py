@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from mixsweep.core.errors import UserError
     from mixsweep.core.registry import register_dataset, register_model
     from mixsweep.core.trainables.image_config import TrialConfig
+    from mixsweep.core.trainables.own_class import Run, field
     from mixsweep.sweep.backends.base import Callbacks, Outcome, RunOptions
     from mixsweep.sweep.planning.parse import load_spec, parse_spec, preset_names
     from mixsweep.sweep.planning.plan import Plan, Planned, make_plan
@@ -52,6 +53,7 @@ __all__ = [
     "Place",
     "Plan",
     "Planned",
+    "Run",
     "RunOptions",
     "StatusReader",
     "SweepSpec",
@@ -70,6 +72,7 @@ __all__ = [
     "draw_kernels",
     "draw_token_units",
     "evaluate_claims",
+    "field",
     "find_place",
     "load",
     "load_spec",
@@ -105,6 +108,7 @@ _MODULES = {
     "mixsweep.core.errors": ("UserError",),
     "mixsweep.core.registry": ("register_dataset", "register_model"),
     "mixsweep.core.trainables.image_config": ("TrialConfig",),
+    "mixsweep.core.trainables.own_class": ("Run", "field"),
     "mixsweep.cluster.places": ("Place", "find_place"),
     "mixsweep.sweep.backends.base": ("Callbacks", "Outcome", "RunOptions"),
     "mixsweep.sweep.planning.parse": ("load_spec", "parse_spec", "preset_names"),

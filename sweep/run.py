@@ -20,11 +20,13 @@ from mixsweep.core.execution.remaining import is_held, read_info, remaining
 from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.extras import require
 from mixsweep.core.provenance import SUBMITTER_VERSION
-from mixsweep.core.store.checkpoint import has_checkpoint
-from mixsweep.core.store.compaction import compact
+from mixsweep.core.store.compaction import compact, tidy
 from mixsweep.core.store.forecasts import StoredForecast, save_forecast
 from mixsweep.core.store.retention import Retention
-from mixsweep.core.store.store import SweepStore, TrialInfo
+from mixsweep.core.store.stops import forget_command, stop_command, stop_token
+from mixsweep.core.store.store import SweepStore
+from mixsweep.core.store.trial.info import TrialInfo
+from mixsweep.core.store.upgrade import bring_up_to_date
 from mixsweep.core.trainables.kinds import find_trainable
 from mixsweep.sweep.backends.base import (
     Backend,
@@ -35,6 +37,7 @@ from mixsweep.sweep.backends.base import (
     SweepRun,
     find_backend,
 )
+from mixsweep.sweep.origin import check_origin, new_store_line, save_origin
 from mixsweep.sweep.planning.forecast import RemainingWork, forecast, measured_rates
 from mixsweep.sweep.planning.plan import Plan, save_plan
 from mixsweep.sweep.planning.schema import SweepSpec
@@ -81,12 +84,16 @@ def run_plan(
     sweep_run = replace(sweep_run, callbacks=replace(callbacks, on_end=on_end))
     unchosen = 0  # the number of trials that a search has yet to choose
     if sweep_run.trials or (sweep_run.searches and to_come(plan.spec, len(sweep_run.plan.trials))):
-        stop = stop_on_signal(sweep_run.store, callbacks.on_interrupt)
+        run_config = sweep_run.worker_spec.run_config
+        stop = stop_on_signal(run_config, callbacks.on_interrupt)
         with stop if backend.ends_with_command else nullcontext():
             unchosen = backend.run(sweep_run)
         if not options.detach:
             compact(sweep_run.store)
-    return _outcome(sweep_run, options, unchosen, unrecorded)
+    tidy(sweep_run.store)
+    outcome = _outcome(sweep_run, options, unchosen, unrecorded)
+    forget_command(sweep_run.store.path, sweep_run.worker_spec.run_config.command_id)
+    return outcome
 
 
 def _prepare(plan: Plan, backend: Backend, options: RunOptions, callbacks: Callbacks) -> SweepRun:
@@ -97,16 +104,24 @@ def _prepare(plan: Plan, backend: Backend, options: RunOptions, callbacks: Callb
     """
     store = SweepStore(options.store_root / plan.spec.name)
     searches = plan.spec.search is not None and options.only is None
-    if searches:
-        plan = with_known(plan, store)
-    run_config = make_run_config(plan.spec, store, backend.place, options)
     try:
+        if store.exists():
+            check_origin(plan, store)
+            _open_store(store)
+        if searches:
+            plan = with_known(plan, store)
+        run_config = make_run_config(plan.spec, store, backend.place, options)
         trials = remaining(options.only or plan.trials, store, run_config)
         if trials or searches:
             require(*backend.extras, what=f"place {backend.place.name}")
         if options.limit is not None:
             trials = [config for config in trials if not is_held(store, config)][: options.limit]
         check_data([*trials, *(examples(plan.spec) if searches else [])], run_config)
+        announcement = new_store_line(plan, store)
+        _open_store(store)
+        if announcement:
+            callbacks.say(announcement)
+        save_origin(plan, store)
         if plan.spec.search is None:
             save_plan(plan, store)
         if options.only is None:
@@ -122,6 +137,16 @@ def _prepare(plan: Plan, backend: Backend, options: RunOptions, callbacks: Callb
         detach=options.detach,
         callbacks=callbacks,
     )
+
+
+def _open_store(store: SweepStore) -> None:
+    """Make a sweep's folder if there is none, and bring an older one up to date.
+
+    Raises:
+        UserError: it is of another version and cannot be used.
+    """
+    store.path.mkdir(parents=True, exist_ok=True)
+    bring_up_to_date(store)
 
 
 def _outcome(
@@ -160,6 +185,7 @@ def make_run_config(
         retention=Retention(spec.keep_checkpoints, spec.metric, spec.mode),
         started_at=records.now().isoformat(),
         command_id=uuid.uuid4().hex,
+        stop_seen=stop_token(store.path),
         retry_failed=options.retry_failed,
         stopping=spec.may_stop_trials,
         raise_errors=options.raise_errors,
@@ -212,13 +238,13 @@ def _save_forecast(
 def _resumes_from(store: SweepStore, config: TrialConfig) -> int:
     """The epoch of a trial's checkpoint, from the trial's info; the checkpoint itself is not read."""
     info = read_info(store, config.trial_id)
-    resumes = info is not None and has_checkpoint(store.trial(config.trial_id).path)
+    resumes = info is not None and store.trial(config.trial_id).has_checkpoint()
     return max(config.begins_after, info.epoch if info and resumes else 0)
 
 
 @contextmanager
-def stop_on_signal(store: SweepStore, on_interrupt: Callable[[], None]) -> Iterator[None]:
-    """On a first Ctrl-C, SIGTERM or SIGHUP request a stop at the next safe point; on a second stop at once."""
+def stop_on_signal(run_config: RunConfig, on_interrupt: Callable[[], None]) -> Iterator[None]:
+    """On a first Ctrl-C, SIGTERM or SIGHUP stop this command's processes at a safe point; on a second stop at once."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -229,7 +255,7 @@ def stop_on_signal(store: SweepStore, on_interrupt: Callable[[], None]) -> Itera
         if requested:
             raise KeyboardInterrupt
         requested = True
-        store.request_stop()
+        stop_command(run_config.store, run_config.command_id)
         on_interrupt()
 
     before = {

@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from mixsweep.core.records import ENERGY, UTILISATION, now
 from mixsweep.core.store import arrow
 from mixsweep.core.store.store import SweepStore, since
 from mixsweep.core.store.trial_index import TrialIndex, TrialSummary
+from mixsweep.core.trainables.definition import UNLIMITED
 from mixsweep.core.trainables.interface import Trainable
 from mixsweep.sweep.planning.forecast import Pace, RemainingWork, extras_of, forecast, rates_of
 from mixsweep.sweep.planning.plan import brief, labels_of_columns
@@ -169,6 +170,7 @@ class StatusReader:
             )
             for trial_id, epochs in plan.epochs.items()
         )
+        trials = _with_likely_ends(trials)
         running = sum(trial.state == "running" for trial in trials)
         todo = {t.trial_id: t.epochs - t.epoch for t in trials if t.state in _OPEN and t.epochs > t.epoch}
         left = _time_left(plan, todo, summaries, table) if newest and todo else None
@@ -188,7 +190,7 @@ class StatusReader:
             device_utilisation=_known(pc.mean, table, UTILISATION),
             devices=dict(Counter(s.device for s in planned if s.state == "running" and s.device)),
             curves=_curves(table, trials, metric, mode),
-            rungs=_rungs(self._store.path / "rungs" / f"{metric}-{mode}"),
+            rungs=_rungs(self._store.rungs_path(metric, mode)),
             costs=plan.costs(trials),
             others=len(set(self._index.folders()) - plan.epochs.keys()),
         )
@@ -359,7 +361,7 @@ def _rungs(folder: Path) -> dict[int, int]:
     with suppress(OSError):
         for entry in os.scandir(folder):
             if entry.name.isdigit():
-                found[int(entry.name)] = sum(not name.startswith(".") for name in os.listdir(entry.path))
+                found[int(entry.name)] = sum("_" in name for name in os.listdir(entry.path))
     return dict(sorted(found.items()))
 
 
@@ -380,8 +382,10 @@ def _trial_status(
 ) -> TrialStatus:
     state = summary.state if summary else "waiting"
     epoch, value = newest or (0, None)
-    if summary and state == "completed" and summary.epoch < epochs:
+    if summary and state == "completed" and summary.budget_met < epochs:
         state = "waiting"  # the sweep file now asks for more epochs
+    if state == "completed" and epoch:
+        epochs = min(epochs, epoch)  # it may have ended before its budget
     return TrialStatus(
         trial_id=trial_id,
         label=label,
@@ -393,6 +397,17 @@ def _trial_status(
         message=summary.message if summary else "",
         device_seconds=_device_seconds(summary) if summary else 0.0,
         energy_joules=energy,
+    )
+
+
+def _with_likely_ends(trials: tuple[TrialStatus, ...]) -> tuple[TrialStatus, ...]:
+    """Trials without a budget, with the number of records that the longest completed one has for theirs."""
+    if all(trial.epochs < UNLIMITED for trial in trials):
+        return trials
+    longest = max((trial.epoch for trial in trials if trial.state == "completed"), default=1)
+    return tuple(
+        replace(trial, epochs=max(trial.epoch, longest)) if trial.epochs == UNLIMITED else trial
+        for trial in trials
     )
 
 

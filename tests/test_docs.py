@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -17,7 +18,7 @@ import mixsweep
 from mixsweep import TrialConfig, make_plan, parse_spec
 from mixsweep.cluster.places import RayPlace, SlurmPlace, find_place
 from mixsweep.core.failures import POLICIES
-from mixsweep.core.store.store import STATES
+from mixsweep.core.store.trial.info import STATES
 from mixsweep.core.trainables.kinds import find_trainable
 from mixsweep.sweep.cli.app import app
 from mixsweep.sweep.planning.schema import Resources
@@ -176,6 +177,8 @@ def test_every_toml_block_is_a_sweep_file_that_plans_or_a_place(
             path = tmp_path / named[1]
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(file.text, encoding="utf-8")
+    for name in table.get("command", {}).get("code", []):  # of the example that a page shows
+        shutil.copy(ROOT / "examples" / table["name"] / name, tmp_path)
     if is_sweep_file(table):
         plan = make_plan(parse_spec(table, tmp_path / "sweep.toml"))
         assert plan.trials or plan.spec.search

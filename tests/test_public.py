@@ -3,11 +3,11 @@
 import mixsweep
 
 NAMES = {
-    "Callbacks", "Images", "Outcome", "Part", "Place", "Plan", "Planned", "RunOptions", "StatusReader",
+    "Callbacks", "Images", "Outcome", "Part", "Place", "Plan", "Planned", "Run", "RunOptions", "StatusReader",
     "SweepSpec", "SweepStatus", "TrialConfig", "TrialStatus", "UserError", "Verdict", "ablation_table",
     "answer", "cost_table", "download_cifar10", "draw_best", "draw_curves", "draw_heat", "draw_kernels",
     "draw_token_units", "evaluate_claims", "find_place", "load", "load_spec", "load_trials", "make_plan",
-    "parse_spec", "parts", "preset_names", "register_dataset", "register_model", "run_plan", "save_figure",
+    "field", "parse_spec", "parts", "preset_names", "register_dataset", "register_model", "run_plan", "save_figure",
     "write_report",
 }  # fmt: skip
 

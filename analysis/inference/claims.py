@@ -113,6 +113,7 @@ def _test(part: Part, claim: Mapping[str, Any], frame: pd.DataFrame, trials: pd.
     mode = part.mode if metric == part.metric else part.trainable.better(metric)
     if axis not in trials or (metric not in frame and metric not in trials):
         return Verdict(text, "cannot say", statistics.CANNOT_SAY, f"No trial has {axis} and {metric}.")
+    trials = _in_the_claims_words(part, claim, axis, trials)
     known = values_of(trials, axis)
     better = _values(claim["better"], known)
     than = [v for v in known if v not in better] if claim.get("than", "rest") == "rest" else None
@@ -199,6 +200,23 @@ def _evidence(
     if failed:
         sentences.append(f"{failed} failed {'trial is' if failed == 1 else 'trials are'} left out.")
     return " ".join(sentences)
+
+
+def _in_the_claims_words(
+    part: Part, claim: Mapping[str, Any], axis: str, trials: pd.DataFrame
+) -> pd.DataFrame:
+    """The trials, where a value that the claim has under another name is named as the claim does."""
+    known = values_of(trials, axis)
+    given = [*_values(claim["better"], known), *_values(claim.get("than", "rest"), known)]
+    other_names = [value for value in given if value not in known and value != "rest"]
+    if not other_names:
+        return trials
+
+    def named(row: Mapping[Any, Any]) -> Any:
+        same = (name for name in other_names if part.trainable.own_value(axis, name, row) == row[axis])
+        return next(same, row[axis])
+
+    return trials.assign(**{axis: [named(row) for row in trials.to_dict("records")]})
 
 
 def _values(given: Any, known: Sequence[Any]) -> list[Any]:

@@ -69,14 +69,14 @@ def interval_text(metric: str, interval: Interval) -> str:
 
 def difference_text(metric: str, interval: Interval) -> str:
     """A paired difference and its interval: `+3.1 points [95 % CI +1.2, +5.0]`."""
-    scale, unit = (100.0, " points") if "accuracy" in metric else (1.0, _unit(metric))
+    scale, unit = (100.0, "points") if "accuracy" in metric else (1.0, unit_of(metric))
     digits = "+.1f" if scale == 100 else "+.3g"
     mean, low, high = (
         f"{scale * value:{digits}}".replace("-", "−")
         for value in (interval.mean, interval.low, interval.high)
     )
     bounds = "no interval" if math.isnan(interval.low) else f"95 % CI {low}, {high}"
-    return f"{mean}{unit} [{bounds}]"
+    return " ".join(filter(None, (mean, unit, f"[{bounds}]")))
 
 
 def p_text(p_value: float) -> str:
@@ -95,7 +95,12 @@ def listing(words: Iterable[str]) -> str:
     return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
 
 
-def _unit(metric: str) -> str:
+# Of the image trainer; what a loss of one's own is measured in is not known.
+_IN_NATS = ("train_loss", "valid_loss", "test_loss")
+
+
+def unit_of(metric: str) -> str:
+    """The unit of a metric's values, '' if there is none."""
     if "seconds" in metric:
-        return " s"
-    return " nats" if "loss" in metric else ""
+        return "s"
+    return "nats" if metric in _IN_NATS else ""

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from mixsweep.analysis.frames import plain, values_of
-from mixsweep.analysis.inference.wording import axis_words, figure_text, metric_words, value_label
+from mixsweep.analysis.inference.wording import axis_words, figure_text, metric_words, unit_of, value_label
 from mixsweep.analysis.report.mosaic import mosaic
 from mixsweep.core.store.files import write_bytes
 from mixsweep.core.trainables.image_weights import kernel_pictures, token_pictures
@@ -202,8 +202,9 @@ def draw_heat(trials: pd.DataFrame, axes: tuple[str, str], metric: str) -> Figur
         for axis, axis_values, along in zip(axes, (rows, columns), (panel.yaxis, panel.xaxis)):
             along.set_ticks(range(len(axis_values)), [_safe(value_label(axis, v)) for v in axis_values])
             along.set_label_text(_safe(axis_words(axis)))
-        unit = " (%)" if scale == 100 else " (nats)" if "loss" in metric else ""
-        figure.colorbar(picture, label=f"final {metric_words(metric)}{unit}")
+        unit = "%" if scale == 100 else unit_of(metric)
+        label = f"final {metric_words(metric)}"
+        figure.colorbar(picture, label=f"{label} ({unit})" if unit else label)
     return figure
 
 

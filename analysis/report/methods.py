@@ -10,7 +10,8 @@ from mixsweep.analysis.report.tables import Table
 from mixsweep.core.extras import is_installed
 from mixsweep.core.formatting import duration
 from mixsweep.core.store.forecasts import saved_forecasts
-from mixsweep.core.store.store import SweepStore, TrialInfo
+from mixsweep.core.store.store import SweepStore
+from mixsweep.core.store.trial.info import TrialInfo
 from mixsweep.core.trainables.interface import Trainable
 from mixsweep.core.trainables.kinds import find_trainable
 
@@ -145,6 +146,7 @@ def provenance(infos: dict[str, TrialInfo]) -> Table:
         source = info.provenance
         facts = {
             "code revision": _revisions(info),
+            "your code": {a.code for a in info.attempts},
             "Python": {str(source.get("python", ""))},
             **{name: {str(version)} for name, version in source.get("versions", {}).items()},
             "platform": {str(source.get("platform", ""))},
@@ -161,6 +163,14 @@ def provenance(infos: dict[str, TrialInfo]) -> Table:
         for value, number in sorted(counter.items(), key=lambda item: (-item[1], item[0]))
     ]
     return Table(("what", "value", "trials"), tuple(rows), (False, False, True))
+
+
+def code_warning(infos: Iterable[TrialInfo]) -> str:
+    """A sentence on trials that different code has trained, '' if there are none."""
+    codes = {attempt.code for info in infos for attempt in info.attempts if attempt.code}
+    return (
+        f" Different code has trained these trials: {len(codes)} versions of yours." if len(codes) > 1 else ""
+    )
 
 
 def _revisions(info: TrialInfo) -> set[str]:

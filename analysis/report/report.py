@@ -33,9 +33,10 @@ from mixsweep.analysis.report import figures, methods, tables
 from mixsweep.core.errors import UserError
 from mixsweep.core.extras import is_installed
 from mixsweep.core.formatting import duration, energy_text
-from mixsweep.core.store.checkpoint import load_checkpoint
 from mixsweep.core.store.files import write_bytes
-from mixsweep.core.store.store import SweepStore, TrialInfo
+from mixsweep.core.store.store import SweepStore
+from mixsweep.core.store.trial.info import TrialInfo
+from mixsweep.core.trainables.definition import UNLIMITED
 
 # The names of a report's figures and tables: a part's slug, then the kind of figure or table.
 _TABLES = ("results", "costs", "trials")
@@ -120,7 +121,7 @@ def write_report(sweeps: Sequence[Sweep], out: Path | None = None) -> Path:
     )
     page = environment.get_template("template.html.j2").render(
         title=listing(names),
-        summary=_summary(trials, infos),
+        summary=_summary(trials, infos) + methods.code_warning(infos.values()),
         notes=methods.notes(stores, infos),
         ablations=ablations,
         forecasts=methods.forecasts(stores),
@@ -148,10 +149,11 @@ def _ablation(
     results_text = tables.ablation_text(part, results)
     costs_text = tables.cost_text(part, costs, trials)
     each_text = tables.trial_text(part, each)
+    tests = listing(map(metric_words, part.trainable.reported_tests))
+    tested = f", and {tests} at the last epoch" if tests else ""
     results_caption = (
-        f"{metric_words(part.metric).capitalize()} at the last epoch and at each trial's best, and "
-        f"{listing(map(metric_words, part.trainable.reported_tests))} at the last epoch: mean ± 95 % t-interval "
-        "over the seeds that have it."
+        f"{metric_words(part.metric).capitalize()} at the last epoch and at each trial's best{tested}: "
+        "mean ± 95 % t-interval over the seeds that have it."
     )
     costs_caption = (
         "Parameters, and times as medians over epochs without the first, and over seeds. Device time is wall "
@@ -260,7 +262,11 @@ def _best(
         f"{tables.trained_on_text(row['trained_on_to'])}, after {row['epochs_trained']} epochs. "
         "Chosen among all trials of the part, so partly by the luck of its seed.",
         command=command,
-        config=[(name, value_label(name, plain(row[name])), name in part.axes) for name in names],
+        config=[
+            (name, _value_words(part, name, plain(row[name])), name in part.axes)
+            for name in names
+            if name != "parent" or row[name]
+        ],
         figures=drawn + weights,
         note=note,
     )
@@ -269,7 +275,7 @@ def _best(
 def _weights(store: SweepStore, trial_id: str, slug: str, out: Path) -> tuple[list[_Picture], str]:
     if not is_installed("train"):
         return [], "Its weights are not drawn: PyTorch is not installed where this report was written."
-    checkpoint = load_checkpoint(store.trial(trial_id).path)
+    checkpoint = store.trial(trial_id).load_checkpoint()
     if checkpoint is None:
         return [], "Its checkpoint is not kept, so its weights cannot be drawn."
     found = store.trainable.weight_pictures(checkpoint)
@@ -327,3 +333,8 @@ def _new_slug(part: Part, taken: set[str]) -> str:
         slug, number = f"{plain_name}-{number}", number + 1
     taken.add(slug)
     return slug
+
+
+def _value_words(part: Part, name: str, value: Any) -> str:
+    is_open = name == part.trainable.budget and value == UNLIMITED
+    return "until it ends" if is_open else value_label(name, value)

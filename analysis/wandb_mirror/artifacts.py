@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from mixsweep.analysis.wandb_mirror.payload import ArtifactContent, RunContent, run_id_of
-from mixsweep.core.store.checkpoint import checkpoint_bytes
-from mixsweep.core.store.store import SweepStore, TrialInfo
+from mixsweep.core.store.store import SweepStore
+from mixsweep.core.store.trial.info import TrialInfo
 from mixsweep.core.trainables.interface import Objective
 
 MODEL, REPORT = "model", "report"
@@ -37,21 +37,20 @@ def best_model(store: SweepStore) -> ArtifactContent | None:
     if best is None:
         return None
     info, last = best
-    found = checkpoint_bytes(store.trial(info.trial_id).path)
+    found = store.trial(info.trial_id).newest_checkpoint()
     if found is None:
         return None
-    content, epoch = found
+    made, content = found
+    contents = {"checkpoint.pt": content} if isinstance(content, bytes) else dict(content)
     metadata = {
         "sweep": store.name,
         "trial_id": info.trial_id,
         "run": run_id_of(store.name, info.trial_id),
-        "epoch": epoch,
+        "epoch": made.epoch,
         **{name: last[name] for name in (metric, *store.trainable.reported_tests)},
         "config": info.config.to_mapping(),
     }
-    return ArtifactContent(
-        name=run_id_of(store.name, MODEL), kind=MODEL, files={"checkpoint.pt": content}, metadata=metadata
-    )
+    return ArtifactContent(name=run_id_of(store.name, MODEL), kind=MODEL, files=contents, metadata=metadata)
 
 
 def written_report(store: SweepStore) -> ArtifactContent | None:

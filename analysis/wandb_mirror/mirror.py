@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -13,7 +12,8 @@ from mixsweep.analysis.wandb_mirror.artifacts import artifact_runs
 from mixsweep.analysis.wandb_mirror.payload import RunContent, run_content
 from mixsweep.analysis.wandb_mirror.sinks import Sink, TransientError
 from mixsweep.core.errors import UserError
-from mixsweep.core.store.store import SweepStore, TrialFolder
+from mixsweep.core.store.store import SweepStore
+from mixsweep.core.store.trial.folder import TrialFolder
 
 # The display name of each trial of a store, by trial id.
 Labels = Callable[[SweepStore], Mapping[str, str]]
@@ -51,7 +51,7 @@ class Mirror:
         self._targets = targets
         self._labels = labels
         self._artifacts = artifacts
-        self._seen: dict[tuple[str, str], tuple[int, ...]] = {}
+        self._seen: dict[tuple[str, str], tuple[tuple[object, ...], ...]] = {}
         self._kept: dict[SweepStore, list[RunContent]] = {}  # runs of artifacts, made once per sweep
 
     def run(self) -> SyncPass:
@@ -178,11 +178,6 @@ def _push(run: RunContent, target: Sink) -> SyncPass:
     return SyncPass(runs=1, changed=int(pushed >= 0), rows=max(0, pushed))
 
 
-def _stamps(folder: TrialFolder) -> tuple[int, ...]:
+def _stamps(folder: TrialFolder) -> tuple[tuple[object, ...], ...]:
     """The stamps of a trial's files, which change with them; () before its first attempt."""
-    stamps: list[int] = []
-    for path in (folder.path / "trial.json", folder.metrics_path):
-        with suppress(OSError):
-            facts = path.stat()
-            stamps += [facts.st_mtime_ns, facts.st_size, facts.st_ino]
-    return tuple(stamps)
+    return tuple(map(tuple, folder.stamp()))

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mixsweep.core.config import canonical_json
-from mixsweep.core.store.checkpoint import checkpoint_epoch
-from mixsweep.core.store.store import SweepStore, TrialInfo
+from mixsweep.core.store.store import SweepStore
+from mixsweep.core.store.trial.info import TrialInfo
 from mixsweep.core.trainables.interface import Trainable
 from mixsweep.core.trainables.kinds import find_trainable
 
@@ -63,8 +63,13 @@ class RunContent:
 
 
 def run_id_of(sweep: str, trial_id: str) -> str:
-    """The W&B run id of a trial of a sweep, in characters that W&B allows; sweeps that share a trial have one each."""
-    return f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', sweep)[:100]}-{trial_id}"
+    """The W&B run id of a trial of a sweep, in characters that W&B allows; sweeps that share a trial have one each.
+
+    A name that W&B does not allow as it is gets a digest, so that `a b` and `a-b` have runs of their own.
+    """
+    plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", sweep)[:100]
+    own = "" if plain == sweep else f"-{hashlib.sha256(sweep.encode()).hexdigest()[:8]}"
+    return f"{plain}{own}-{trial_id}"
 
 
 def run_content(
@@ -88,7 +93,7 @@ def run_content(
     folder = store.trial(info.trial_id)
     records = folder.records().to_pylist()
     if only_settled and not info.ended:
-        safe = checkpoint_epoch(folder.path)
+        safe = folder.checkpoint_epoch()
         records = [record for record in records if record["epoch"] <= safe]
     trainable = find_trainable(info.config.kind)
     columns = row_columns(trainable)

@@ -323,6 +323,8 @@ class OnlineSink:
             except requests.RequestException as error:
                 problem = f"no answer ({type(error).__name__})"
                 continue
+            if answer.status_code == 403 and not at_start:  # the key is good: this run or project is not ours
+                raise TransientError(f"{self.url} refuses this run (403)")
             if answer.status_code in (401, 403):
                 raise MirrorError(f"W&B: {self.url} refuses the API key; run `wandb login --relogin`")
             if answer.ok:

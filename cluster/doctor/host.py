@@ -21,7 +21,7 @@ from urllib.request import getproxies
 
 from mixsweep.core.errors import UserError
 from mixsweep.core.provenance import provenance
-from mixsweep.core.store.lease import take_lease
+from mixsweep.core.store.trial.lease import take_lease
 
 PUBLIC_NAME = ("api.wandb.ai", 443)
 

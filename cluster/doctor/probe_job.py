@@ -5,12 +5,12 @@ import os
 import re
 import secrets
 import shutil
+import sys
 import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,9 @@ from mixsweep.cluster.places import SlurmPlace
 from mixsweep.cluster.slurm import client as slurm
 from mixsweep.cluster.slurm import job_environment
 from mixsweep.cluster.slurm.client import JobRequest, QueuedTask, SlurmError
-from mixsweep.core.store.lease import take_lease
+from mixsweep.core.store.trial.lease import take_lease
 
+_MODULE = "mixsweep.cluster.doctor.probe_job"
 _MINUTES = 2
 _WARNING_SECONDS = 10
 _POLL_SECONDS = 0.5
@@ -72,7 +73,7 @@ class NodeReport:
 
 
 def write_report(folder: str, data: str) -> None:
-    """Inspect this node and write `report.json` into the doctor's folder; called by submitit in a job.
+    """Inspect this node and write `report.json` into the doctor's folder; what the job runs.
 
     Args:
         folder: holds `shared`, and `held` with a lease of the submitting host.
@@ -147,8 +148,7 @@ def run_probe(
             folder_here = inspect_folder(folder)
             began = time.monotonic()
             request = JobRequest(name="doctor", cpus=1, gpus=place.gpus)
-            call = partial(write_report, str(folder), str(data or ""))
-            name = slurm.submit(_probe_place(place), request, [call], folder)
+            name = slurm.submit(_probe_place(place), request, (_MODULE, str(folder), str(data or "")), folder)
             report, task = None, None
             try:
                 task = _await_report(name, folder, wait_seconds, say)
@@ -233,10 +233,10 @@ def _read_report(folder: Path) -> NodeReport | None:
 
 
 def _output(folder: Path) -> list[str]:
-    """The lines that the job printed, without submitit's log."""
+    """The lines that the job printed."""
     texts = [path.read_text(errors="replace") for path in sorted(folder.glob("*.out"))]
     lines = [line.strip() for text in texts for line in text.splitlines()]
-    return [line for line in lines if line and not line.startswith("submitit INFO")]
+    return [line for line in lines if line]
 
 
 def _describe_end(name: str, task: QueuedTask | None, output: list[str]) -> str:
@@ -269,3 +269,7 @@ def _query_scheduler() -> tuple[str, bool]:
         return "", "Requeue=1" in slurm.query("scontrol", "--oneliner", "show", "job", job).split()
     except slurm.SlurmError as error:
         return one_line(error), False
+
+
+if __name__ == "__main__":
+    write_report(*sys.argv[1:])

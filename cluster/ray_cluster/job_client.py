@@ -1,6 +1,7 @@
 """Client of a Ray cluster's job server: submit, find and follow jobs, run a command and return its output."""
 
 import asyncio
+import hashlib
 import http.client
 import json
 import logging
@@ -246,10 +247,13 @@ class _OutputFilter:
 
 
 def _job_prefix(sweep: str) -> str:
-    """The prefix of the ids of a sweep's jobs; characters that a URL path cannot hold are escaped."""
-    return (
-        "mixsweep-" + re.sub(r"[^A-Za-z0-9_.-]", lambda m: f"+{ord(m[0]):x}+", sweep).replace("+", "_") + "-"
-    )
+    """The prefix of the ids of a sweep's jobs, without characters that a URL path cannot hold.
+
+    A name with such characters gets a digest, so that `a b` and `a_20_b` have jobs of their own.
+    """
+    plain = re.sub(r"[^A-Za-z0-9_.-]", lambda m: f"_{ord(m[0]):x}_", sweep)
+    own = "" if plain == sweep else f"-x{hashlib.sha256(sweep.encode()).hexdigest()[:8]}"
+    return f"mixsweep-{plain}{own}-"
 
 
 def _is_job_of(job_id: str, sweep: str) -> bool:

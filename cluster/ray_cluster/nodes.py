@@ -273,7 +273,7 @@ def _live_processes(session: int) -> list[int]:
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
-            fields = path.read_text().rpartition(")")[2].split()
+            fields = path.read_text(errors="replace").rpartition(")")[2].split()
             if fields[3] == str(session) and fields[0] not in ("Z", "X"):
                 found.append(int(path.parent.name))
     return found

@@ -2,7 +2,7 @@
 
 Ray sends the whole working folder to each node, and refuses a large one only after packing it. So the files are
 selected, and their size is checked, before: of a project those that git tracks or does not ignore, without runs,
-data and caches.
+data and caches. What looks like a secret and is not tracked, and links that lead out of the project, are left out.
 """
 
 import fnmatch
@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from mixsweep.core.errors import UserError
+from mixsweep.core.secret_text import is_secret_file, text_looks_secret
 
 _PACKAGES = ("core", "cluster", "analysis", "sweep")
 
-_LARGEST_NAMED = 5  # files that the error names
+_LARGEST_NAMED = 5  # files that a message names
+_MOST_SEARCHED_BYTES = 1_000_000  # of a file that is not tracked, for secrets
 
 # Folders at any depth that are never shipped, even where git does not ignore them.
 _NEVER_SHIPPED = (
@@ -38,11 +40,22 @@ class Shipment:
         working_dir: becomes the working folder of the cluster's processes.
         package: the folder of mixsweep, for `py_modules`.
         imports: the path of each imported file, relative to the working folder.
+        left_out: files of the project that are not shipped, each with the reason.
     """
 
     working_dir: Path
     package: Path
     imports: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def notice(self) -> str:
+        """A line on what is left out, '' if nothing is."""
+        if not self.left_out:
+            return ""
+        more = len(self.left_out) - _LARGEST_NAMED
+        named = ", ".join(self.left_out[:_LARGEST_NAMED]) + (f" and {more} more" if more > 0 else "")
+        return f"Not shipped: {named}; a file that git tracks is."
 
     @property
     def runtime_env(self) -> dict[str, object]:
@@ -65,7 +78,8 @@ def stage(
         PackagingError: the files are too large for Ray; names the largest.
     """
     root = Path(project)
-    files = {PurePath(path): root / path for path in files_to_ship(root, exclude)} if imports else {}
+    selected = select(root, exclude) if imports else Selection((), ())
+    files = {path: root / path for path in selected.files}
     targets = []
     for number, name in enumerate(imports):
         path = Path(name)
@@ -80,7 +94,10 @@ def stage(
         copy = working_dir / target
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
-    return Shipment(working_dir, _stage_package(folder / "package" / "mixsweep"), tuple(targets))
+    package = _stage_package(folder / "package" / "mixsweep")
+    named = {str(path) for path in files}
+    left_out = tuple(f"{path} ({why})" for path, why in selected.left_out if str(path) not in named)
+    return Shipment(working_dir, package, tuple(targets), left_out)
 
 
 def _stage_package(folder: Path) -> Path:
@@ -93,12 +110,24 @@ def _stage_package(folder: Path) -> Path:
     return folder
 
 
-def files_to_ship(root: Path, exclude: Sequence[str] = ()) -> list[PurePath]:
+@dataclass(frozen=True)
+class Selection:
+    """Paths below a project: those to ship, and those that are kept back, each with the reason."""
+
+    files: tuple[PurePath, ...]
+    left_out: tuple[tuple[PurePath, str], ...]
+
+
+def select(root: Path, exclude: Sequence[str] = ()) -> Selection:
     """The project's files to ship: those of git, else all; never runs, data, caches or virtual environments."""
-    listed = _listed_by_git(root)
-    found: Iterable[PurePath] = _walk(root, root) if listed is None else listed
+    tracked = _listed_by_git(root, "--cached")
+    others = _listed_by_git(root, "--others", "--exclude-standard")
+    found: Iterable[PurePath] = (
+        _walk(root, root) if tracked is None or others is None else [*tracked, *others]
+    )
+    of_git = frozenset(tracked or ())
     stores: dict[PurePath, bool] = {}
-    kept = []
+    kept, left_out = [], []
     for path in found:
         if any(fnmatch.fnmatch(part, pattern) for part in path.parts[:-1] for pattern in _NEVER_SHIPPED):
             continue
@@ -108,14 +137,35 @@ def files_to_ship(root: Path, exclude: Sequence[str] = ()) -> list[PurePath]:
             continue
         if any(_is_store(root, parent, stores) for parent in path.parents):
             continue
-        if (root / path).is_file():
+        if not (root / path).is_file():
+            continue
+        if why := _reason_to_keep(root, path, is_tracked=path in of_git):
+            left_out.append((path, why))
+        else:
             kept.append(path)
-    return sorted(kept)
+    return Selection(tuple(sorted(kept)), tuple(sorted(left_out)))
 
 
-def _listed_by_git(root: Path) -> list[PurePath] | None:
-    """The files that git tracks or does not ignore; None outside of a checkout."""
-    words = ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+def _reason_to_keep(root: Path, path: PurePath, *, is_tracked: bool) -> str:
+    """Why a file does not leave this machine, '' if it may."""
+    if not (root / path).resolve().is_relative_to(root.resolve()):
+        return "links out of the project"
+    if is_tracked:  # whoever has the checkout has it
+        return ""
+    names = (path.name, (root / path).resolve().name)
+    if any(map(is_secret_file, names)) or _holds_secret(root / path):
+        return "looks like a secret"
+    return ""
+
+
+def _holds_secret(path: Path) -> bool:
+    with path.open("rb") as file:
+        return text_looks_secret(file.read(_MOST_SEARCHED_BYTES))
+
+
+def _listed_by_git(root: Path, *which: str) -> list[PurePath] | None:
+    """Files of a checkout; None outside of one."""
+    words = ["git", "-C", str(root), "ls-files", "-z", *which]
     try:
         done = subprocess.run(words, capture_output=True, check=True)
     except (OSError, subprocess.CalledProcessError):

@@ -4,11 +4,13 @@ Each rank gets the variables that torch's launchers export; `core.execution.rank
 """
 
 import os
+import secrets
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from mixsweep.core.execution.rank_token import RANK_TOKEN
 from mixsweep.core.scratch import scratch_folder
 
 # The death of one rank ends its group; Ray Train restarts the group this often, on other nodes if need be.
@@ -76,7 +78,7 @@ def _run_as_rank(config: dict[str, Any]) -> None:
 
 
 def _rendezvous_config() -> Any:
-    """A framework config of Ray Train that sets MASTER_ADDR and MASTER_PORT on all ranks before the function runs.
+    """A framework config of Ray Train that exports an address and a token to all ranks before the function runs.
 
     It replaces the one for torch, which also joins a process group: core.execution.rank_channel opens one for each
     attempt.
@@ -99,13 +101,15 @@ def _rendezvous_config() -> Any:
     return RendezvousConfig()
 
 
-def _free_address() -> tuple[str, int]:
+def _free_address() -> tuple[str, int, str]:
+    """Where rank 0 listens, and a token that the ranks sign their messages with."""
     from ray.util import get_node_ip_address
 
     with socket.socket() as probe:
         probe.bind(("", 0))
-        return get_node_ip_address(), probe.getsockname()[1]
+        return get_node_ip_address(), probe.getsockname()[1], secrets.token_hex(16)
 
 
-def _export(address: tuple[str, int]) -> None:
-    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = address[0], str(address[1])
+def _export(address: tuple[str, int, str]) -> None:
+    host, port, token = address
+    os.environ |= {"MASTER_ADDR": host, "MASTER_PORT": str(port), RANK_TOKEN: token}

@@ -1,5 +1,8 @@
 """SLURM commands: submit arrays through submitit, query the states of many jobs at once, cancel.
 
+Submitit writes the batch scripts and passes them to sbatch. What a script starts is a module of ours with its
+arguments, not submitit's own entry point, which would execute a pickle from the store.
+
 Works without accounting: the store records how trials ended after the queue has forgotten their jobs.
 """
 
@@ -9,7 +12,8 @@ import os
 import re
 import shlex
 import subprocess
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +23,8 @@ from mixsweep.cluster.places import SlurmPlace
 from mixsweep.cluster.slurm import job_environment
 from mixsweep.core.errors import UserError
 from mixsweep.core.extras import require
+from mixsweep.core.secret_text import is_secret_variable, looks_secret
+from mixsweep.core.store import files
 
 _log = logging.getLogger(__name__)
 
@@ -93,35 +99,41 @@ class JobRequest:
     exclude: tuple[str, ...] = ()  # nodes not to use
 
 
-def submit(slurm: SlurmPlace, request: JobRequest, calls: Sequence[Callable[[], Any]], folder: Path) -> str:
-    """Submit calls as one array (or a plain job for a single call) and return its job id.
+def submit(
+    slurm: SlurmPlace, request: JobRequest, module: Sequence[str], folder: Path, *, tasks: int = 1
+) -> str:
+    """Submit one array of tasks (or a plain job for a single one) and return its job id.
 
     Args:
-        calls: functions that nodes can import, with small arguments; submitit pickles them.
-        folder: gets submitit's files and the jobs' output; used by this submission only, visible on all nodes.
+        module: the name of the Python module that each task runs, and its arguments.
+        folder: gets the batch script, the jobs' output, and files of mode 0600 with the lines of the place that look
+            like secrets; used by this submission only, visible on all nodes.
 
     Raises:
         SlurmError: the scheduler refused the job; nothing is queued.
     """
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-    executor = _executor(slurm, request, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    setup = _setup_lines(slurm, folder)
+    for path, line in setup.private.items():
+        files.write_bytes(path, f"{line}\n".encode(errors="surrogateescape"), mode=0o600)
+    executor = _executor(slurm, request, setup.lines, folder, tasks)
     with _without_job_variables(), redirect_stderr(io.StringIO()):  # submitit prints what its error holds too
         try:
-            with executor.batch():
-                jobs = [executor.submit(call) for call in calls]
+            job = executor._submit_command(_command(slurm, module))
         except (FailedJobError, FailedSubmissionError) as error:
             raise SlurmError(f"sbatch: {_error_line(str(error))}") from error
-    _log.info("submitted job %s of %d tasks from %s", jobs[0].job_id, len(jobs), folder)
-    return str(jobs[0].job_id).partition("_")[0]
+    _log.info("submitted job %s of %d tasks from %s", job.job_id, tasks, folder)
+    return str(job.job_id)
 
 
-def batch_script(slurm: SlurmPlace, request: JobRequest, tasks: int, folder: Path) -> str:
+def batch_script(
+    slurm: SlurmPlace, request: JobRequest, module: Sequence[str], folder: Path, *, tasks: int = 1
+) -> str:
     """The batch script that `submit` passes to sbatch."""
-    executor = _executor(slurm, request, folder)
-    if tasks > 1:
-        executor.parameters["map_count"] = tasks
-    return executor._make_submission_file_text(executor._submitit_command_str, "")
+    executor = _executor(slurm, request, _setup_lines(slurm, folder).lines, folder, tasks)
+    return executor._make_submission_file_text(_command(slurm, module), "")
 
 
 def read_limits(slurm: SlurmPlace) -> SlurmLimits:
@@ -223,7 +235,39 @@ def seconds_of(text: str) -> float | None:
     return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
 
 
-def _executor(slurm: SlurmPlace, request: JobRequest, folder: Path) -> Any:
+@dataclass(frozen=True)
+class _Setup:
+    """What a batch script does before Python starts: its lines, and private files with those that look like secrets."""
+
+    lines: list[str]
+    private: dict[Path, str]
+
+
+def _setup_lines(slurm: SlurmPlace, folder: Path) -> _Setup:
+    """The setup of a place's jobs. Who may read a script, in the queue or in the store, may not read its secrets."""
+    lines: list[str] = []
+    private: dict[Path, str] = {}
+
+    def add(line: str, name: str, is_secret: bool) -> None:
+        if is_secret:
+            path = folder / f"secret-{len(private) + 1}.sh"
+            private[path] = line
+            line = f". {shlex.quote(str(path))}  # {name}, which looks like a secret"
+        lines.append(line)
+
+    for line in slurm.setup:
+        add(line, "a setup line", looks_secret(line))
+    for name, value in slurm.environment.items():
+        add(f"export {name}={shlex.quote(value)}", name, is_secret_variable(name, value))
+    return _Setup(lines, private)
+
+
+def _command(slurm: SlurmPlace, module: Sequence[str]) -> str:
+    python = slurm.python or shlex.quote(sys.executable)
+    return f"{python} -u -m {shlex.join(module)}"
+
+
+def _executor(slurm: SlurmPlace, request: JobRequest, setup: Sequence[str], folder: Path, tasks: int) -> Any:
     require("slurm", what="a batch script")
     from submitit import SlurmExecutor
 
@@ -232,7 +276,7 @@ def _executor(slurm: SlurmPlace, request: JobRequest, folder: Path) -> Any:
         def affinity(cls) -> int:
             return 2  # submitit refuses without srun; scripts can be shown without it, and sbatch reports its absence
 
-    executor = Executor(folder=folder, max_num_timeout=0, python=slurm.python or None)
+    executor = Executor(folder=folder, max_num_timeout=0)
     optional = {
         "partition": slurm.partition,
         "account": slurm.account,
@@ -262,12 +306,13 @@ def _executor(slurm: SlurmPlace, request: JobRequest, folder: Path) -> Any:
         ],
         setup=[
             f"export {job_environment.STARTED_AT}=$(date +%s)",
-            *slurm.setup,
-            *(f"export {key}={shlex.quote(value)}" for key, value in slurm.environment.items()),
+            *setup,
         ],
         additional_parameters={"requeue": True, **slurm.directives},
         **{key: value for key, value in optional.items() if value},
     )
+    if tasks > 1:
+        executor.parameters["map_count"] = tasks
     return executor
 
 
@@ -312,7 +357,12 @@ def _run(*words: str) -> "subprocess.CompletedProcess[str]":
         # A user's own filters of listings must not hide a job here.
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("SQUEUE_", "SACCT_"))}
         done = subprocess.run(
-            words, capture_output=True, text=True, timeout=_QUERY_TIMEOUT_SECONDS, env=environment
+            words,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_QUERY_TIMEOUT_SECONDS,
+            env=environment,
         )
         _log.debug("%s: exit code %d", shlex.join(words), done.returncode)
         return done

@@ -5,6 +5,7 @@ so, before preemption: there is time to finish an epoch. SIGTERM comes with pree
 before SIGKILL.
 """
 
+import hmac
 import os
 import signal
 import socket
@@ -13,6 +14,7 @@ import threading
 import time
 from types import FrameType, TracebackType
 
+from mixsweep.core.execution.rank_token import RANK_TOKEN
 from mixsweep.core.failures import Interruption
 
 # A process must have left its trial this long before it is killed.
@@ -20,6 +22,9 @@ MARGIN_SECONDS = 5.0
 
 # Set by our batch scripts to the time at which they started, in Unix seconds.
 STARTED_AT = "SWEEP_JOB_STARTED_AT"
+
+_WARNINGS = (signal.SIGUSR2, signal.SIGTERM)
+_PORTS = range(20_000, 32_768)  # below those that Linux gives to outgoing connections
 
 _REQUEUE_SECONDS = 60.0  # the scheduler ends a requeued job within this time
 _WARNING_SLACK_SECONDS = 60.0  # the scheduler may warn up to a minute early
@@ -49,22 +54,39 @@ def node_name() -> str:
     return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
 
 
-def export_rank_variables() -> bool:
+def export_rank_variables(token: str) -> bool:
     """Set the variables that torch reads (RANK, WORLD_SIZE, ..., MASTER_PORT); return whether this is rank 0.
 
     A MASTER_ADDR of the place's `environment` is kept, since node names are not host names on every cluster. The
-    port follows from the job's id and its restarts, so that a requeued job avoids a port that was taken.
+    port follows from the token, the job's id and its restarts: nobody else can guess it, and a requeued job avoids
+    a port that was taken.
+
+    Args:
+        token: a secret of the submission, which the ranks also sign their messages with.
     """
     from submitit.helpers import TorchDistributedEnvironment
 
     address = os.environ.get("MASTER_ADDR")
-    os.environ.pop("MASTER_PORT", None)
+    drawn = hmac.digest(token.encode(), f"{job_id()} {restarts()}".encode(), "sha256")
+    os.environ["MASTER_PORT"] = str(_PORTS[int.from_bytes(drawn) % len(_PORTS)])
     ranks = TorchDistributedEnvironment()
-    ranks.master_port += restarts()
     ranks.master_addr = address or ranks.master_addr
     # The scheduler sets the job's devices; LOCAL_RANK selects this rank's among them.
     ranks.export(set_cuda_visible_devices=False, overwrite=True)
+    os.environ[RANK_TOKEN] = token
     return ranks.rank == 0
+
+
+def hold_warnings() -> None:
+    """Hold the scheduler's warning signals back until `JobSignals` or `ignore_warnings` takes them."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _WARNINGS)
+
+
+def ignore_warnings() -> None:
+    """Ignore the warning signals from now on: another process of the job acts on them."""
+    for number in _WARNINGS:
+        signal.signal(number, _ignore_signal)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _WARNINGS)
 
 
 def requeue_this_job(reason: str, exclude: str = "") -> None:
@@ -117,10 +139,9 @@ class JobSignals:
         self._raise_at = float("inf")
 
     def __enter__(self) -> "JobSignals":
-        self._before = {
-            number: signal.signal(number, self._on_warning) for number in (signal.SIGUSR2, signal.SIGTERM)
-        }
+        self._before = {number: signal.signal(number, self._on_warning) for number in _WARNINGS}
         self._before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._on_alarm)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _WARNINGS)  # see hold_warnings
         return self
 
     def __exit__(
@@ -128,7 +149,6 @@ class JobSignals:
     ) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
         self._is_closed = True
-        # With until_exit submitit's handlers stay away: they would requeue or end the job.
         for number, handler in self._before.items():
             signal.signal(number, _ignore_signal if self._until_exit else handler)
 
@@ -165,7 +185,9 @@ def _scontrol(*words: str) -> str:
     # A requeue sends SIGTERM to all processes of the job, which would end this scontrol before it is done.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # inherited by the child
     try:
-        done = subprocess.run(["scontrol", *words], capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            ["scontrol", *words], capture_output=True, text=True, errors="replace", timeout=60
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
     finally:

@@ -5,27 +5,30 @@ import os
 import socket
 import time
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from typing import IO
 
+import pyarrow as pa
 import torch
 
 from mixsweep.core import records
 from mixsweep.core.config import TrialConfig
-from mixsweep.core.errors import UserError
+from mixsweep.core.errors import ConfigError, UserError
 from mixsweep.core.execution.build import build_trial
 from mixsweep.core.execution.follower import CONTINUE
 from mixsweep.core.execution.rank_channel import RankChannel
 from mixsweep.core.execution.run_config import RunConfig
-from mixsweep.core.failures import INTERRUPTIONS, POLICIES, LeaseLostError, ParentLostError
+from mixsweep.core.failures import INTERRUPTIONS, POLICIES, CommandError, LeaseLostError, ParentLostError
 from mixsweep.core.provenance import provenance
 from mixsweep.core.records import Record
-from mixsweep.core.store import checkpoint
-from mixsweep.core.store.crash_recovery import epoch_reached
-from mixsweep.core.store.lease import Lease
-from mixsweep.core.store.store import ENDED, Attempt, SweepStore, TrialFolder, TrialInfo
+from mixsweep.core.store.store import SweepStore
+from mixsweep.core.store.trial.crash_recovery import epoch_reached
+from mixsweep.core.store.trial.info import ENDED, Attempt, TrialInfo
+from mixsweep.core.store.trial.segments import up_to
+from mixsweep.core.store.trial.term import Term
+from mixsweep.core.trainables.definition import UNLIMITED
 from mixsweep.core.trainables.interface import RunningTrial
 from mixsweep.core.trainables.kinds import find_trainable
 from mixsweep.core.training import device as devices
@@ -44,11 +47,10 @@ Report = Callable[[Record], None]
 
 @dataclass(frozen=True, kw_only=True)
 class RunningAttempt:
-    """A running attempt: its folder, lease and log, its run config and device, and the caller's callbacks."""
+    """A running attempt: the term that writes its files, its log, run config and device, and the caller's callbacks."""
 
     number: int
-    folder: TrialFolder
-    lease: Lease
+    term: Term
     log: IO[str]
     run_config: RunConfig
     device: torch.device
@@ -56,15 +58,6 @@ class RunningAttempt:
     decide: Decide
     pause: Pause
     report: Report
-
-    def write_info(self, info: TrialInfo) -> None:
-        self.folder.write_info(info, self.lease.check)
-
-    def write_records(self, rows: list[Record]) -> None:
-        self.folder.write_records(rows, self.lease.check)
-
-    def save_checkpoint(self, trial: RunningTrial) -> None:
-        checkpoint.save_checkpoint(self.folder.path, trial.state(), self.lease.check)
 
     def say(self, line: str) -> None:
         _write_line(self.log, line)
@@ -92,6 +85,7 @@ def begin_attempt(config: TrialConfig, info: TrialInfo | None, run_config: RunCo
         restarts=run_config.restarts,
         command_id=run_config.command_id,
         revision=provenance()["revision"],
+        code=run_config.code,
         started_at=records.now().isoformat(),
         from_epoch=info.epoch if info else 0,  # until its checkpoint is read
         accumulate=find_trainable(config.kind).accumulate_after(config, out_of_memory, run_config.ranks),
@@ -114,10 +108,18 @@ def run_attempt(attempt: RunningAttempt, info: TrialInfo) -> TrialInfo:
     """Train a trial from its checkpoint until it ends or has to stop, and return it with the attempt ended."""
     run_config = attempt.run_config
     trial = build_trial(
-        info.config, info.attempts[-1].accumulate, run_config, attempt.device, attempt.channel
+        info.config, info.attempts[-1].accumulate, run_config, attempt.device, attempt.channel, attempt.say
     )
+    with closing(trial):
+        return _run(attempt, trial, info)
+
+
+def _run(attempt: RunningAttempt, trial: RunningTrial, info: TrialInfo) -> TrialInfo:
+    run_config = attempt.run_config
     run_config.retention.release(SweepStore(run_config.store), info.trial_id)
-    rows, untrained = _restore(attempt, trial)
+    for line in attempt.term.damages:
+        attempt.say(line)
+    stored = _restore(attempt, trial)
     begun = replace(info.attempts[-1], from_epoch=trial.epoch)
     info = replace(
         info,
@@ -125,40 +127,61 @@ def run_attempt(attempt: RunningAttempt, info: TrialInfo) -> TrialInfo:
         attempts=(*info.attempts[:-1], begun),
         provenance={**info.provenance, **trial.facts},
     )
-    attempt.write_info(info)
+    attempt.term.write_info(info)
     attempt.say(f"attempt {attempt.number} at {begun.place} on {begun.host} from epoch {trial.epoch}")
     _log.info("%s: attempt %d begins from epoch %d", info.trial_id, attempt.number, trial.epoch)
 
     # An extended trial has passed rungs that its rule has not decided yet; earlier decisions do not change.
-    state = "stopped" if any(attempt.decide(row) for row in rows) else _train(attempt, trial, rows, untrained)
+    passed = records.from_table(up_to(stored, trial.epoch))
+    last = passed[-1] if passed else None
+    if any(attempt.decide(row) for row in passed):
+        state = "stopped"
+    else:
+        state, last = _train(attempt, trial, last)
     info = replace(info, epoch=trial.epoch)
     attempt.channel.broadcast(state)
     if state == "completed":
         tested = trial.test()
-        rows[-1] = rows[-1].with_metrics(tested)
-        attempt.say(", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in tested.items()))
-    if state in ENDED:
-        attempt.write_records(rows)
+        if last is None:
+            raise ConfigError("the trial ended without a record")
+        _check_metric(attempt, last)
+        if tested:
+            attempt.term.append(last.with_metrics(tested))
+            attempt.say(", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in tested.items()))
     info = end_attempt(info, state)
     # The end is written first: a process killed here leaves an unneeded checkpoint, but loses no result.
-    attempt.write_info(info)
+    if state in ENDED:
+        attempt.term.seal(info)
+    else:
+        attempt.term.write_info(info)
     attempt.say(f"attempt {attempt.number} ended: {state}")
     _log.info("%s: attempt %d ended: %s", info.trial_id, attempt.number, state)
     if info.ended:
         with suppress(OSError):  # an unneeded checkpoint is no failure
-            run_config.retention.apply(SweepStore(run_config.store), info, rows)
+            run_config.retention.apply(SweepStore(run_config.store), info)
     return info
 
 
-def _restore(attempt: RunningAttempt, trial: RunningTrial) -> tuple[list[Record], list[Record]]:
-    """Restore a trial from its checkpoint; return its rows up to that epoch, and those of epochs to train again."""
-    stored = records.from_table(attempt.folder.records())
-    saved = checkpoint.load_checkpoint(attempt.folder.path)
+def _check_metric(attempt: RunningAttempt, last: Record) -> None:
+    """Check that the metric of the sweep was ever recorded.
+
+    Raises:
+        ConfigError: it was not; names those that were.
+    """
+    metric = attempt.run_config.retention.metric
+    if last[metric] is not None:
+        return
+    table = attempt.term.records()
+    if metric not in table.column_names or table[metric].null_count == table.num_rows:
+        raise ConfigError(f"no record has the metric {metric!r}; the last one has {', '.join(last.metrics)}")
+
+
+def _restore(attempt: RunningAttempt, trial: RunningTrial) -> pa.Table:
+    """Restore a trial from its checkpoint; return its records, those of epochs to train again among them."""
+    stored = _without_tests(attempt.term.records(), find_trainable(trial.config.kind).test_metrics)
+    saved = attempt.term.load_checkpoint(attempt.say)
     begins_after = trial.config.begins_after
-    if (
-        saved is not None
-        and sum(row.epoch <= saved["epoch"] for row in stored) != saved["epoch"] - begins_after
-    ):
+    if saved is not None and up_to(stored, saved["epoch"]).num_rows != saved["epoch"] - begins_after:
         # Records are written before their checkpoint, so something other than mixsweep removed them.
         attempt.say(f"checkpoint of epoch {saved['epoch']} without its records; training from the start")
         saved = None
@@ -167,39 +190,72 @@ def _restore(attempt: RunningAttempt, trial: RunningTrial) -> tuple[list[Record]
     saved = attempt.channel.share(saved)
     if saved is not None:
         trial.restore(saved)
-    # Only the last row has test figures.
-    untested = dict.fromkeys(find_trainable(trial.config.kind).test_metrics)
-    rows = [row.with_metrics(untested) for row in stored if row.epoch <= trial.epoch]
-    return rows, [row for row in stored if row.epoch > trial.epoch]
+    return stored
 
 
-def _train(attempt: RunningAttempt, trial: RunningTrial, rows: list[Record], untrained: list[Record]) -> str:
-    """Train until the trial ends or has to stop, append to `rows`, and return the resulting state.
+def _train(attempt: RunningAttempt, trial: RunningTrial, last: Record | None) -> tuple[str, Record | None]:
+    """Train until the trial ends or has to stop; return the resulting state and the last record.
 
-    `untrained` are an earlier attempt's rows: they stay in the store until their epochs are trained again.
+    Records of an earlier attempt stay in the store until their epochs are trained again.
     """
     trainable, epochs = find_trainable(trial.config.kind), trial.config.epochs
-    last = min(epochs, attempt.run_config.until or epochs)
+    until = min(epochs, attempt.run_config.until or epochs)
     cadence = _Cadence(attempt.run_config.checkpoint_share)
     training = trial.train(attempt.number)
-    while trial.epoch < last:
+    metric = attempt.run_config.retention.metric
+    of_all = "" if epochs == UNLIMITED else f"/{epochs}"
+
+    def progress(record: Record) -> str:
+        return f"epoch {record.epoch}{of_all}  {trainable.progress(record)}"
+
+    while trial.epoch < until:
         attempt.channel.broadcast(CONTINUE)
-        record = next(training)
-        rows.append(record)
-        attempt.write_records(rows + [row for row in untrained if row.epoch > record.epoch])
-        attempt.say(f"epoch {record.epoch}/{epochs}  {trainable.progress(record)}")
-        attempt.report(record)
-        if trainable.has_diverged(record):
-            return "diverged"
+        try:
+            record = next(training, None)
+        except CommandError:
+            reason = attempt.pause()  # the scheduler's warning reached the command too
+            if not reason:
+                raise
+            attempt.term.save_checkpoint(trial.state())
+            return reason, last
+        if record is None:
+            if of_all:
+                attempt.say(f"ended by itself after {trial.epoch} of {epochs} records")
+            return "completed", last
+        last = _keep(attempt, record, progress)
+        if trainable.has_diverged(record, metric):
+            return "diverged", record
+        if attempt.run_config.stopping:
+            attempt.term.flush()  # a decision rests on records that are in the store
         if attempt.decide(record):
-            return "stopped"
+            return "stopped", record
         reason = attempt.pause() if record.epoch < epochs else ""
-        if reason or record.epoch == last or cadence.is_due():
-            with cadence:
-                attempt.save_checkpoint(trial)
         if reason:
-            return reason
-    return "completed" if trial.epoch >= epochs else "paused"
+            for late in trial.leave():
+                last = _keep(attempt, late, progress)
+        if reason or record.epoch == until or cadence.is_due():
+            with cadence:
+                attempt.term.save_checkpoint(trial.state())
+        if reason:
+            return reason, last
+    return ("completed" if trial.epoch >= epochs else "paused"), last
+
+
+def _keep(attempt: RunningAttempt, record: Record, progress: Callable[[Record], str]) -> Record:
+    """Put a record into the store and the log."""
+    attempt.term.append(record)
+    attempt.say(progress(record))
+    attempt.report(record)
+    return record
+
+
+def _without_tests(stored: pa.Table, tests: Sequence[str]) -> pa.Table:
+    """Records without test figures: only the last record of a trial that has ended has them."""
+    for name in set(tests) & set(stored.column_names):
+        position = stored.column_names.index(name)
+        empty = pa.nulls(stored.num_rows, stored.schema.field(name).type)
+        stored = stored.set_column(position, stored.schema.field(name), empty)
+    return stored
 
 
 class _Cadence:
@@ -234,24 +290,25 @@ def end_attempt(info: TrialInfo, end: str, message: str = "") -> TrialInfo:
     return replace(info, state=state, attempts=(*info.attempts[:-1], attempt))
 
 
-def record_failure(
-    folder: TrialFolder, info: TrialInfo, lease: Lease, kind: str, error: BaseException
-) -> TrialInfo:
+def record_failure(term: Term, info: TrialInfo, kind: str, error: BaseException) -> TrialInfo:
     """Record that an attempt ended by an error, and return the trial with that end.
 
     If that cannot be written either, readers find the trial `lost`.
     """
     _log.info("%s: attempt %d ended: %s", info.trial_id, len(info.attempts), kind)
+    current = term.info or info
+    if len(current.attempts) == len(info.attempts):
+        if current.attempts[-1].end:
+            return current  # it had ended already: a later failure does not change that
+        info = current
     ended = end_attempt(info, kind, one_line(error))
+    if not term.number:  # it could not even begin
+        return ended
     try:
-        current = folder.info()
-        if current is not None and len(current.attempts) == len(info.attempts):
-            if current.attempts[-1].end:
-                return current  # it had ended already: a later failure does not change that
-            reached = replace(current, epoch=epoch_reached(folder, current.attempts[-1]))
-            ended = end_attempt(reached, kind, one_line(error))
-        folder.write_info(ended, lease.check)
-        with open(folder.log_path, "a", encoding="utf-8") as log:
+        reached = replace(info, epoch=epoch_reached(term.records(), info.attempts[-1]))
+        ended = end_attempt(reached, kind, one_line(error))
+        term.write_info(ended)
+        with open(term.log_path, "a", encoding="utf-8", errors="backslashreplace") as log:
             _write_line(log, f"attempt {len(info.attempts)} ended: {kind}: {one_line(error)}")
             if kind == "bug":
                 log.write("".join(traceback.format_exception(error)))

@@ -1,5 +1,7 @@
 """Build a trial for this process, the same on all ranks."""
 
+from collections.abc import Callable
+
 import torch
 
 from mixsweep.core.config import TrialConfig
@@ -11,9 +13,18 @@ from mixsweep.core.training import device as devices
 
 
 def build_trial(
-    config: TrialConfig, accumulate: int, run_config: RunConfig, device: torch.device, channel: RankChannel
+    config: TrialConfig,
+    accumulate: int,
+    run_config: RunConfig,
+    device: torch.device,
+    channel: RankChannel,
+    log: Callable[[str], None] = print,
 ) -> RunningTrial:
-    """Build a trial at epoch 0, the same on all ranks."""
+    """Build a trial at epoch 0, the same on all ranks.
+
+    Args:
+        log: writes a line into the trial's log; other ranks print it into their process's output.
+    """
     devices.prepare_process(run_config.cpus)
     run = Run(
         device=device,
@@ -24,5 +35,7 @@ def build_trial(
         world_size=channel.ranks.world,
         local_rank=channel.ranks.local_rank,
         batch_norm=run_config.batch_norm,
+        threads=run_config.cpus,
+        log=log,
     )
     return find_trainable(config.kind).start(config, run)

@@ -1,6 +1,9 @@
 """The ranks above 0: train each trial that rank 0 announces, until rank 0 ends."""
 
 from collections.abc import Mapping
+from contextlib import closing
+
+import torch
 
 from mixsweep.core.config import TrialConfig
 from mixsweep.core.execution.build import build_trial
@@ -33,12 +36,20 @@ def follow(configs: Mapping[str, TrialConfig], run_config: RunConfig, channel: R
         trial_id, accumulate = message.split()
         try:
             with channel.attempt(device):
-                _train(build_trial(configs[trial_id], int(accumulate), run_config, device, channel), channel)
+                _run(configs[trial_id], int(accumulate), run_config, device, channel)
         except BaseException as error:  # rank 0 records it
             if ends_process(error):
                 raise
         finally:
             devices.release_memory(device)
+
+
+def _run(
+    config: TrialConfig, accumulate: int, run_config: RunConfig, device: torch.device, channel: RankChannel
+) -> None:
+    # In a frame of its own: after a failure the channel clears it, and with it the trial's connections.
+    with closing(build_trial(config, accumulate, run_config, device, channel)) as trial:
+        _train(trial, channel)
 
 
 def _train(trial: RunningTrial, channel: RankChannel) -> None:
@@ -47,6 +58,6 @@ def _train(trial: RunningTrial, channel: RankChannel) -> None:
         trial.restore(saved)
     epochs = trial.train()
     while (message := channel.receive()) == CONTINUE:
-        next(epochs)
+        next(epochs, None)  # rank 0 tells how an end by itself is recorded
     if message == "completed":
         trial.test()

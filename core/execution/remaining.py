@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Mapping
 
 from mixsweep.core.config import TrialConfig
-from mixsweep.core.errors import UserError
 from mixsweep.core.execution.run_config import RunConfig
-from mixsweep.core.failures import POLICIES
-from mixsweep.core.store.store import SweepStore, TrialInfo
+from mixsweep.core.failures import policy_of
+from mixsweep.core.store.store import SweepStore
+from mixsweep.core.store.trial.info import TrialInfo
 
 
 def remaining(
@@ -30,8 +30,8 @@ def remaining(
 def read_info(store: SweepStore, trial_id: str) -> TrialInfo | None:
     """A trial as the store has it; None before its first attempt, or if it cannot be read."""
     try:
-        return store.trial(trial_id).info()
-    except (UserError, OSError):  # running the trial meets the same error and records it
+        return store.trial(trial_id).info(verify=True)
+    except OSError:  # running the trial meets the same error and records it
         return None
 
 
@@ -52,7 +52,7 @@ def is_done(info: TrialInfo | None, config: TrialConfig, run_config: RunConfig) 
     if info is None or not info.ended:
         return False
     if info.state == "completed":
-        return info.epoch >= config.epochs
+        return info.budget_met >= config.epochs
     if info.state == "stopped":
         return run_config.stopping
     if info.state == "failed":
@@ -68,6 +68,6 @@ def _waits(info: TrialInfo, config: TrialConfig, run_config: RunConfig) -> bool:
 
 def _is_new_try(info: TrialInfo, run_config: RunConfig) -> bool:
     """Whether this command tries a failed trial again that has no retries left."""
-    wanted = run_config.retry_failed or POLICIES[info.failure].again
+    wanted = run_config.retry_failed or policy_of(info.failure).again
     # Not by time: the clocks of the hosts may differ.
     return wanted and info.attempts[-1].command_id != run_config.command_id

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mixsweep.core.store import stops
 from mixsweep.core.store.retention import Retention
 
 # `synchronised`: over the images of all ranks, with the same result as one rank. `local`: over each rank's own
@@ -23,6 +24,7 @@ class RunConfig:
     job: str = ""  # the scheduler's job id
     restarts: int = 0  # how often that job has been requeued
     command: str = ""  # the command line, for the records
+    code: str = ""  # digest of the user's files that this process has imported, or runs
     cpus: int = 1
     gpus: float = 0.0
     ranks: int = 1  # processes that train a trial together, each with these cpus and gpus
@@ -32,11 +34,16 @@ class RunConfig:
     retention: Retention = field(default_factory=Retention)
     started_at: str = ""  # when the command was given, ISO
     command_id: str = ""  # identifies the command: a later command may retry this one's failures
+    stop_seen: str = ""  # the token of the last request to stop when the command was given
     retry_failed: bool = False
     stopping: bool = False  # whether a stopping rule is in force, so that a `stopped` trial has ended
     until: int | None = None  # train no trial beyond this epoch: there it waits for its population
     checkpoint_share: float = 0.05  # largest share of the training time spent on writing checkpoints
     raise_errors: bool = False  # let a bug reach the debugger once it is recorded
+
+    def stop_requested(self) -> bool:
+        """Whether the command's processes have to stop at their next safe point."""
+        return stops.stop_requested(self.store, self.command_id, self.stop_seen)
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain JSON values."""

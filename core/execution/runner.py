@@ -5,11 +5,13 @@ same list: they share the work, and when a process dies, another one takes its t
 """
 
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 from mixsweep.core.config import TrialConfig
-from mixsweep.core.errors import ConfigError, UserError
+from mixsweep.core.errors import ConfigError
 from mixsweep.core.execution.attempt import (
     Decide,
     Pause,
@@ -28,21 +30,26 @@ from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.failures import (
     DEATHS_WITHOUT_PROGRESS,
     TIMEOUTS_WITHOUT_PROGRESS,
+    DamagedError,
     DiedError,
     LeaseLostError,
     end_of,
     ends_process,
     kind_of,
 )
-from mixsweep.core.provenance import patch
-from mixsweep.core.store import files
-from mixsweep.core.store.crash_recovery import finalize_killed_attempt
-from mixsweep.core.store.lease import Lease, take_lease
-from mixsweep.core.store.store import SweepStore, TrialFolder, TrialInfo
+from mixsweep.core.store.code_patch import keep_patch
+from mixsweep.core.store.store import SweepStore
+from mixsweep.core.store.trial.crash_recovery import finalize_killed_attempt
+from mixsweep.core.store.trial.folder import TrialFolder
+from mixsweep.core.store.trial.info import TrialInfo
+from mixsweep.core.store.trial.lease import lease_is_undecided, take_lease
+from mixsweep.core.store.trial.term import Term
 from mixsweep.core.training import device as devices
 from mixsweep.core.training.process_group import ALONE, ranks_from_environment
 
 _log = logging.getLogger(__name__)
+
+_POLL_SECONDS = 1.0
 
 
 def work(
@@ -96,8 +103,8 @@ def _lead(
             if pause():
                 return
             folder = store.trial(config.trial_id)
-            with suppress(OSError, UserError):  # run_trial meets the same error and reports it
-                if is_done(folder.info(), config, run_config):
+            with suppress(OSError):  # run_trial meets the same error and reports it
+                if is_done(folder.info(verify=True), config, run_config):
                     _log.info("%s: skipped, done", config.trial_id)
                     continue
             info = run_trial(config, folder, run_config, decide, pause, report, channel)
@@ -111,13 +118,26 @@ def _lead(
                 _log.info("%s: to be retried after %s", config.trial_id, info.attempts[-1].end)
                 again.append(config)
         pending = again
+        if pending and not progress:
+            progress = _wait_for_verdicts(pending, store, pause)
+
+
+def _wait_for_verdicts(trials: Sequence[TrialConfig], store: SweepStore, pause: Pause) -> bool:
+    """Wait while it is not known whether a trial's holder lives; return whether there was such a trial."""
+    waited = False
+    while any(lease_is_undecided(store.trial(config.trial_id).path) for config in trials):
+        if pause():
+            return False
+        waited = True
+        time.sleep(_POLL_SECONDS)
+    return waited
 
 
 def _is_recorded(folder: TrialFolder, info: TrialInfo) -> bool:
     """Whether an attempt's end is in the store; without it, retries would not be counted and never stop."""
     try:
         stored = folder.info()
-    except (OSError, UserError):
+    except OSError:
         return False
     return stored is not None and info.attempts[-1] in stored.attempts
 
@@ -148,56 +168,63 @@ def run_trial(
     if lease is None:
         return None
     with lease:
-        try:
-            info = folder.info()
-        except (OSError, UserError) as error:  # unreadable, so not overwritten
-            return end_attempt(begin_attempt(config, None, run_config), "disk", one_line(error))
+        info = folder.info(verify=True)
         if is_done(info, config, run_config):
             _log.info("%s: skipped, done by another process", config.trial_id)
             return info
         info = begin_attempt(config, finalize_killed_attempt(folder, info), run_config)
+        with suppress(OSError):  # a disk that is full is met again below, and told
+            info = replace(info, provenance={**info.provenance, "patch": keep_patch(run_config.store)})
         device = devices.choose_device(run_config.gpus, channel.ranks.local_rank)
         try:
-            folder.write_info(info, lease.check)
-            _keep_patch(folder, lease)
-            with open(folder.log_path, "a", encoding="utf-8", buffering=1) as log:
-                if _ends_without_progress(info, "killed") >= DEATHS_WITHOUT_PROGRESS:
-                    raise DiedError(f"killed {DEATHS_WITHOUT_PROGRESS} times at epoch {info.epoch}")
-                if _ends_without_progress(info, "timeout") >= TIMEOUTS_WITHOUT_PROGRESS:
-                    raise DiedError(f"epoch {info.epoch + 1} does not fit into the job's time limit")
-                attempt = RunningAttempt(
-                    number=len(info.attempts),
-                    folder=folder,
-                    lease=lease,
-                    log=log,
-                    run_config=run_config,
-                    device=device,
-                    channel=channel,
-                    decide=decide,
-                    pause=pause,
-                    report=report,
-                )
-                channel.broadcast(attempt_message(info.trial_id, info.attempts[-1].accumulate))
-                with channel.attempt(device):
-                    return run_attempt(attempt, info)
+            term = Term(folder, lease)
         except LeaseLostError:
             return None
-        except BaseException as error:
-            kind = end_of(error)
-            info = record_failure(folder, info, lease, kind, error)
-            if ends_process(error) or (kind == "bug" and run_config.raise_errors):
-                raise
-            return info
-        finally:
-            devices.release_memory(device)
+        except OSError as error:
+            return end_attempt(info, kind_of(error), one_line(error))
+        with term:
+            try:
+                term.begin(info)
+                with open(
+                    term.log_path, "a", encoding="utf-8", errors="backslashreplace", buffering=1
+                ) as log:
+                    if _ends_without_progress(info, "killed") >= DEATHS_WITHOUT_PROGRESS:
+                        raise DiedError(f"killed {DEATHS_WITHOUT_PROGRESS} times at epoch {info.epoch}")
+                    if _ends_without_progress(info, "timeout") >= TIMEOUTS_WITHOUT_PROGRESS:
+                        raise DiedError(f"epoch {info.epoch + 1} does not fit into the job's time limit")
+                    attempt = RunningAttempt(
+                        number=len(info.attempts),
+                        term=term,
+                        log=log,
+                        run_config=run_config,
+                        device=device,
+                        channel=channel,
+                        decide=decide,
+                        pause=pause,
+                        report=report,
+                    )
+                    channel.broadcast(attempt_message(info.trial_id, info.attempts[-1].accumulate))
+                    with channel.attempt(device):
+                        return run_attempt(attempt, info)
+            except LeaseLostError:
+                return None
+            except BaseException as error:
+                if isinstance(error, OSError | DamagedError) and _is_over(term):
+                    return None  # the new holder has removed files that it has replaced
+                kind = end_of(error)
+                info = record_failure(term, info, kind, error)
+                if ends_process(error) or (kind == "bug" and run_config.raise_errors):
+                    raise
+                return info
+            finally:
+                devices.release_memory(device)
 
 
-def _keep_patch(folder: TrialFolder, lease: Lease) -> None:
-    """Write the code's uncommitted changes beside the trial, in place of an earlier attempt's."""
-    if text := patch():
-        files.write_bytes(folder.patch_path, text.encode(), lease.check)
-    else:
-        folder.patch_path.unlink(missing_ok=True)
+def _is_over(term: Term) -> bool:
+    try:
+        return term.is_over()
+    except OSError:
+        return False
 
 
 def _ends_without_progress(info: TrialInfo, end: str) -> int:

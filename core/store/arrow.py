@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from mixsweep.core.config import Field
 
-_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64()}
+_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 
 
 def column_type(field: Field) -> pa.DataType:

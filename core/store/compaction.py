@@ -1,10 +1,17 @@
 """Compaction: what all trials of a sweep say, in two derived files that are quick to read."""
 
-import json
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
+from mixsweep.core.failures import LeaseLostError
 from mixsweep.core.store import files
-from mixsweep.core.store.store import STAMPS_KEY, SweepStore
+from mixsweep.core.store.store import SweepStore
+from mixsweep.core.store.trial.folder import TrialFolder
+from mixsweep.core.store.trial.lease import holder_of, lease_is_live, take_lease
+from mixsweep.core.store.trial.term import remove_unbelieved
 from mixsweep.core.store.trial_index import TrialIndex
+
+_THREADS = 4  # that list folders
 
 
 def compact(store: SweepStore) -> None:
@@ -12,7 +19,26 @@ def compact(store: SweepStore) -> None:
 
     Safe at any time: both are derived, and rebuilt whole.
     """
-    table, stamps = store.assemble()
-    table = table.replace_schema_metadata({STAMPS_KEY: json.dumps(stamps)})
-    files.write_table(table, store.path / "metrics.parquet")
+    store.write_compacted(*store.assemble())
     TrialIndex(store).write()
+
+
+def tidy(store: SweepStore) -> None:
+    """Remove what killed processes have left, their leases of ended trials too; what a live one needs stays."""
+    files.remove_leftovers(store.path)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        list(pool.map(_tidy_trial, store.trials()))
+
+
+def _tidy_trial(folder: TrialFolder) -> None:
+    with suppress(OSError, LeaseLostError):
+        listing = folder.listing()
+        is_clean = len(listing.all_segments) <= 1 and not any(name.startswith(".") for name in listing.names)
+        if (is_clean and not holder_of(folder.path)) or lease_is_live(folder.path):
+            return
+        lease = take_lease(folder.path)
+        if lease is None:
+            return
+        with lease:
+            files.remove_leftovers(folder.path)
+            remove_unbelieved(folder)

@@ -6,10 +6,11 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mixsweep.core.records import Record
-from mixsweep.core.store import checkpoint
-from mixsweep.core.store.lease import take_lease
-from mixsweep.core.store.store import SweepStore, TrialFolder, TrialInfo
+from mixsweep.core.store.store import SweepStore
+from mixsweep.core.store.trial import checkpoint
+from mixsweep.core.store.trial.folder import TrialFolder
+from mixsweep.core.store.trial.info import TrialInfo
+from mixsweep.core.store.trial.lease import take_lease
 from mixsweep.core.trainables.kinds import find_trainable
 
 POLICY_HELP = "all, none, best:N"
@@ -40,18 +41,18 @@ class Retention:
         if not is_policy(self.policy):
             raise ValueError(f"checkpoints = {self.policy!r} is not known; allowed: {POLICY_HELP}")
 
-    def apply(self, store: SweepStore, info: TrialInfo, rows: list[Record]) -> None:
+    def apply(self, store: SweepStore, info: TrialInfo) -> None:
         """Keep or remove the checkpoint of a trial that has just ended, and of the trial that it displaces."""
         folder = store.trial(info.trial_id)
-        checkpoint.drop_previous(folder.path)
+        remove_previous_checkpoints(folder)
         if self.policy == "all":
             return
-        if self.policy == "none" or info.state != "completed":
-            checkpoint.remove_checkpoints(folder.path)
+        value = _last_value(folder, self.metric) if info.state == "completed" else None
+        if self.policy == "none" or value is None:
+            remove_checkpoints(folder)
             return
         kept = store.path / "kept" / f"{self.metric}-{self.mode}"
         kept.mkdir(parents=True, exist_ok=True)
-        value = rows[-1][self.metric]
         (kept / f"{info.trial_id}_{value!r}").touch()
         ranked = sorted(filter(_ENTRY.fullmatch, os.listdir(kept)), key=self._rank)
         for name in ranked[int(self.policy.partition(":")[2]) :]:
@@ -80,5 +81,24 @@ class Retention:
 def _displace(folder: TrialFolder, entry: Path) -> None:
     """Remove the checkpoint of an entry that still exists; a missing entry was released meanwhile."""
     if entry.exists():
-        checkpoint.remove_checkpoints(folder.path)
+        remove_checkpoints(folder)
         entry.unlink(missing_ok=True)
+
+
+def remove_checkpoints(folder: TrialFolder) -> None:
+    """Remove a trial's checkpoints that count now; its records, config and log stay."""
+    checkpoint.remove(folder.path, folder.checkpoints())
+
+
+def remove_previous_checkpoints(folder: TrialFolder) -> None:
+    """Remove all checkpoints but the newest, if that one is whole."""
+    made = folder.checkpoints()
+    if made and checkpoint.newest_whole(folder.path, made[:1]) is not None:
+        checkpoint.remove(folder.path, made[1:])
+
+
+def _last_value(folder: TrialFolder, metric: str) -> float | None:
+    """A metric in the trial's last record; None if it has no record, or not that metric."""
+    table = folder.records()
+    value = table[metric][-1].as_py() if table.num_rows and metric in table.column_names else None
+    return None if value is None else float(value)

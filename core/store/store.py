@@ -1,181 +1,47 @@
 """The store: one folder per sweep, one folder per trial, and the only source of truth about both.
 
-Files are replaced atomically; a trial's folder has one writer at a time (see core.store.lease);
-readers take no lock and see the last complete state.
+Files are replaced atomically, or written once; readers take no lock and see the last complete state. A trial is read
+through its TrialFolder, and changed through a Term.
 """
 
+import hashlib
 import json
 import os
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
-from dataclasses import dataclass, field, fields, replace
+from contextlib import nullcontext, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
 
 from mixsweep.core import records
-from mixsweep.core.config import TrialConfig
 from mixsweep.core.errors import UserError
-from mixsweep.core.failures import POLICIES
-from mixsweep.core.records import Record
+from mixsweep.core.failures import DamagedError
 from mixsweep.core.store import files
 from mixsweep.core.store.arrow import dictionary_codes, rows_at
-from mixsweep.core.store.lease import lease_is_live
+from mixsweep.core.store.definitions import learn_kind, newest_kind
+from mixsweep.core.store.trial.folder import TrialFolder, is_current
 from mixsweep.core.trainables.interface import Objective, Trainable
 from mixsweep.core.trainables.kinds import BUILT_IN, find_trainable
 
-# A trial's states. `waiting` and `lost` are derived: no trial.json yet; running without a live lease.
-STATES = ("waiting", "running", "interrupted", "lost", "completed", "stopped", "diverged", "failed")
-ENDED = ("completed", "stopped", "diverged", "failed")
+FORMAT = 2  # of the stores that this version writes
+FORMAT_FILE = "format"
 
 # A table has an overhead of 28 KiB beside its rows: the tables of many trials are concatenated in blocks.
 _TABLES_AT_ONCE = 100
 _READERS = 4  # threads that read many files
 
-STAMPS_KEY = b"mixsweep:sources"  # metadata of the compacted file: which states of the trials' files it holds
+# The stamps of the trials in the compacted table, by trial id: see TrialFolder.stamp.
+Stamps = dict[str, list[list[Any]]]
 
-
-@dataclass(frozen=True, kw_only=True)
-class Attempt:
-    """One attempt at a trial: where, when, and how it ended."""
-
-    number: int
-    place: str
-    host: str
-    pid: int
-    job: str = ""
-    restarts: int = 0  # how often the job had been requeued
-    command_id: str = ""  # the command that made it; a later command may retry its failures
-    revision: str = ""  # of the code
-    started_at: str = ""
-    ended_at: str = ""
-    from_epoch: int = 0
-    to_epoch: int = 0  # epochs trained when it ended
-    accumulate: int = 1
-    threads: int = 1
-    ranks: int = 1  # processes that trained together
-    device: str = "cpu"
-    end: str = ""  # a state, or a kind of failure; empty while it runs or where it was killed
-    message: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrialInfo:
-    """The content of trial.json: a trial's config, state, provenance and attempts."""
-
-    trial_id: str
-    config: TrialConfig
-    state: str
-    epoch: int = 0
-    attempts: tuple[Attempt, ...] = ()
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-    updated_at: str = ""
-    retries_from: int = 0  # attempts before this one no longer count against the retries
-
-    @property
-    def ended(self) -> bool:
-        return self.state in ENDED
-
-    @property
-    def failure(self) -> str:
-        """The kind of failure of a failed trial's last attempt, else ''."""
-        return self.attempts[-1].end if self.state == "failed" else ""
-
-    @property
-    def may_retry(self) -> bool:
-        """Whether a failed trial has a retry left for its kind of failure."""
-        counted = [attempt.end for attempt in self.attempts[self.retries_from :]]
-        return self.state == "failed" and counted.count(self.failure) <= POLICIES[self.failure].retries
-
-    def to_json(self) -> str:
-        values = {
-            "trial_id": self.trial_id,
-            "state": self.state,
-            "epoch": self.epoch,
-            "config": self.config.to_mapping(),
-            "identity": self.config.identity(),
-            "attempts": [vars(a) for a in self.attempts],
-            "provenance": dict(self.provenance),
-            "updated_at": self.updated_at,
-            "retries_from": self.retries_from,
-        }
-        if self.config.kind != BUILT_IN:
-            values["kind"] = self.config.kind
-        return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str) -> "TrialInfo":
-        values = json.loads(text)
-        trainable = find_trainable(values.pop("kind", BUILT_IN))
-        values["config"] = trainable.config_from_store(values["config"])
-        values["attempts"] = tuple(Attempt(**_known(Attempt, a)) for a in values["attempts"])
-        return cls(**_known(cls, values))
-
-
-def _known(kind: type, values: dict[str, Any]) -> dict[str, Any]:
-    """The values that a dataclass has fields for; a newer version may have written others."""
-    names = {spec.name for spec in fields(kind)}
-    return {name: value for name, value in values.items() if name in names}
-
-
-class TrialFolder:
-    """The folder of one trial. Reading needs no lease; writing belongs to the lease's holder."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self._schema = find_trainable().schema
-
-    @property
-    def trial_id(self) -> str:
-        return self.path.name
-
-    @property
-    def checkpoint_path(self) -> Path:
-        return self.path / "checkpoint.pt"
-
-    @property
-    def log_path(self) -> Path:
-        return self.path / "log.txt"
-
-    @property
-    def patch_path(self) -> Path:
-        return self.path / "code.patch"
-
-    @property
-    def metrics_path(self) -> Path:
-        return self.path / "metrics.parquet"
-
-    def info(self) -> TrialInfo | None:
-        """The content of trial.json, or None before the first attempt; `running` without a live lease is `lost`."""
-        try:
-            text = (self.path / "trial.json").read_text(encoding="utf-8")
-        except FileNotFoundError:
-            return None
-        try:
-            info = TrialInfo.from_json(text)
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{self.path / 'trial.json'}: damaged ({error}); move it away, the trial's records stay"
-            ) from error
-        if info.state == "running" and not lease_is_live(self.path):
-            return replace(info, state="lost")
-        return info
-
-    def records(self) -> pa.Table:
-        """The trial's epoch records, an empty table before the first."""
-        return files.read_records(self.metrics_path, self._schema)
-
-    def write_info(self, info: TrialInfo, fence: Callable[[], None] = lambda: None) -> None:
-        info = replace(info, updated_at=records.now().isoformat())
-        files.write_bytes(self.path / "trial.json", info.to_json().encode(), fence)
-
-    def write_records(self, rows: list[Record], fence: Callable[[], None] = lambda: None) -> None:
-        files.write_table(records.to_table(rows, self._schema), self.metrics_path, fence)
+_STAMPS_KEY = b"mixsweep:stamps"  # metadata of the compacted table
+_COMPACTED = "metrics.parquet"
+_DIGEST_LINE = "# digest of what follows: "
 
 
 class SweepStore:
@@ -183,11 +49,31 @@ class SweepStore:
 
     def __init__(self, path: Path | str):
         self.path = Path(path)
+        self._known_kind: tuple[tuple[int, int, int], str] | None = None  # by the sweep file's stamp
 
     @property
     def trainable(self) -> Trainable:
-        """The trainable of the sweep's trials."""
-        return find_trainable()
+        """The trainable of the sweep's trials, as the last run has it; the built-in one before the first.
+
+        Raises:
+            DamagedError: its definition cannot be read.
+        """
+        return find_trainable(self._kind())
+
+    def _kind(self) -> str:
+        try:
+            facts = (self.path / "sweep.toml").stat()
+        except OSError:
+            return BUILT_IN
+        stamp = (facts.st_ino, facts.st_mtime_ns, facts.st_size)
+        if self._known_kind is None or self._known_kind[0] != stamp:
+            try:
+                kind = str(self.sweep_file().get("kind", BUILT_IN))
+            except DamagedError:
+                kind = newest_kind(self.path) or BUILT_IN
+            learn_kind(self.path, kind)
+            self._known_kind = (stamp, kind)
+        return self._known_kind[1]
 
     def objective(self) -> Objective:
         """The metric that the sweep's trials are judged by, and whether max or min is better."""
@@ -201,16 +87,59 @@ class SweepStore:
     def trials_path(self) -> Path:
         return self.path / "trials"
 
-    @property
-    def stop_path(self) -> Path:
-        return self.path / "stop"
+    def rungs_path(self, metric: str, mode: str) -> Path:
+        """The folder of a stopping rule's rungs for a metric, of any name, and a mode."""
+        return self.path / "rungs" / f"{quote(metric, safe=' ()[]+,=@')}-{mode}"
 
     def exists(self) -> bool:
         return (self.path / "sweep.toml").is_file()
 
+    def format(self) -> int:
+        """The format of its files; that of this version where there is no store yet.
+
+        Raises:
+            UserError: a newer version of mixsweep wrote it.
+        """
+        path = self.path / FORMAT_FILE
+        try:
+            found = int(path.read_bytes())
+        except FileNotFoundError:
+            return 1 if self.exists() else FORMAT
+        except (OSError, ValueError):  # damaged: the trials' folders say of themselves what they are
+            return 1
+        if found > FORMAT:
+            raise UserError(
+                f"{self.path}: the store has format {found}, and this version of mixsweep knows {FORMAT}; "
+                "install a newer version"
+            )
+        return found
+
     def sweep_file(self) -> dict[str, Any]:
-        """The resolved sweep file of the last run."""
-        return tomllib.loads((self.path / "sweep.toml").read_text(encoding="utf-8"))
+        """The resolved sweep file of the last run.
+
+        Raises:
+            DamagedError: it is not what was written.
+        """
+        path = self.path / "sweep.toml"
+        try:
+            text = path.read_bytes().decode("utf-8")
+            first, _, rest = text.partition("\n")
+            if first.startswith(_DIGEST_LINE) and first != _digest_line(rest):
+                raise DamagedError(
+                    f"{path}: damaged, its digest does not match; the same `sweep run` writes it again"
+                )
+            values = tomllib.loads(text)
+            if "name" not in values:  # empty, or cut off at the start of a line
+                raise DamagedError(
+                    f"{path}: damaged, it names no sweep; the same `sweep run` writes it again"
+                )
+            return values
+        except (IsADirectoryError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise DamagedError(f"{path}: damaged ({error}); the same `sweep run` writes it again") from error
+
+    def write_sweep_file(self, text: str) -> None:
+        """Write the resolved sweep file, with a digest in its first line."""
+        files.write_bytes(self.path / "sweep.toml", f"{_digest_line(text)}\n{text}".encode())
 
     def plan(self) -> pa.Table:
         """The plan of the last run: one row per trial, with `trial_id`, `point`, `replica` and the config.
@@ -219,15 +148,12 @@ class SweepStore:
 
         Raises:
             FileNotFoundError: there is no plan.
-            UserError: it cannot be read.
+            DamagedError: it is not what was written.
         """
-        path = self.path / "plan.parquet"
         try:
-            return files.read_table(path)
-        except pa.ArrowInvalid as error:
-            raise UserError(
-                f"{path}: damaged; move it away, and the same `sweep run` writes it again"
-            ) from error
+            return files.read_table(self.path / "plan.parquet")
+        except DamagedError as error:
+            raise DamagedError(f"{error}; the same `sweep run` writes it again") from error
 
     def trial(self, trial_id: str) -> TrialFolder:
         return TrialFolder(self.trials_path / trial_id)
@@ -239,10 +165,12 @@ class SweepStore:
                 if path.is_dir() and not path.name.startswith("."):
                     yield TrialFolder(path)
 
-    def _trial_names(self) -> list[str]:
+    def trial_names(self) -> list[str]:
+        """The ids of the trials that have a folder."""
         try:
-            return sorted(name for name in os.listdir(self.trials_path) if not name.startswith("."))
-        except FileNotFoundError:
+            with os.scandir(self.trials_path) as entries:
+                return sorted(e.name for e in entries if not e.name.startswith(".") and e.is_dir())
+        except (FileNotFoundError, NotADirectoryError):
             return []
 
     def records(self, columns: Sequence[str] | None = None) -> pa.Table:
@@ -253,54 +181,56 @@ class SweepStore:
         """
         return self.assemble(columns)[0]
 
-    def assemble(self, columns: Sequence[str] | None = None) -> tuple[pa.Table, dict[str, list[int]]]:
-        """All trials' records, and the stamp of each trial's file by trial id."""
-        all_columns = self.trainable.schema
-        schema = records.selected(all_columns, columns)
-        try:
-            compacted = files.read_records(self.path / "metrics.parquet", all_columns, columns)
-        except (pa.ArrowInvalid, OSError):  # derived: if damaged, all records are read from the trials' files
-            compacted = schema.empty_table()
-        known = json.loads((compacted.schema.metadata or {}).get(STAMPS_KEY, b"{}"))
-        stamps: dict[str, list[int]] = {}
-        new: list[str] = []
-        trials = str(self.trials_path)
-        for name in self._trial_names():
-            try:
-                facts = os.stat(f"{trials}/{name}/metrics.parquet")  # at worst it is read once more
-            except (FileNotFoundError, NotADirectoryError):
-                continue
-            # Not by time alone: a copied folder keeps its old times.
-            stamps[name] = [facts.st_mtime_ns, facts.st_size, facts.st_ino]
-            if known.get(name) != stamps[name]:
-                new.append(name)
+    def assemble(self, columns: Sequence[str] | None = None) -> tuple[pa.Table, Stamps]:
+        """All trials' records, and the stamp of each trial that has any files."""
+        schema = records.selected(self.trainable.schema, columns)
+        compacted, known = self._compacted(columns)
+        stamps: Stamps = {}
+        new: list[TrialFolder] = []
+        root = str(self.trials_path)
+        for name in self.trial_names():
+            stamp = known.get(name)
+            if stamp is not None and is_current(f"{root}/{name}", stamp):
+                stamps[name] = stamp
+            elif stamp := self.trial(name).stamp():
+                stamps[name] = stamp
+                new.append(self.trial(name))
         kept = compacted
-        if known != stamps:
-            unchanged = {name: 1 for name, stamp in stamps.items() if known.get(name) == stamp}
+        if new or known.keys() != stamps.keys():
+            changed_names = {folder.trial_id for folder in new}
+            unchanged = {name: 1 for name in stamps if name not in changed_names}
             are_kept = np.flatnonzero(dictionary_codes(compacted["trial_id"], unchanged, 0))
             kept = rows_at(compacted, are_kept)
 
-        def read(name: str) -> pa.Table:
-            return files.read_records(self.trials_path / name / "metrics.parquet", all_columns, columns)
+        def read(folder: TrialFolder) -> pa.Table:
+            return folder.records(columns)
 
         changed: list[pa.Table] = []
         with ThreadPoolExecutor(_READERS) if len(new) > _TABLES_AT_ONCE else nullcontext() as pool:
             for start in range(0, len(new), _TABLES_AT_ONCE):
                 block = new[start : start + _TABLES_AT_ONCE]
-                tables = list(pool.map(read, block) if pool else map(read, block))
+                tables = [table for table in (pool.map if pool else map)(read, block) if table.num_rows]
                 changed.append(records.concat(tables, schema).combine_chunks())
         return records.concat([kept, *changed], schema), stamps
 
-    def stop_requested(self, since: str) -> bool:
-        """Whether a stop was requested after this moment (ISO, UTC); a later command ignores an older request."""
-        try:
-            return self.stop_path.read_text(encoding="utf-8") > since
-        except FileNotFoundError:
-            return False
+    def _compacted(self, columns: Sequence[str] | None) -> tuple[pa.Table, Stamps]:
+        """The compacted table and its stamps; empty if it is absent or damaged, since it is derived."""
+        schema = records.selected(self.trainable.schema, columns)
+        with suppress(OSError, ValueError, KeyError, pa.ArrowException):
+            table = files.read_table(self.path / _COMPACTED, columns)
+            stamps: Stamps = json.loads((table.schema.metadata or {})[_STAMPS_KEY])
+            table = table.replace_schema_metadata(None)
+            return (table if columns is not None else records.with_all_columns(table, schema)), stamps
+        return schema.empty_table(), {}
 
-    def request_stop(self) -> None:
-        """Ask every process that trains for this sweep to stop at its next safe point."""
-        files.write_bytes(self.stop_path, records.now().isoformat().encode())
+    def write_compacted(self, table: pa.Table, stamps: Stamps) -> None:
+        """Write the table of all trials' records, and which state of each trial it has."""
+        table = table.replace_schema_metadata({_STAMPS_KEY: json.dumps(stamps)})
+        files.write_table(table, self.path / _COMPACTED)
+
+
+def _digest_line(text: str) -> str:
+    return _DIGEST_LINE + hashlib.sha256(text.encode()).hexdigest()
 
 
 def since(moment: str) -> float:

@@ -3,26 +3,36 @@
 Like core.config, it imports neither torch nor Ray.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
 from mixsweep.core import registry
-from mixsweep.core.config import check_name, declared_fields, option, trial_id_of
+from mixsweep.core.config import (
+    check_name,
+    check_parent,
+    declared_fields,
+    epoch_of_parent,
+    option,
+    trial_id_of,
+)
 from mixsweep.core.errors import ConfigError, did_you_mean
 
 ACTIVATIONS = ("relu", "tanh", "sigmoid", "gelu", "silu", "leaky_relu", "elu", "identity")
 AUGMENTS = ("none", "flip_crop", "flip_resized_crop")
-INITS = ("recipe", "torch", "glorot_normal", "glorot_uniform", "he_normal")
+INITS = ("recipe", "course", "torch", "glorot_normal", "glorot_uniform", "he_normal", "recipe-0.2")
 OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
 SCHEDULES = ("constant", "cosine")
 PRECISIONS = ("fp32", "bf16")
 SPLITS = ("clean", "leaky")
 
-_PARENT = re.compile(r"[0-9a-f]{12}@[1-9][0-9]*")
 _OWN_INIT = {"mlp": "glorot_normal"}  # the scheme that is the same as `recipe`, by model
+
+# The scheme that `recipe` stands for, by model. Versions before 0.3 drew these models otherwise and called that
+# `recipe`: it is `recipe-0.2` now, and left out of identities, so that their trials keep their ids.
+_RECIPE = {"mixer": "course", "resnet18": "torch"}
+_EARLY_RECIPE = "recipe-0.2"
 _OWN_ACTIVATION = {"mlp": "relu", "resnet18": "relu", "mixer": "gelu"}
 
 
@@ -64,7 +74,11 @@ class ImageConfig:
     dropout: float = option(
         0.0, "probability of dropping a hidden unit", low=0, high=0.99, applies={"model": ("mlp", "mixer")}
     )
-    init: str = option("recipe", "initial weights; recipe: the course's for the model", choices=INITS)
+    init: str = option(
+        "recipe",
+        "initial weights; recipe: the course's for the model; recipe-0.2: that of versions before 0.3",
+        choices=INITS,
+    )
     optimizer: str = option("adamw", "update rule", choices=OPTIMIZERS)
     lr: float = option(1e-3, "peak learning rate", above=0)
     momentum: float = option(
@@ -103,16 +117,21 @@ class ImageConfig:
             self.model, "torch" if self.model not in registry.BUILT_IN_MODELS else ""
         ):
             object.__setattr__(self, "init", "recipe")  # one initialisation, one identity
+        if self.init == "recipe" and self.model in _RECIPE:
+            object.__setattr__(self, "init", _RECIPE[self.model])
+        if self.init in ("course", _EARLY_RECIPE) and self.init not in _schemes_of(self.model):
+            raise ConfigError(
+                f"init = {self.init!r} is not for model = {self.model!r}; "
+                f"allowed: {', '.join(_schemes_of(self.model))}",
+                "init",
+            )
         if self.model == "mixer" and 32 % self.patch_size:
             raise ConfigError(
                 f"patch_size = {self.patch_size} does not divide the image side 32; "
                 "allowed: 1, 2, 4, 8, 16, 32",
                 "patch_size",
             )
-        if self.parent and not _PARENT.fullmatch(self.parent):
-            raise ConfigError(
-                f"parent = {self.parent!r} is not like 0123456789ab@3, a trial id and an epoch", "parent"
-            )
+        check_parent(self.parent)
         if self.batch_size % self.accumulate:
             raise ConfigError(
                 f"accumulate = {self.accumulate} does not divide batch_size = {self.batch_size}", "accumulate"
@@ -135,6 +154,8 @@ class ImageConfig:
     def from_store(cls, values: Mapping[str, Any]) -> "ImageConfig":
         """Build a config from a store: its model or data set may be registered in a file not imported here."""
         registry.recall_names(values["model"], values["dataset"])
+        if values["model"] in _RECIPE and values.get("init", "recipe") == "recipe":
+            values = {**values, "init": _EARLY_RECIPE}  # a version before 0.3 wrote it
         return cls.from_mapping(values)
 
     def __getitem__(self, name: str) -> Any:
@@ -151,7 +172,7 @@ class ImageConfig:
     @property
     def begins_after(self) -> int:
         """The epoch of the checkpoint that it continues from; 0 for a trial that starts from scratch."""
-        return int(self.parent.partition("@")[2] or 0)
+        return epoch_of_parent(self.parent)
 
     def identity(self) -> dict[str, Any]:
         """The values that determine the trajectory and differ from the defaults, as plain JSON values.
@@ -164,6 +185,8 @@ class ImageConfig:
         kept = {}
         for spec in declared_fields(type(self)):
             default = own_activation if spec.name == "activation" else spec.default
+            if spec.name == "init" and self.model in _RECIPE:
+                default = _EARLY_RECIPE
             if getattr(self, spec.name) != default:
                 kept[spec.name] = values[spec.name]
         if self.schedule == "constant":
@@ -184,6 +207,12 @@ TrialConfig = ImageConfig  # the public name, older than the other kinds of tria
 
 FIELDS = declared_fields(ImageConfig)
 FIELD_NAMES = tuple(spec.name for spec in FIELDS)
+
+
+def _schemes_of(model: str) -> tuple[str, ...]:
+    """The initial weights that a model may have."""
+    without = {"mixer": (), "resnet18": ("course",)}.get(model, ("course", _EARLY_RECIPE))
+    return tuple(scheme for scheme in INITS if scheme not in without)
 
 
 def applies(values: Mapping[str, Any], conditions: Mapping[str, tuple[str, ...]]) -> bool:

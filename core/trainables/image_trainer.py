@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from mixsweep.core.config import TrialConfig
+from mixsweep.core.errors import ConfigError
 from mixsweep.core.records import Record
 from mixsweep.core.trainables import image_costs, image_records
 from mixsweep.core.trainables.image_config import FIELDS, ImageConfig, applies
@@ -75,6 +76,15 @@ class ImageTrainer(Trainable):
             company = {"batch_size": value}
         ImageConfig.from_mapping({**company, name: value})
 
+    def own_value(self, name: str, value: Any, values: Mapping[str, Any]) -> Any:
+        """Only `init` has names for one value: `recipe` is a scheme of its own in each model."""
+        if name != "init":
+            return value
+        try:
+            return ImageConfig(model=values["model"], init=value).init
+        except ConfigError:  # not for this model, or a model that is not imported here
+            return value
+
     def is_effective(self, name: str, values: Mapping[str, Any]) -> bool:
         return applies(values, self.field(name).applies)
 
@@ -111,8 +121,12 @@ class ImageTrainer(Trainable):
         """True for models that may have a BatchNorm, which then sees smaller batches."""
         return accumulate > config["accumulate"] and config["model"] not in _WITHOUT_BATCH_NORM
 
-    def has_diverged(self, record: Record) -> bool:
+    def has_diverged(self, record: Record, metric: str) -> bool:
         return image_records.has_diverged(record)
+
+    def next_record_seconds(self, record: Record) -> float:
+        # The test has twice as many images as validation.
+        return 1.25 * float(record["train_seconds"] + 3 * record["valid_seconds"])
 
     def progress(self, record: Record) -> str:
         return image_records.progress(record)

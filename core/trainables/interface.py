@@ -6,7 +6,7 @@ interface, and names no field and no metric itself.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -92,6 +92,8 @@ class Run:
         compile: run the model through torch.compile.
         rank: this process among the `world_size` that train the trial together; `local_rank` on its host.
         batch_norm: of several ranks: `synchronised` or `local`.
+        threads: CPUs of this process.
+        log: writes a line into the trial's log.
     """
 
     device: "torch.device"
@@ -102,6 +104,8 @@ class Run:
     world_size: int = 1
     local_rank: int = 0
     batch_norm: str = "synchronised"
+    threads: int = 1
+    log: Callable[[str], None] = print
 
 
 class RunningTrial(Protocol):
@@ -120,7 +124,7 @@ class RunningTrial(Protocol):
         """Facts for the trial's provenance, as plain JSON values."""
 
     def train(self, attempt: int = 1) -> Iterator[Record]:
-        """Train from the trial's current epoch, and yield a record after each epoch up to its budget.
+        """Train from the trial's current epoch, and yield a record after each epoch up to its budget, or to its end.
 
         The state is that of the yielded record until the next one is requested.
         """
@@ -133,6 +137,16 @@ class RunningTrial(Protocol):
 
     def test(self) -> Mapping[str, float]:
         """Compute the test metrics, after the last epoch."""
+
+    def leave(self) -> Iterable[Record]:
+        """Finish what has to be in the state: the trial stops here, to be continued elsewhere.
+
+        Returns:
+            records that it still had.
+        """
+
+    def close(self) -> None:
+        """Remove what the trial has put outside of its store and its memory."""
 
 
 class Trainable(ABC):
@@ -153,6 +167,8 @@ class Trainable(ABC):
         panels: of a figure of learning curves; `curve_words` describe them in a caption.
         method_notes: sentences for reports on how its metrics are measured.
         second_metrics: those whose sum is the time of a record.
+        ends_by_itself: whether a trial may be complete before its budget of records.
+        multi_rank: whether several processes can train one trial.
         record_products: figures of a trial that are the product of two metrics of a record, such as how many
             images it trained on; by name.
     """
@@ -173,6 +189,8 @@ class Trainable(ABC):
     method_notes: tuple[str, ...]
     second_metrics: tuple[str, ...]
     record_products: ClassVar[Mapping[str, tuple[str, str]]]
+    ends_by_itself: ClassVar[bool] = False
+    multi_rank: bool = True
 
     @cached_property
     def field_names(self) -> tuple[str, ...]:
@@ -216,6 +234,11 @@ class Trainable(ABC):
         """The metrics that only the last record of a finished trial has."""
         return tuple(metric.name for metric in self.metrics if metric.is_test)
 
+    @property
+    def certain_tests(self) -> tuple[str, ...]:
+        """The test metrics that every completed trial has."""
+        return self.test_metrics
+
     @cached_property
     def result_metrics(self) -> tuple[str, ...]:
         """The metrics of a trial's quality: objectives and test metrics, in the order of the columns."""
@@ -258,6 +281,10 @@ class Trainable(ABC):
             ConfigError: no config can have this value.
         """
 
+    def own_value(self, name: str, value: Any, values: Mapping[str, Any]) -> Any:
+        """The value that a config has where a sweep file gives this one, beside these values of the other fields."""
+        return value
+
     @abstractmethod
     def is_effective(self, name: str, values: Mapping[str, Any]) -> bool:
         """Whether a field has an effect with these values of all others."""
@@ -283,8 +310,12 @@ class Trainable(ABC):
         """Whether this number of micro-batches changes the results compared with the config's own."""
 
     @abstractmethod
-    def has_diverged(self, record: Record) -> bool:
-        """Whether a record shows that its trial has diverged."""
+    def has_diverged(self, record: Record, metric: str) -> bool:
+        """Whether a record shows that its trial has diverged; `metric` is the one that its sweep compares."""
+
+    def next_record_seconds(self, record: Record) -> float:
+        """The most that the record after this one may take, with a checkpoint and, at the end, the test."""
+        return 1.5 * sum(record[name] or 0.0 for name in self.second_metrics)
 
     @abstractmethod
     def progress(self, record: Record) -> str:

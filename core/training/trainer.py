@@ -174,6 +174,13 @@ class Trial:
         loss, accuracy, _ = self._evaluate(self.images.test_images, self.images.test_labels, everything)
         return {"test_loss": loss, "test_accuracy": accuracy}
 
+    def leave(self) -> tuple[Record, ...]:
+        """Nothing: its state is always whole."""
+        return ()
+
+    def close(self) -> None:
+        """Nothing is outside of memory."""
+
     def _train_epoch(self) -> tuple[float, float, float]:
         """One pass over the train images: mean loss, accuracy, seconds."""
         config, images = self.config, self.images

@@ -11,7 +11,8 @@ from mixsweep.cluster.places import Place
 from mixsweep.core.config import TrialConfig
 from mixsweep.core.errors import UserError
 from mixsweep.core.records import Record
-from mixsweep.core.store.store import SweepStore, TrialInfo
+from mixsweep.core.store.store import SweepStore
+from mixsweep.core.store.trial.info import TrialInfo
 from mixsweep.sweep.planning.plan import Plan
 from mixsweep.sweep.planning.schema import SweepSpec
 from mixsweep.sweep.runtime.worker import WorkerSpec
@@ -105,7 +106,7 @@ class SweepRun:
 
     def stop_requested(self) -> bool:
         """Whether a stop was requested since the command started."""
-        return self.store.stop_requested(self.worker_spec.run_config.started_at)
+        return self.worker_spec.run_config.stop_requested()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +155,7 @@ class Backend(ABC):
     )
     searches: ClassVar[bool] = False  # has a driver that runs as long as the sweep, which a search needs
     ends_with_command: ClassVar[bool] = True  # Ctrl-C and SIGTERM stop the trials
+    passes_paths_on: ClassVar[bool] = True  # to a scheduler, which takes UTF-8 only
 
     def __init__(self, place: Place):
         self.place = place
@@ -166,10 +168,14 @@ class Backend(ABC):
         """
         name, spec = self.place.name, plan.spec
         resources = spec.resources
+        if self.passes_paths_on:
+            _check_utf8(Path.cwd(), (options.store_root / spec.name).absolute())
         if options.detach and not self.detaches:
             raise RunError(f"--detach: place {name} works only as long as this command runs")
         if resources.ranks > 1 and not self.trains_ranks:
             raise RunError(f"resources.ranks: place {name} trains a trial in one process; use another one")
+        if resources.ranks > 1 and not spec.trainable.multi_rank:
+            raise RunError("resources.ranks: its trainable trains in one process; see multi_rank of a class")
         if resources.nodes > 1 and not self.spans_nodes:
             raise RunError(f"resources.nodes = {resources.nodes}: place {name} is one machine")
         if resources.ranks > 1 and spec.search is not None:
@@ -219,3 +225,13 @@ def find_backend(place: Place) -> Backend:
     module, _, name = _BACKENDS[kind_of_backend(place)].partition(":")
     backend: Backend = getattr(import_module(module), name)(place)
     return backend
+
+
+def _check_utf8(*folders: Path) -> None:
+    for folder in folders:
+        try:
+            str(folder).encode()
+        except UnicodeEncodeError:
+            raise RunError(
+                f"{str(folder)!a}: not UTF-8, and schedulers take no other paths; --place debug does"
+            ) from None

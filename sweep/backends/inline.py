@@ -12,6 +12,7 @@ class InlineBackend(Backend):
     extras: ClassVar[tuple[str, ...]] = ("train",)
     trains_ranks: ClassVar[bool] = False
     spans_nodes: ClassVar[bool] = False
+    passes_paths_on: ClassVar[bool] = False
 
     def run(self, sweep_run: SweepRun) -> int:
         gpus = sweep_run.plan.spec.resources.gpus

@@ -1,5 +1,6 @@
 """The command line: `sweep` and `python -m mixsweep`."""
 
+import io
 import os
 import platform
 import sys
@@ -60,7 +61,13 @@ for group in (sweep_files, running, inspection, exports):
 
 def main() -> None:
     """Run the command line; a UserError or OSError is printed on one line, with exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(
+            stream, io.TextIOWrapper
+        ):  # a name that the terminal cannot show must not end a command
+            stream.reconfigure(errors="backslashreplace")
     try:
+        _check_encoding()
         app()
     except UserError as error:
         print(f"sweep: {' '.join(str(error).splitlines())}", file=sys.stderr)
@@ -74,3 +81,14 @@ def main() -> None:
         words = (error.filename, error.strerror or str(error))  # a write to a full disk names no file
         print(f"sweep: {': '.join(str(word) for word in words if word)}", file=sys.stderr)
         sys.exit(2)
+
+
+def _check_encoding() -> None:
+    """Check that names of files are UTF-8, as those of a store are for every other process of its sweep.
+
+    Raises:
+        UserError: a locale of another encoding is set.
+    """
+    encoding = sys.getfilesystemencoding()
+    if encoding != "utf-8":
+        raise UserError(f"the locale's encoding is {encoding}, a store's is UTF-8; set PYTHONUTF8=1")

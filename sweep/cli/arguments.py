@@ -13,7 +13,8 @@ from mixsweep.core.errors import UserError, did_you_mean
 from mixsweep.sweep.cli.completion import complete_file, complete_place, complete_sweep, complete_trial
 
 if TYPE_CHECKING:  # slow imports, which completion, `--help` and `--version` do without
-    from mixsweep.core.store.store import SweepStore, TrialFolder
+    from mixsweep.core.store.store import SweepStore
+    from mixsweep.core.store.trial.folder import TrialFolder
     from mixsweep.sweep.planning.plan import Plan
 
 out = Console(highlight=False, soft_wrap=False)
@@ -102,14 +103,19 @@ def find_sweep(name: str, root: Path) -> "SweepStore":
         UsageError: neither exists; with the nearest name.
     """
     from mixsweep.core.store.store import SweepStore
+    from mixsweep.sweep.planning.parse import is_folder_name
 
-    for path in (root / name, Path(name)):
-        store = SweepStore(path)
-        if store.exists():
-            return store
+    candidates = [root / name] if is_folder_name(name) else []
+    if name.strip() and "\0" not in name:
+        candidates.append(Path(name))
+    for path in candidates:
+        store = SweepStore(path if path.name not in ("", "..") else path.absolute().resolve())
+        with suppress(OSError):  # a name that is too long, a folder that may not be read
+            if store.exists():
+                return store
     known = [one.name for one in all_sweeps(root)]
     hint = did_you_mean(name, known) if known else "; there are none yet"
-    raise UsageError(f"{name}: no such sweep in {root}{hint}")
+    raise UsageError(f"{shown(name)}: no such sweep in {root}{hint}")
 
 
 def all_sweeps(root: Path) -> "list[SweepStore]":
@@ -119,22 +125,32 @@ def all_sweeps(root: Path) -> "list[SweepStore]":
     return [SweepStore(path.parent) for path in sorted(root.glob("*/sweep.toml"))]
 
 
+def shown(name: str) -> str:
+    """Return an argument as an error quotes it: printable, and not longer than a line."""
+    text = name if name.isprintable() and name else repr(name)
+    return text if len(text) <= 80 else f"{text[:77]}…"
+
+
 def find_trial(name: str, root: Path) -> "TrialFolder":
     """Return the trial whose id begins with this prefix, or with `SWEEP/PREFIX` in one sweep.
 
     Raises:
         UsageError: no trial matches, or more than one.
     """
-    from mixsweep.core.store.store import TrialFolder
+    from mixsweep.core.store.trial.folder import TrialFolder
+    from mixsweep.sweep.planning.parse import is_folder_name
+    from mixsweep.sweep.planning.plan import is_trial_prefix
 
     sweep, _, prefix = name.rpartition("/")
+    if not is_trial_prefix(prefix) or (sweep and not is_folder_name(sweep)):
+        raise UsageError(f"{shown(name)}: not a trial's id or the start of one")
     found = sorted(
         path for path in root.glob(f"{glob.escape(sweep) or '*'}/trials/{prefix}*") if path.is_dir()
     )
     if not found:
         raise UsageError(f"{name}: no such trial in {root}; `sweep status SWEEP` lists them")
-    if len({path.name for path in found}) > 1:
-        raise UsageError(f"{name}: {len(found)} trials have ids that begin with it; write more of the id")
+    if (count := len({path.name for path in found})) > 1:
+        raise UsageError(f"{name}: {count} trials have ids that begin with it; write more of the id")
     if len(found) > 1:
         names = ", ".join(f"{path.parent.parent.name}/{path.name}" for path in found)
         raise UsageError(f"{name}: the same trial is in several sweeps; choose one: {names}")

@@ -1,12 +1,13 @@
 """Diagnostics of one trial in this process, outside the sweep: overfitting a few batches, and a profile."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from mixsweep.cluster.places import Place
 from mixsweep.core.config import TrialConfig
+from mixsweep.core.errors import UserError
 from mixsweep.core.store.store import SweepStore
 from mixsweep.core.trainables.image_config import ImageConfig
 from mixsweep.sweep.backends.base import RunOptions
@@ -67,7 +68,8 @@ def _trial(
     from mixsweep.core.training import device as devices
     from mixsweep.core.training.trainer import Trial
 
-    config = cast(ImageConfig, config)  # other trainables have no batches to limit
+    if not isinstance(config, ImageConfig):
+        raise UserError("--overfit and --profile: only for trials of the image trainer")
     small = config.with_values(train_limit=batches * config.batch_size, augment="none", epochs=epochs)
     run_config = make_run_config(plan.spec, SweepStore(plan.spec.name), place, RunOptions(data_dir=data))
     check_data([small], run_config)

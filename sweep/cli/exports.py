@@ -87,7 +87,8 @@ def mirror(
     if artifacts:
         say(f"Artifacts: {done.artifacts}, {done.artifacts_changed} of them pushed.")
     for one in found if options.offline and not beside else ():
-        say(f"To upload: wandb sync {offline_folder(one)}/offline-run-*")
+        if offline_folder(one).is_dir():
+            say(f"To upload: wandb sync {offline_folder(one)}/offline-run-*")
     for problem in done.troubles[:1]:
         say(f"{len(done.troubles)} runs were not pushed ({problem}); run the same command again.")
     raise typer.Exit(1 if done.troubles else 0)

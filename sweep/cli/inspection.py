@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -43,11 +44,13 @@ def status(
     as_json: Json = False,
 ) -> None:
     """States, progress, best so far, time left, failures by kind."""
-    elsewhere(place, "status", *([sweep] if sweep else []), *["--watch"] * watch, *["--json"] * as_json)
+    elsewhere(
+        place, "status", *([sweep] if sweep is not None else []), *["--watch"] * watch, *["--json"] * as_json
+    )
     from mixsweep.sweep.cli.views.live_view import summary
     from mixsweep.sweep.status import StatusReader
 
-    found = [find_sweep(sweep, store)] if sweep else all_sweeps(store)
+    found = [find_sweep(sweep, store)] if sweep is not None else all_sweeps(store)
     readers = [StatusReader(one) for one in found]
     if as_json:
         mappings = [reader.read().to_mapping() for reader in readers]
@@ -119,15 +122,15 @@ def logs(
             return
     elsewhere(place, "logs", trial, *["-f"] * follow)
     folder = find_trial(trial, store)
-    position = 0
+    positions: dict[Path, int] = {}
     try:
         while True:
-            if folder.log_path.exists():
-                with open(folder.log_path, encoding="utf-8") as file:
-                    file.seek(position)
+            for path in folder.logs():
+                with suppress(FileNotFoundError), open(path, encoding="utf-8", errors="replace") as file:
+                    file.seek(positions.get(path, 0))
                     sys.stdout.write(file.read())
                     sys.stdout.flush()
-                    position = file.tell()
+                    positions[path] = file.tell()
             info = folder.info()
             if not follow or (info is not None and info.ended):
                 return

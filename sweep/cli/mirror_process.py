@@ -79,6 +79,7 @@ def mirror_beside(store: SweepStore, options: MirrorOptions, say: Callable[[str]
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        errors="replace",
         start_new_session=True,  # Ctrl-C reaches only the trials; the mirror ends after them
     )
     assert process.stdin is not None

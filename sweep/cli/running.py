@@ -29,7 +29,7 @@ from mixsweep.sweep.cli.arguments import (
     out,
     plan_of,
 )
-from mixsweep.sweep.cli.completion import complete_trial
+from mixsweep.sweep.cli.completion import complete_place, complete_trial
 
 if TYPE_CHECKING:
     from mixsweep.core.store.store import SweepStore
@@ -84,7 +84,7 @@ def run(
             store = Path(where.ray.store)
     check_store(store)
     made = plan_of(file, settings, store)
-    chosen = (pick(made.trials, trial),) if trial else None
+    chosen = (pick(made.trials, trial),) if trial is not None else None
     if overfit or profile:
         from mixsweep.sweep.cli.diagnostics import overfit_trial, profile_trial
 
@@ -164,8 +164,10 @@ def _run(made: "Plan", where: Place, options: "RunOptions") -> int:
 def stop(sweep: SweepName, store: Store = Path("runs"), place: WhereStore = None) -> None:
     """Stop a sweep's running trials at the next safe point; the same `sweep run` resumes it."""
     elsewhere(place, "stop", sweep)
+    from mixsweep.core.store.stops import request_stop
+
     found = find_sweep(sweep, store)
-    found.request_stop()
+    request_stop(found.path)
     running = [f.trial_id for f in found.trials() if (info := f.info()) and info.state == "running"]
     out.print(f"{found.name}: asked {len(running)} running trials to stop after their epoch.", markup=False)
     if (found.path / "jobs").is_dir():
@@ -176,18 +178,27 @@ def stop(sweep: SweepName, store: Store = Path("runs"), place: WhereStore = None
 
 @app.command(rich_help_panel=_PANEL)
 def doctor(
-    place: PlaceName = "local",
-    store: Store = Path("runs"),
+    place: Annotated[
+        str | None,
+        typer.Option(help="Where to run; `local` if left out.", autocompletion=complete_place),
+    ] = None,
+    store: Annotated[
+        Path | None, typer.Option(help="The folder of sweeps. Without --place its files are checked.")
+    ] = None,
     data: Data = None,
     job: Annotated[bool, typer.Option(help="slurm: check a node too, with a small job.")] = True,
     wait: Annotated[int, typer.Option(min=1, metavar="SECONDS", help="The longest wait for that job.")] = 300,
     as_json: Json = False,
 ) -> None:
-    """Check a place before you spend an allocation on it."""
+    """Check a place before you spend an allocation on it; or, with --store alone, the files of its sweeps."""
+    from mixsweep.sweep.store_check import sweeps_below
+
+    if place is None and store is not None and (sweeps := sweeps_below(store)):
+        raise typer.Exit(_check_files(sweeps, as_json))
     from mixsweep.cluster.doctor.examine import examine
     from mixsweep.sweep.run import find_data
 
-    where = find_place(place)
+    where, store = find_place(place or "local"), store or Path("runs")
     for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: remove the job and its files
         signal.signal(number, signal.default_int_handler)
     styles = {"ok": "green", "warning": "yellow", "failed": "bold red"}
@@ -204,6 +215,25 @@ def doctor(
     if as_json:
         out.print_json(json.dumps([vars(check) for check in checks]))
     raise typer.Exit(int(any(check.state == "failed" for check in checks)))
+
+
+def _check_files(sweeps: "list[SweepStore]", as_json: bool) -> int:
+    """Print a line for each file of these sweeps that is not as it has to be; return 1 if there is one."""
+    from mixsweep.sweep.store_check import check
+
+    found: list[dict[str, str]] = []
+    for one in sweeps:
+        for finding in check(one):
+            found.append({"path": str(finding.path), "found": finding.message})
+            if not as_json:
+                out.print(str(finding), markup=False, soft_wrap=True)
+    if as_json:
+        out.print_json(json.dumps(found))
+    elif not found:
+        trials = sum(len(one.trial_names()) for one in sweeps)
+        counted = f"{len(sweeps)} sweep{'s' * (len(sweeps) > 1)} with {trials} trials"
+        out.print(f"{counted}: all files are as they have to be", markup=False, soft_wrap=True)
+    return int(bool(found))
 
 
 @app.command(

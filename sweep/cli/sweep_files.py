@@ -79,11 +79,15 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Trials, duplicates, what is done already, and what the rest will cost; runs nothing."""
+    from mixsweep.core.store.store import SweepStore
     from mixsweep.sweep.cli.views.render_plan import describe_plan, plan_mapping
+    from mixsweep.sweep.origin import check_origin
 
     where = find_place(place)
     check_store(store)
     made = plan_of(file, settings, store)
+    if (kept := SweepStore(store / made.spec.name)).exists():
+        check_origin(made, kept)
     if as_json:
         out.print_json(json.dumps(plan_mapping(made, store, where)))
     else:

@@ -10,9 +10,10 @@ from typing import Any
 
 from mixsweep.cluster.places import BUILT_IN, COMMON_KEYS, KINDS, Place, RayPlace, SlurmPlace
 from mixsweep.core.config import Field as TrialField
-from mixsweep.core.toml_keys import declared_keys, types_of
-from mixsweep.core.toml_reader import SIZE
+from mixsweep.core.toml.keys import declared_keys, types_of
+from mixsweep.core.toml.reader import SIZE
 from mixsweep.core.trainables.kinds import find_trainable
+from mixsweep.sweep.planning.command_schema import CommandTable
 from mixsweep.sweep.planning.schema import (
     LONGEST_NAME,
     MOST_REPLICAS,
@@ -66,19 +67,28 @@ def sweep_file_schema() -> Schema:
         },
         "imports": _TYPES[tuple[str, ...]],
         "project": {"type": "string"},
+        "command": _command(),
+        "fields": {
+            "type": "object",
+            "description": "the fields of a command: a default, or a table with one",
+        },
+        "kind": {"type": "string", "description": "written by mixsweep into the resolved file of a store"},
+        "trainable": {"type": "string", "pattern": r"^.+\.py:[A-Za-z_]\w*$"},
         "parts": {"type": "array", "items": {"$ref": "#/$defs/part"}, "minItems": 1},
         **{name: {"$ref": f"#/$defs/{name}"} for name in ("base", "space", "when", "claims")},
         **{name: {"$ref": f"#/$defs/{name}"} for name in TABLES},
     }
     keys["metric"] |= {"type": "string", "enum": list(find_trainable().objectives)}
     keys["keep"] = {"description": "what is kept of ended trials besides their records, config and log"}
-    top = {name: {**keys[name], **by_hand.get(name, {})} for name in TOP_KEYS}
+    top = {name: {**keys.get(name, {}), **by_hand.get(name, {})} for name in TOP_KEYS}
     part = {name: top[name] for name in PART_KEYS} | {"name": _keys(Part)["name"]}
     part["base"] = {**top["base"], "not": {"required": ["seed"]}}  # seeds are paired across parts
     return {
         "$schema": _DRAFT,
         "title": "A sweep file of mixsweep",
-        **_table(top),
+        "if": {"anyOf": [{"required": ["trainable"]}, {"required": ["command"]}]},
+        "then": _table(_with_any_fields(top, keys["metric"])),
+        "else": _table({name: schema for name, schema in top.items() if name not in _OF_OWN}),
         "dependentSchemas": {
             # With several questions these belong inside each of [[parts]], or in a file of their own.
             "parts": {"properties": dict.fromkeys((*ONLY_IN_PARTS, "search", "stopping"), False)},
@@ -100,6 +110,31 @@ def sweep_file_schema() -> Schema:
             "search": _search(),
         },
     }
+
+
+_OF_OWN = ("trainable", "command", "fields")  # keys of a sweep whose trials are not the image trainer's
+
+
+def _command() -> Schema:
+    keys = _keys(CommandTable)
+    pattern = {"type": "object", "properties": {"pattern": {"type": "string"}}, "required": ["pattern"]}
+    keys["metrics"] |= {"anyOf": [{"type": "string", "pattern": "^(json-lines|csv:.+)$"}, pattern]}
+    return {**_table(keys), "required": ["run"]}
+
+
+def _with_any_fields(top: Mapping[str, Schema], metric: Schema) -> dict[str, Schema]:
+    """The keys of a sweep of a trainable of one's own: its fields and metrics are known to its class only."""
+    table: Schema = {"type": "object"}
+    claims = {"type": "array", "items": {**_claim(), "properties": dict(_keys(Claim))}}
+    own = {"base": table, "space": table, "when": table, "claims": claims}
+    parts = {"type": "array", "items": table, "minItems": 1}
+    seeds = {**top["seeds"], "anyOf": [top["seeds"]["anyOf"][0], {"type": "array", "minItems": 1}]}
+    any_metric = {key: value for key, value in metric.items() if key != "enum"}
+    named = {"metric": any_metric, "parts": parts, "seeds": seeds}
+    described = {
+        name: {"description": top[name]["description"], **schema} for name, schema in (own | named).items()
+    }
+    return {**top, **described}
 
 
 def places_schema() -> Schema:

@@ -6,21 +6,21 @@ metrics of a trial and their allowed values.
 
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mixsweep.core import registry
 from mixsweep.core.errors import ConfigError, did_you_mean
-from mixsweep.core.toml_keys import declared_keys, read_keys
-from mixsweep.core.toml_reader import Reader
+from mixsweep.core.toml.keys import declared_keys, read_keys
+from mixsweep.core.toml.reader import Reader, parse_toml
+from mixsweep.core.trainables.declared import DeclaredTrainable
 from mixsweep.core.trainables.interface import Trainable
-from mixsweep.core.trainables.kinds import find_trainable
 from mixsweep.sweep.planning.schema import (
     FOLDER_NAME,
     LONGEST_NAME,
     MODES,
     MOST_REPLICAS,
+    MOST_TRIALS,
     ONLY_IN_PARTS,
     PART_KEYS,
     TOP_KEYS,
@@ -32,8 +32,9 @@ from mixsweep.sweep.planning.schema import (
     Stopping,
     SweepSpec,
 )
-from mixsweep.sweep.planning.search_schema import read_search
-from mixsweep.sweep.planning.space import SpaceError, check_axis
+from mixsweep.sweep.planning.search_schema import Search, read_search
+from mixsweep.sweep.planning.space import SpaceError, check_axis, count_points
+from mixsweep.sweep.planning.user_code import read_user_code
 from mixsweep.sweep.presets.catalog import PRESETS, preset_names
 
 Table = TypeVar("Table")
@@ -73,10 +74,10 @@ def load_spec(name: str | Path, settings: Iterable[str] = ()) -> SweepSpec:
     """
     path = find_sweep_file(str(name))
     try:
-        source = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        source = parse_toml(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise SpecError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise SpecError(f"{path}: not a TOML file: {error}") from error
     for setting in settings:
         _apply_setting(source, setting)
@@ -95,13 +96,15 @@ def parse_spec(source: Mapping[str, Any], path: Path | None = None) -> SweepSpec
     name = reader.text(source, "name", default_name)
     if not is_folder_name(name):
         raise reader.error("name", f"{name!r} is not a folder name")
-    imports, project = _imports(reader, source, path)
-    trainable = find_trainable()
+    code = read_user_code(reader, source, path)
+    trainable = code.trainable
     plain = read_keys(reader, source, SweepSpec, only=("question", "reaches", "cost", "search_seed"))
-    metric = reader.choice(source, "metric", trainable.default_metric, trainable.objectives)
+    metric = _metric(reader, source, trainable)
     mode = reader.choice(source, "mode", trainable.better(metric), MODES)
     base = reader.table(source, "base")
     seeds = _seeds(reader, trainable, source, base)
+    for key, value in base.items():  # also where every part has its own value
+        _trial_value(reader, trainable, f"base.{key}", key, value)
     if "parts" in source:
         for key in ONLY_IN_PARTS:
             if key in source:
@@ -110,6 +113,7 @@ def parse_spec(source: Mapping[str, Any], path: Path | None = None) -> SweepSpec
     else:
         parts = (_part(reader, trainable, source, "", name, plain.get("question", ""), base),)
     search = read_search(reader, source, trainable, parts[0].space, parts[0].when, len(seeds))
+    _check_size(reader, parts, len(seeds), search)
     stopping = _read_table(reader, source, "stopping", Stopping) if "stopping" in source else None
     if stopping and "parts" in source:
         raise reader.error(
@@ -122,14 +126,15 @@ def parse_spec(source: Mapping[str, Any], path: Path | None = None) -> SweepSpec
         metric=metric,
         mode=mode,
         seeds=seeds,
-        imports=imports,
-        project=project,
+        imports=code.imports,
+        project=code.project,
         search=search,
         stopping=stopping,
         keep_checkpoints=_read_table(reader, source, "keep", Keep).checkpoints,
         resources=_resources(reader, source),
-        kind=trainable.kind,
-        source={**source, **named, **({"imports": list(imports), "project": project} if imports else {})},
+        trainable=trainable,
+        command=code.command,
+        source={**source, **named, **code.located},
         path=path,
         **plain,
     )
@@ -141,43 +146,27 @@ def is_folder_name(name: str) -> bool:
     return printable and len(name.encode()) <= LONGEST_NAME
 
 
-def find_project(folder: Path) -> Path:
-    """Return the nearest folder, from this one up, with `.git` or `pyproject.toml`; without one, this folder."""
-    folder = folder.resolve()
-    for root in (folder, *folder.parents):
-        if (root / ".git").exists() or (root / "pyproject.toml").is_file():
-            return root
-    return folder
-
-
-def _imports(reader: Reader, source: Mapping[str, Any], path: Path | None) -> tuple[tuple[str, ...], str]:
-    """Import the user's files; return their absolute paths and the root of their project."""
-    names = reader.texts(source, "imports")
-    folder = path.parent if path else Path()
-    given = reader.text(source, "project", "")
-    if not names:
-        if given:
-            raise reader.error("project", "is only used with `imports`")
-        return (), ""
-    project = (folder / given).resolve() if given else find_project(folder)
-    if not project.is_dir():
-        raise reader.error("project", f"{given!r} is not a folder")
-    files = []
-    for name in names:
-        try:
-            file = (folder / name).resolve()
-            registry.import_files([file], project)
-        except (Exception, SystemExit) as error:
-            problem = str(error).strip().partition("\n")[0]
-            raise reader.error("imports", f"{name!r}: {type(error).__name__}: {problem}") from error
-        files.append(str(file))
-    return tuple(files), str(project)
+def _metric(reader: Reader, source: Mapping[str, Any], trainable: Trainable) -> str:
+    """The metric of the sweep: one that the trainable declares, or any of a trainable of one's own."""
+    if not isinstance(trainable, DeclaredTrainable):
+        return reader.choice(source, "metric", trainable.default_metric, trainable.objectives)
+    metric = reader.text(source, "metric", trainable.default_metric)
+    if not metric:
+        raise reader.error("metric", "missing: the trainable declares no metrics, so name the one to compare")
+    if metric not in trainable.objectives and "mode" not in source:
+        more = did_you_mean(metric, trainable.objectives) if trainable.objectives else ""
+        raise reader.error("metric", f"{metric!r} is not declared by the trainable; give its mode too{more}")
+    return metric
 
 
 def _seeds(
     reader: Reader, trainable: Trainable, source: Mapping[str, Any], base: Mapping[str, Any]
 ) -> tuple[int, ...]:
     seeds = source.get("seeds", 1)
+    if "seed" not in trainable.field_names:
+        if "seeds" in source and seeds not in (1, [1]):
+            raise reader.error("seeds", f"{seeds!r}: the trainable has no field `seed`")
+        return (0,)
     first = base.get("seed", trainable.defaults["seed"])
     if isinstance(seeds, bool) or not isinstance(seeds, int | list):
         raise reader.error("seeds", f"{seeds!r} is neither a number of replicas nor a list of seeds")
@@ -214,6 +203,14 @@ def _parts(
         if "seed" in own:
             raise reader.error(f"{where}base.seed", "write it in [base], so that seeds are paired")
         parts.append(_part(reader, trainable, table, where, name, question, {**base, **own}))
+    for key in base:
+        if all(key in table.get("base", {}) or key in part.space for table, part in zip(tables, parts)):
+            held = "base" if key in tables[0].get("base", {}) else "space"
+            others = f", parts.1.{held}.{key}, …" if len(parts) > 1 else ""
+            raise reader.error(
+                f"base.{key}",
+                f"has no effect: every part sets its own; set parts.0.{held}.{key}{others} instead",
+            )
     names = [part.name for part in parts]
     if len(set(names)) < len(names):
         raise reader.error("parts", f"two parts have the same name among {names}")
@@ -231,7 +228,7 @@ def _part(
 ) -> Part:
     space = reader.table(table, "space", where)
     when = reader.table(table, "when", where)
-    for key, value in base.items():
+    for key, value in reader.table(table, "base", where).items():
         _trial_value(reader, trainable, f"{where}base.{key}", key, value)
     for key, axis in space.items():
         _known_field(reader, trainable, f"{where}space.{key}", key)
@@ -263,6 +260,20 @@ def _part(
         claims=_claims(reader, trainable, table, where, space),
         **read_keys(reader, table, Part, where, only=("samples",)),
     )
+
+
+def _check_size(reader: Reader, parts: Sequence[Part], replicas: int, search: Search | None) -> None:
+    """Refuse a sweep of more trials than a store can hold, before anything is expanded."""
+    if search is not None:
+        key, wanted = (
+            ("search.trials", search.trials)
+            if search.algorithm == "tpe"
+            else ("search.population", search.population)
+        )
+    else:
+        key, wanted = "", sum(count_points(part.space, part.samples) * replicas for part in parts)
+    if wanted > MOST_TRIALS:
+        raise reader.error(key, f"{wanted} trials are too many; allowed: {MOST_TRIALS} in one sweep")
 
 
 def _claims(
@@ -337,9 +348,11 @@ def _apply_setting(source: dict[str, Any], setting: str) -> None:
     if not equals or not key.strip():
         raise SpecError(f"--set {setting}: not KEY=VALUE, as in --set base.epochs=2")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except (ValueError, RecursionError):
+        value = parse_toml(f"value = {text}").pop("value") if "\n" not in text.strip() else text
+    except tomllib.TOMLDecodeError:
         value = text.strip()  # a bare word is a string: --set base.model=mixer
+    except ValueError as error:
+        raise SpecError(f"--set {key}: {str(error).removeprefix('value: ')}") from error
     *folders, last = key.strip().split(".")
     table: Any = source
     for folder in folders:

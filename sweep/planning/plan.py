@@ -1,5 +1,6 @@
 """The plan: the trials of a sweep, identified, deduplicated, in the order in which they run."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,9 +12,13 @@ from mixsweep.core.config import TrialConfig
 from mixsweep.core.errors import ConfigError
 from mixsweep.core.store import files
 from mixsweep.core.store.arrow import column_type
+from mixsweep.core.store.code_copy import keep_code
+from mixsweep.core.store.definitions import save_definition
 from mixsweep.core.store.store import SweepStore
+from mixsweep.core.trainables.declared import DeclaredTrainable
+from mixsweep.core.trainables.interface import Trainable
 from mixsweep.sweep.planning.schema import Part, SpecError, SweepSpec
-from mixsweep.sweep.planning.space import expand
+from mixsweep.sweep.planning.space import expand, meets
 
 _DRAWS_A_MEMBER = 50  # draws per member of a population, at most: draws may repeat a trial
 
@@ -110,12 +115,66 @@ def make_plan(spec: SweepSpec) -> Plan:
                 duplicates += 1
                 if config.epochs > rows[earlier].config.epochs:
                     rows[earlier] = replace(rows[earlier], config=config)
+    _check_effects(spec, rows)
     return Plan(spec=spec, rows=tuple(rows), duplicates=duplicates)
+
+
+def _check_effects(spec: SweepSpec, rows: Sequence[Planned]) -> None:
+    """Refuse a field of [base], or of a part's, that has no effect on any trial.
+
+    Raises:
+        SpecError: names the field, and what it would need.
+    """
+    trainable = spec.trainable
+    limited = {  # by part: the fields of [base] that count under conditions only
+        part.name: [
+            name
+            for name in part.base
+            if name not in part.space and (trainable.field(name).applies or name in part.when)
+        ]
+        for part in spec.parts
+    }
+    felt = {
+        (part.name, name)
+        for part in spec.parts
+        for name in part.base
+        if name not in part.space and name not in limited[part.name]
+    }
+    whens = {part.name: part.when for part in spec.parts}
+    for row in rows:
+        for name in limited[row.part]:
+            if (row.part, name) not in felt and _is_felt(trainable, name, row, whens[row.part]):
+                felt.add((row.part, name))
+    for number, part in enumerate(spec.parts):
+        own = spec.source["parts"][number].get("base", {}) if "parts" in spec.source else {}
+        for name in part.base:
+            concerned = [part] if name in own else spec.parts
+            if any((one.name, name) in felt for one in concerned):
+                continue
+            where = f"parts[{number}].base.{name}" if name in own else f"base.{name}"
+            conditions = {**trainable.field(name).applies, **part.when.get(name, {})}
+            words = " and ".join(
+                f"{other} = {_alternatives(allowed)}" for other, allowed in conditions.items()
+            )
+            raise SpecError(
+                f"{spec.path or spec.name}: {where}: has no effect on any trial: it counts for {words} only"
+            )
+
+
+def _is_felt(trainable: Trainable, name: str, row: Planned, when: Mapping[str, Mapping[str, Any]]) -> bool:
+    values = row.config.to_mapping()
+    conditions = when.get(name, {})
+    return trainable.is_effective(name, values) and all(meets(values[k], v) for k, v in conditions.items())
+
+
+def _alternatives(allowed: Any) -> str:
+    return " or ".join(map(str, allowed if isinstance(allowed, list | tuple) else [allowed]))
 
 
 def _trial(spec: SweepSpec, part: Part, values: Mapping[str, Any], seed: int) -> TrialConfig:
     try:
-        return spec.trainable.config({**values, "seed": seed})
+        seeded = {"seed": seed} if "seed" in spec.trainable.field_names else {}
+        return spec.trainable.config({**values, **seeded})
     except ConfigError as error:
         at = ", ".join(f"{key} = {values[key]!r}" for key in part.space if key in values)
         where = f"{spec.path or spec.name}: {part.name}"
@@ -148,9 +207,13 @@ def _first_generation(spec: SweepSpec, size: int) -> Plan:
 def save_plan(plan: Plan, store: SweepStore) -> None:
     """Write the sweep file and its plan into the store."""
     store.trials_path.mkdir(parents=True, exist_ok=True)
+    if isinstance(plan.spec.trainable, DeclaredTrainable):
+        save_definition(store.path, plan.spec.trainable.definition)
+    if plan.spec.command is not None and plan.spec.command.code is not None:
+        keep_code(store.path, plan.spec.command.code)
     files.write_table(plan.table(), store.path / "plan.parquet")
     # The sweep file is written last: a folder that has one is a sweep with a plan.
-    files.write_bytes(store.path / "sweep.toml", plan.spec.to_toml().encode())
+    store.write_sweep_file(plan.spec.to_toml())
 
 
 def read_plan(store: SweepStore) -> tuple[Planned, ...]:
@@ -207,15 +270,22 @@ def labels_of_columns(
     return labels
 
 
+def is_trial_prefix(text: str) -> bool:
+    """Whether a trial's id may begin with a text; an empty one names no trial."""
+    return re.fullmatch(r"[0-9A-Za-z]{1,64}", text) is not None
+
+
 def pick(trials: Sequence[TrialConfig], prefix: str) -> TrialConfig:
     """Return the trial whose id begins with this prefix.
 
     Raises:
         SpecError: no trial matches, or more than one.
     """
+    if not is_trial_prefix(prefix):
+        raise SpecError(f"--trial {prefix!r}: not a trial's id or the start of one")
     found = [config for config in trials if config.trial_id.startswith(prefix)]
     if len(found) != 1:
-        problem = "no trial of the plan" if not found else f"{len(found)} trials"
+        problem = "no trial of the plan" if not found else f"{len(found)} trials have ids that begin with it"
         raise SpecError(f"--trial {prefix}: {problem}; `sweep plan` lists their ids")
     return found[0]
 

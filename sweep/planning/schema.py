@@ -10,9 +10,10 @@ import tomli_w
 from mixsweep.core.errors import UserError
 from mixsweep.core.execution.run_config import BATCH_NORMS
 from mixsweep.core.store.retention import POLICY_HELP, POLICY_PATTERN
-from mixsweep.core.toml_keys import declared_keys, toml_key, toml_key_by_hand
+from mixsweep.core.toml.keys import declared_keys, toml_key, toml_key_by_hand
 from mixsweep.core.trainables.interface import Trainable
-from mixsweep.core.trainables.kinds import BUILT_IN, find_trainable
+from mixsweep.core.trainables.kinds import find_trainable
+from mixsweep.sweep.planning.command_schema import CommandSpec
 from mixsweep.sweep.planning.search_schema import Search
 
 MODES = ("max", "min")
@@ -28,6 +29,9 @@ LONGEST_NAME = 200  # file systems take 255 bytes
 
 
 MOST_REPLICAS = 10_000
+
+
+MOST_TRIALS = 100_000  # a plan of so many takes seconds to expand; the points are counted before
 
 
 class SpecError(UserError):
@@ -146,14 +150,19 @@ class SweepSpec:
     stopping: Stopping | None = toml_key_by_hand(None, "a rule that stops poor trials early")
     keep_checkpoints: str = "best:5"
     resources: Resources = toml_key_by_hand(Resources(), "the resources of one trial")
-    kind: str = BUILT_IN
+    trainable: Trainable = toml_key_by_hand(
+        MISSING,
+        "what a trial is: FILE.py:Class, a class of one's own; left out: the image trainer",
+        factory=find_trainable,
+    )
+    command: CommandSpec | None = toml_key_by_hand(None, "a trial that is a command: how it is run")
     source: Mapping[str, Any] = field(default_factory=dict)  # the file's own tables, `--set` applied
     path: Path | None = None
 
     @property
-    def trainable(self) -> Trainable:
-        """The trainable of its trials."""
-        return find_trainable(self.kind)
+    def kind(self) -> str:
+        """The kind of its trials."""
+        return self.trainable.kind
 
     @property
     def may_stop_trials(self) -> bool:
@@ -171,7 +180,8 @@ TABLES: Mapping[str, type] = {"search": Search, "stopping": Stopping, "keep": Ke
 PART_KEYS = tuple(declared_keys(Part))
 
 
-TOP_KEYS = tuple(dict.fromkeys((*declared_keys(SweepSpec), *PART_KEYS, *TABLES)))
+# `kind` is written into a store's resolved sweep file; in another it is not used.
+TOP_KEYS = tuple(dict.fromkeys((*declared_keys(SweepSpec), *PART_KEYS, *TABLES, "fields", "kind")))
 
 
 # Keys of a file with one question that belong inside each of [[parts]] in a file with several.

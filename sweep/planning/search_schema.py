@@ -6,8 +6,8 @@ from dataclasses import MISSING, dataclass
 from typing import Any
 
 from mixsweep.core.errors import did_you_mean
-from mixsweep.core.toml_keys import keys_beside, read_keys, toml_key
-from mixsweep.core.toml_reader import Reader
+from mixsweep.core.toml.keys import keys_beside, read_keys, toml_key
+from mixsweep.core.toml.reader import Reader
 from mixsweep.core.trainables.interface import Trainable
 
 ALGORITHMS = ("tpe", "pbt")

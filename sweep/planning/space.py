@@ -115,6 +115,12 @@ def expand(
         yield switch_off({**base, **{key: point[key] for key in space}}, when, defaults)
 
 
+def count_points(space: Mapping[str, Mapping[str, Any]], samples: int) -> int:
+    """Return how many points `expand` yields, without expanding anything."""
+    grids = [axis["grid_search"] for axis in space.values() if "grid_search" in axis]
+    return math.prod(map(len, grids)) * (samples if len(grids) < len(space) else 1)
+
+
 def switch_off(
     values: Mapping[str, Any], when: Mapping[str, Mapping[str, Any]], defaults: Mapping[str, Any]
 ) -> dict[str, Any]:

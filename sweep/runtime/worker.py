@@ -1,7 +1,10 @@
 """Worker processes: the worker spec that a command gives them, and how they run trials, at every kind of place."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from mixsweep.core import registry
@@ -9,10 +12,18 @@ from mixsweep.core.config import TrialConfig
 from mixsweep.core.errors import UserError
 from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.records import Record
-from mixsweep.core.store.store import SweepStore, TrialInfo
+from mixsweep.core.store.code_copy import code_path, keep_code, read_code
+from mixsweep.core.store.store import SweepStore
+from mixsweep.core.store.trial.info import TrialInfo
+from mixsweep.core.trainables import own_class
+from mixsweep.core.trainables.command.trial import Command
+from mixsweep.core.trainables.command.trial import attach as attach_command
+from mixsweep.core.trainables.declared import DeclaredTrainable
+from mixsweep.core.trainables.definition import Definition
+from mixsweep.core.trainables.kinds import declare
 from mixsweep.core.version import __version__
 from mixsweep.sweep.planning.plan import Plan, read_plan
-from mixsweep.sweep.planning.schema import Stopping
+from mixsweep.sweep.planning.schema import Stopping, SweepSpec
 from mixsweep.sweep.search.asha import make_decide
 
 
@@ -26,7 +37,9 @@ class WorkerSpec:
         mode: `max` or `min`.
         epochs: the epoch budgets of the plan's trials by id, which the stopping rule compares.
         stopping: the stopping rule, or None.
-        imports: the user's files that register models and data sets.
+        definition: of a trainable of one's own, or None.
+        command: that trains, where the trainable is one.
+        imports: the user's files: that of the trainable first, then those that register models and data sets.
         project: the root of the project that they import from.
         grows: whether the plan grows while it runs, so that epoch budgets are read from the store.
         version: the mixsweep version of the command.
@@ -37,6 +50,8 @@ class WorkerSpec:
     mode: str
     epochs: Mapping[str, int]
     stopping: Stopping | None = None
+    definition: Definition | None = None
+    command: Command | None = None
     imports: tuple[str, ...] = ()
     project: str = ""
     grows: bool = False
@@ -56,6 +71,8 @@ class WorkerSpec:
         nested = {
             "run_config": self.run_config.to_mapping(),
             "stopping": stopping,
+            "definition": None if self.definition is None else self.definition.to_mapping(),
+            "command": None if self.command is None else asdict(self.command),
             "imports": list(self.imports),
         }
         names = ("metric", "mode", "project", "grows", "version")
@@ -69,12 +86,14 @@ class WorkerSpec:
             UserError: another version of mixsweep wrote it.
         """
         check_version(values["version"])
-        stopping = values["stopping"]
+        stopping, definition, command = values["stopping"], values.get("definition"), values.get("command")
         return cls(
             **{
                 **values,
                 "run_config": RunConfig.from_mapping(values["run_config"]),
                 "stopping": None if stopping is None else Stopping(**stopping),
+                "definition": None if definition is None else Definition.from_mapping(definition),
+                "command": None if command is None else Command(**command),
                 "imports": tuple(values["imports"]),
                 "epochs": epochs,
             }
@@ -90,9 +109,26 @@ def make_worker_spec(plan: Plan, run_config: RunConfig) -> WorkerSpec:
         mode=spec.mode,
         epochs={config.trial_id: config.epochs for config in plan.trials},
         stopping=spec.stopping,
+        definition=spec.trainable.definition if isinstance(spec.trainable, DeclaredTrainable) else None,
+        command=_command_of(spec, run_config.store),
         imports=spec.imports,
         project=spec.project,
         grows=spec.search is not None,
+    )
+
+
+def _command_of(spec: SweepSpec, store: Path) -> Command | None:
+    if spec.command is None:
+        return None
+    table, code = spec.command.table, spec.command.code
+    return Command(
+        run=table.run,
+        metrics=table.metrics,
+        resume=table.resume,
+        code="" if code is None else str(code_path(store.absolute(), code.digest)),
+        inputs=spec.command.inputs,
+        environment=table.env,
+        time_limit=table.time_limit,
     )
 
 
@@ -133,17 +169,65 @@ class _GrowingEpochs(Mapping[str, int]):
         return len(self._epochs)
 
 
+def import_code(worker_spec: WorkerSpec) -> None:
+    """Import the user's files, and let their classes and commands train in this process.
+
+    Raises:
+        UserError: this process has another version than the command, or their class is not the command's.
+    """
+    check_version(worker_spec.version)
+    modules = registry.import_files(worker_spec.imports, worker_spec.project)
+    if worker_spec.definition is not None and worker_spec.command is not None:
+        declare(worker_spec.definition)
+        attach_command(worker_spec.definition.kind, worker_spec.command)
+    elif worker_spec.definition is not None:
+        _attach_class(worker_spec.definition, modules[0])
+
+
+def with_code(worker_spec: WorkerSpec) -> WorkerSpec:
+    """The spec with the digest of the user's code that this process has imported, or runs.
+
+    A copy of what it has imported is kept in the store, where this process sees it.
+    """
+    if worker_spec.command is not None:
+        return worker_spec.with_run_config(code=Path(worker_spec.command.code).name)
+    paths = registry.project_files(worker_spec.project) if worker_spec.imports else {}
+    if not paths:
+        return worker_spec
+    code, store = read_code(paths), worker_spec.run_config.store
+    if store.is_dir():  # else this node does not see it
+        with suppress(OSError):  # a full disk is told of elsewhere
+            keep_code(store, code)
+    return worker_spec.with_run_config(code=code.digest)
+
+
 def prepare_worker(worker_spec: WorkerSpec) -> Callable[[Record], bool]:
     """Import the user's files; return the stopping decision that training calls after each epoch.
 
     Raises:
         UserError: this process has another version than the command.
     """
-    check_version(worker_spec.version)
-    registry.import_files(worker_spec.imports, worker_spec.project)
+    import_code(worker_spec)
     store = SweepStore(worker_spec.run_config.store)
     epochs = _GrowingEpochs(store) if worker_spec.grows else worker_spec.epochs
     return make_decide(worker_spec.stopping, store, worker_spec.metric, worker_spec.mode, epochs)
+
+
+def _attach_class(definition: Definition, module: ModuleType) -> None:
+    """Let the class in this module run the trials of a definition.
+
+    Raises:
+        UserError: it is not the class of which the definition was made.
+    """
+    cls = getattr(module, definition.name.rpartition(":")[2], None)
+    compared = {metric.name: metric.better for metric in definition.metrics if metric.is_objective}
+    if cls is None or own_class.define(cls, definition.name, compared).kind != definition.kind:
+        raise UserError(
+            f"{definition.name}: its fields or metrics are not those that the sweep was submitted with; "
+            "run the same command again"
+        )
+    declare(definition)
+    own_class.attach(definition, cls)
 
 
 def run_trials(
@@ -160,12 +244,12 @@ def run_trials(
     """
     from mixsweep.core.execution.runner import work  # imports torch, which a driver does not need
 
-    run_config = worker_spec.run_config
-    store = SweepStore(run_config.store)
+    decide = prepare_worker(worker_spec)
+    run_config = with_code(worker_spec).run_config
     return work(
         trials,
         run_config,
-        decide=prepare_worker(worker_spec),
-        pause=pause or (lambda: "interrupted" if store.stop_requested(run_config.started_at) else ""),
+        decide=decide,
+        pause=pause or (lambda: "interrupted" if run_config.stop_requested() else ""),
         report=on_record,
     )

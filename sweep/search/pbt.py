@@ -12,6 +12,7 @@ import logging
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,9 +22,10 @@ from mixsweep.core.config import TrialConfig
 from mixsweep.core.execution.remaining import is_done
 from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.store import files
-from mixsweep.core.store.checkpoint import copy_checkpoint, has_checkpoint
-from mixsweep.core.store.lease import take_lease
 from mixsweep.core.store.store import SweepStore
+from mixsweep.core.store.trial.lease import take_lease
+from mixsweep.core.store.trial.term import amend
+from mixsweep.core.store.trial.transfer import copy_checkpoint
 from mixsweep.sweep.planning.plan import Plan, Planned
 from mixsweep.sweep.planning.schema import SweepSpec
 from mixsweep.sweep.planning.space import to_ray
@@ -49,15 +51,15 @@ class PopulationDecision:
     scores: tuple[float, ...]
     exploits: tuple[ExploitDecision | None, ...]
 
-    def to_json(self) -> str:
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain JSON values."""
         exploits = [e and {"parent": e.parent, "values": dict(e.values)} for e in self.exploits]
         # Stores of earlier versions name the key so.
-        mapping = {"epoch": self.epoch, "members": self.members, "scores": self.scores, "heirs": exploits}
-        return json.dumps(mapping, indent=1) + "\n"
+        return {"epoch": self.epoch, "members": self.members, "scores": self.scores, "heirs": exploits}
 
     @classmethod
-    def from_json(cls, text: str) -> "PopulationDecision":
-        values = json.loads(text)
+    def from_mapping(cls, values: Mapping[str, Any]) -> "PopulationDecision":
+        """The decision of a `to_mapping` result."""
         exploits = tuple(e and ExploitDecision(**e) for e in values["heirs"])
         return cls(
             epoch=values["epoch"],
@@ -106,20 +108,27 @@ def boundaries(spec: SweepSpec, epochs: int) -> range:
     return range(spec.search.interval_epochs, epochs, spec.search.interval_epochs)
 
 
-def decision_path(store: SweepStore, spec: SweepSpec, epoch: int) -> Path:
-    """Return the file of the decision at an epoch, by one metric and mode."""
-    return store.path / "population" / f"{spec.metric}-{spec.mode}" / f"{epoch}.json"
+def decision_path(store: SweepStore, spec: SweepSpec, epoch: int, members: Sequence[TrialConfig]) -> Path:
+    """Return the file of the decision about these members at an epoch, by one metric and mode."""
+    about = files.digest_of(" ".join(config.trial_id for config in members).encode())
+    return _decisions_path(store, spec) / f"{epoch}.{about}.json"
+
+
+def _decisions_path(store: SweepStore, spec: SweepSpec) -> Path:
+    return store.path / "population" / f"{spec.metric}-{spec.mode}"
 
 
 def read_decision(
     store: SweepStore, spec: SweepSpec, epoch: int, members: Sequence[TrialConfig]
 ) -> PopulationDecision | None:
-    """Return the decision at an epoch, None where there is none or it is about other members."""
-    try:
-        decision = PopulationDecision.from_json(decision_path(store, spec, epoch).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return None
-    return decision if decision.members == tuple(config.trial_id for config in members) else None
+    """Return the decision about these members at an epoch, None if there is none or it is damaged."""
+    with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
+        return PopulationDecision.from_mapping(files.read_json(decision_path(store, spec, epoch, members)))
+    with suppress(FileNotFoundError, ValueError, KeyError, TypeError):  # of an earlier version
+        text = (_decisions_path(store, spec) / f"{epoch}.json").read_text(encoding="utf-8")
+        decision = PopulationDecision.from_mapping(json.loads(text))
+        return decision if decision.members == tuple(config.trial_id for config in members) else None
+    return None
 
 
 def with_exploited(plan: Plan, store: SweepStore) -> Plan:
@@ -176,7 +185,7 @@ class Population:
         return None
 
     def is_over(self) -> bool:
-        if self._store.stop_requested(self._run_config.started_at):
+        if self._run_config.stop_requested():
             return True
         return not self._left and all(c.trial_id in self._taken or self._waits(c) for c in self._members)
 
@@ -203,12 +212,22 @@ class Population:
                     return
                 values = [self._value(config, epoch) for config in self._members]
                 decision = decide(self._spec, epoch, self._members, values)
-                path = decision_path(self._store, self._spec, epoch)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                files.write_bytes(path, decision.to_json().encode(), self._fence)
+                decision = self._record(decision, epoch)
             self._apply(decision)
             self._left.pop(0)
             self._taken.clear()
+
+    def _record(self, decision: PopulationDecision, epoch: int) -> PopulationDecision:
+        """Record a decision, and return the one that counts: the first."""
+        path = decision_path(self._store, self._spec, epoch, self._members)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._fence()
+        content = files.json_bytes(decision.to_mapping())
+        while not files.create_exclusive(path, content):
+            if (first := read_decision(self._store, self._spec, epoch, self._members)) is not None:
+                return first
+            path.unlink(missing_ok=True)  # damaged; the same values give the same decision again
+        return decision
 
     def _apply(self, decision: PopulationDecision) -> None:
         """Carry out a decision; repeated after a kill, it changes nothing more."""
@@ -216,7 +235,8 @@ class Population:
         rows = (*self._plan.rows, *_new_rows(self._plan.rows, self._members))
         if rows != self._plan.rows:
             self._plan = replace(self._plan, rows=rows)
-            files.write_table(self._plan.table(), self._store.path / "plan.parquet", self._fence)
+            self._fence()
+            files.write_table(self._plan.table(), self._store.path / "plan.parquet")
         for config, exploit in zip(self._members, decision.exploits):
             if exploit is not None:
                 self._copy_checkpoint(config.trial_id, exploit.parent)
@@ -237,8 +257,8 @@ class Population:
         if lease is None:
             return
         with lease:
-            if folder.info() is None and not has_checkpoint(folder.path):
-                copy_checkpoint(self._store.trial(parent).path, folder.path, lease.check)
+            if folder.info() is None and not folder.has_checkpoint():
+                copy_checkpoint(self._store.trial(parent), folder)
 
     def _stop(self, config: TrialConfig) -> None:
         """Mark a replaced member as stopped and apply the retention policy to it."""
@@ -250,8 +270,8 @@ class Population:
             info = folder.info()
             if info is not None and not info.ended:
                 stopped = replace(info, state="stopped")
-                folder.write_info(stopped, lease.check)
-                self._run_config.retention.apply(self._store, stopped, [])
+                amend(folder, lease, stopped)
+                self._run_config.retention.apply(self._store, stopped)
 
 
 @dataclass(eq=False)

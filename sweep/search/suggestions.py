@@ -4,17 +4,22 @@ A chosen trial is written to the plan before it runs, so that readers see it as 
 finishes the chosen trials before it chooses more.
 """
 
+import uuid
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 from mixsweep.core.config import TrialConfig
 from mixsweep.core.errors import UserError
 from mixsweep.core.execution.remaining import is_done
 from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.extras import require
+from mixsweep.core.failures import DamagedError, LeaseLostError
 from mixsweep.core.store import files
-from mixsweep.core.store.store import SweepStore, TrialInfo
+from mixsweep.core.store.store import SweepStore
+from mixsweep.core.store.trial.info import TrialInfo
 from mixsweep.sweep.planning.plan import Plan, Planned, read_plan
 from mixsweep.sweep.planning.schema import SweepSpec
 from mixsweep.sweep.search.pbt import with_exploited
@@ -36,12 +41,41 @@ def with_known(plan: Plan, store: SweepStore) -> Plan:
     if plan.spec.search.algorithm == "pbt":
         return with_exploited(plan, store)
     require("search", what="[search] algorithm = 'tpe'")
-    try:
-        stored = read_plan(store)
-    except FileNotFoundError:
-        return plan
-    rows = [replace(r, config=config) for r in stored if (config := refit(plan.spec, r.config)) is not None]
-    return replace(plan, rows=tuple(rows))
+    stored: dict[int, Planned] = {}
+    with suppress(FileNotFoundError, DamagedError):  # the suggestions' own files have all of them
+        stored = {row.point: row for row in read_plan(store)}
+    stored |= {row.point: row for row in _read_suggestions(store)}
+    rows = (stored[point] for point in sorted(stored))
+    known = [replace(r, config=config) for r in rows if (config := refit(plan.spec, r.config)) is not None]
+    return replace(plan, rows=tuple(known))
+
+
+def _suggestion_path(store: SweepStore, number: int) -> Path:
+    return store.path / "suggestions" / f"{number:06d}.json"
+
+
+def _record_suggestion(store: SweepStore, row: Planned) -> None:
+    """Write a suggestion under its number, which only one process can take.
+
+    Raises:
+        LeaseLostError: another process has made the suggestion with this number.
+    """
+    path = _suggestion_path(store, row.point)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = {"part": row.part, "number": row.point, "request": TrialRequest(row.config).to_json()}
+    if not files.create_exclusive(path, files.json_bytes({**values, "token": uuid.uuid4().hex})):
+        raise LeaseLostError(f"{path}: another process chooses this sweep's trials")
+
+
+def _read_suggestions(store: SweepStore) -> list[Planned]:
+    """Return the suggestions that were made, by number; a damaged one is left to the plan."""
+    found = []
+    for path in sorted((store.path / "suggestions").glob("*.json")):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            values = files.read_json(path)
+            config = TrialRequest.from_json(values["request"]).config
+            found.append(Planned(part=values["part"], point=int(values["number"]), replica=0, config=config))
+    return found
 
 
 def to_come(spec: SweepSpec, known: int) -> int:
@@ -88,6 +122,9 @@ class Suggestions:
         self._results: dict[str, Result] = {}  # of finished trials, whose results no longer change
         self._unfinished: deque[TrialConfig] = deque()
         self._exhausted = False
+        # Also of trials that the present space does not have.
+        numbers = (path.stem for path in (store.path / "suggestions").glob("*.json"))
+        self._last_number = max((int(number) for number in numbers if number.isdecimal()), default=-1)
         self.started = 0
         for config in plan.trials:
             info = store.trial(config.trial_id).info()
@@ -115,19 +152,21 @@ class Suggestions:
         if not to_come(self._spec, len(self._plan.trials)):
             return None
         known = {config.trial_id for config in self._plan.trials} | self._others.keys()
-        number = 1 + max((row.point for row in self._plan.rows), default=-1)
+        number = 1 + max((self._last_number, *(row.point for row in self._plan.rows)))
         config = suggest(self._spec, number, self._read_results(), known.__contains__)
         if config is None:
             self._exhausted = True
             return None
         row = Planned(part=self._spec.parts[0].name, point=number, replica=0, config=config)
         self._plan = replace(self._plan, rows=(*self._plan.rows, row))
-        files.write_table(self._plan.table(), self._store.path / "plan.parquet", self._fence)
+        self._fence()
+        _record_suggestion(self._store, row)
+        files.write_table(self._plan.table(), self._store.path / "plan.parquet")
         self.started += 1
         return TrialRequest(config)
 
     def is_over(self) -> bool:
-        if self._exhausted or self._store.stop_requested(self._run_config.started_at):
+        if self._exhausted or self._run_config.stop_requested():
             return True
         if self._limit is not None and self.started >= self._limit:
             return True

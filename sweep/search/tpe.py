@@ -14,7 +14,8 @@ from typing import Any
 
 from mixsweep.core.config import TrialConfig
 from mixsweep.core.errors import ConfigError
-from mixsweep.core.store.store import SweepStore, TrialInfo
+from mixsweep.core.store.store import SweepStore
+from mixsweep.core.store.trial.info import TrialInfo
 from mixsweep.core.trainables.interface import Trainable
 from mixsweep.core.trainables.kinds import find_trainable
 from mixsweep.sweep.planning.schema import Part, SpecError, SweepSpec

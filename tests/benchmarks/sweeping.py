@@ -114,7 +114,7 @@ def _first_record_seconds(place: str) -> float:
         begin = time.perf_counter()
         process = start(sweep_command(file, store, place))
         try:
-            while not any(store.glob("*/trials/*/metrics.parquet")):
+            while not any(store.glob("*/trials/*/*.parquet")):
                 if process.poll() is not None:
                     raise RuntimeError(f"the sweep ended without a record:\n{process.communicate()[0]}")
                 time.sleep(0.002)

@@ -116,3 +116,27 @@ def test_an_invalid_ray_place_is_one_line(folders: tuple[Path, Path], line: str,
     here.write_text(f"[it]\nkind = 'ray'\n{line}\n")
     with pytest.raises(PlaceError, match=re.escape(words)):
         find_place("it")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (r'partition = "a\n#SBATCH --uid=0"', r"x.partition: 'a\n#SBATCH --uid=0' holds '\n'"),
+        (r'setup = ["module load a", "b\r\nc"]', r"x.setup[1]: 'b\r\nc' holds '\r'"),
+        (r'environment = { A = "1\u0000" }', r"x.environment.A: '1\x00' holds '\x00'"),
+        (r'environment = { "A\nB" = "1" }', r"x.environment.A\nB: 'A\nB' holds '\n'"),
+        (r'environment = { "A;B" = "1" }', "x.environment.A;B: 'A;B' is not a name like OMP_NUM_THREADS"),
+        (r'directives = { "mail=a --uid" = "1" }', "x.directives.mail=a --uid: 'mail=a --uid' is not a name"),
+        (r'directives = { comment = "a\u001bb" }', r"x.directives.comment: 'a\x1bb' holds '\x1b'"),
+        (r'python = "python\nrm"', r"x.python: 'python\nrm' holds '\n'"),
+        (f"time = {10**30}", "time: the integer does not fit into 64 bits"),
+    ],
+)
+def test_what_would_begin_another_line_of_a_batch_script_is_refused(
+    line: str, said: str, folders: tuple[Path, Path]
+) -> None:
+    folders[0].write_text(f"[x]\nkind = 'slurm'\n{line}\n")
+    with pytest.raises(PlaceError) as caught:
+        find_place("x")
+    assert said in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1

@@ -20,8 +20,6 @@ from mixsweep.core.trainables.image_trainer import TRAINABLE
 GOLDEN_IDS = [
     ({}, "44136fa355b3"),
     ({"epochs": 30}, "44136fa355b3"),
-    ({"model": "resnet18", "optimizer": "adam"}, "ca5857aa902d"),
-    ({"model": "mixer", "patch_size": 8, "lr": 3e-4, "dropout": 0.1}, "c2bf3b7a39f9"),
     ({"dataset": "digits", "hidden": [16], "lr": 0.1, "optimizer": "momentum"}, "9f260930b0cb"),
     ({"schedule": "cosine", "epochs": 30, "warmup_epochs": 2.5}, "40c9e52af989"),
     (
@@ -41,8 +39,32 @@ GOLDEN_IDS = [
     ),
 ]
 
-# What came later, frozen in its turn.
+# What came later, frozen in its turn. Since 0.3 the Mixer's and the ResNet's initial weights are the course's.
+GOLDEN_IDS += [
+    ({"model": "resnet18", "optimizer": "adam"}, "cfc8b7dd55e0"),
+    ({"model": "mixer", "patch_size": 8, "lr": 3e-4, "dropout": 0.1}, "463cac17a2c8"),
+    ({"model": "resnet18", "optimizer": "adam", "init": "recipe-0.2"}, "ca5857aa902d"),
+    ({"model": "mixer", "patch_size": 8, "lr": 3e-4, "dropout": 0.1, "init": "recipe-0.2"}, "c2bf3b7a39f9"),
+]
 GOLDEN_IDS.append(({"dataset": "digits", "lr": 0.01, "parent": "44136fa355b3@3"}, "ff23ff4e2889"))
+
+
+@pytest.mark.parametrize(
+    ("values", "trial_id"),
+    [
+        ({"model": "resnet18", "optimizer": "adam"}, "ca5857aa902d"),
+        ({"model": "mixer", "patch_size": 8, "lr": 3e-4, "dropout": 0.1}, "c2bf3b7a39f9"),
+        ({"model": "resnet18", "init": "torch"}, ImageConfig(model="resnet18").trial_id),
+    ],
+)
+def test_trials_of_a_version_before_the_courses_initial_weights_keep_their_ids(
+    values: dict[str, Any], trial_id: str
+) -> None:
+    stored = ImageConfig.from_mapping(values).to_mapping() | {"init": values.get("init", "recipe")}
+    assert ImageConfig.from_store(stored).trial_id == trial_id
+    new = ImageConfig.from_mapping(values)
+    assert ImageConfig.from_store(new.to_mapping()) == new
+
 
 CONFIG_VALUES = st.fixed_dictionaries(
     {},
@@ -174,7 +196,8 @@ def test_a_field_without_effect_is_reset_so_that_it_makes_no_second_trial(
 def test_one_initialisation_under_two_names_is_one_trial(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ImageConfig(model="mlp", init="glorot_normal") == ImageConfig(model="mlp")
     assert ImageConfig(model="mixer", init="glorot_normal") != ImageConfig(model="mixer")
-    assert ImageConfig(model="resnet18", init="torch") != ImageConfig(model="resnet18")
+    assert ImageConfig(model="resnet18", init="torch") == ImageConfig(model="resnet18")
+    assert ImageConfig(model="mixer", init="course") == ImageConfig(model="mixer")
     monkeypatch.setitem(registry._models, "own", lambda config, classes: None)
     assert ImageConfig(model="own", init="torch") == ImageConfig(model="own")
     assert ImageConfig(model="own", init="glorot_normal") != ImageConfig(model="own")

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from mixsweep.core.store.checkpoint import load_checkpoint, save_checkpoint
-from mixsweep.core.store.lease import take_lease
+from mixsweep.core.store.trial.checkpoint import load_state, write_state
+from mixsweep.core.store.trial.lease import take_lease
 from tests.support.commands import ROOT
 from tests.sweep.cli.test_app import sweep, write
 
 TAKE = (
     "import sys, pathlib\n"
-    "from mixsweep.core.store.lease import take_lease\n"
+    "from mixsweep.core.store.trial.lease import take_lease\n"
     "take_lease(pathlib.Path(sys.argv[1])).release()\n"
 )
 
@@ -39,7 +39,7 @@ def test_a_process_that_nobody_asks_is_quiet(value: str, tmp_path: Path) -> None
 
 def test_a_process_that_inherits_the_variable_logs_with_time_and_module(tmp_path: Path) -> None:
     line = taken_by_another(tmp_path, SWEEP_VERBOSE="1")
-    wanted = rf"\d\d:\d\d:\d\d mixsweep\.core\.store\.lease\[\d+\]: {re.escape(str(tmp_path))}: lease taken\n"
+    wanted = rf"\d\d:\d\d:\d\d mixsweep\.core\.store\.trial\.lease\[\d+\]: {re.escape(str(tmp_path))}: lease taken\n"
     assert re.fullmatch(wanted, line), line
 
 
@@ -49,8 +49,8 @@ def test_the_command_logs_on_stderr_and_prints_the_same(tmp_path: Path) -> None:
     loud = sweep("-v", *command, tmp_path / "a")
     quiet = sweep(*command, tmp_path / "b")
     assert (loud.returncode, quiet.returncode, quiet.stderr) == (0, 0, "")
-    assert "mixsweep.core.store.lease[" in loud.stderr
-    assert "mixsweep.core.store.checkpoint[" in loud.stderr
+    assert "mixsweep.core.store.trial.lease[" in loud.stderr
+    assert "mixsweep.core.store.trial.checkpoint[" in loud.stderr
     assert "mixsweep." not in loud.stdout
     assert "Traceback" not in loud.stderr
 
@@ -68,7 +68,7 @@ def test_a_lease_that_is_held_is_told_of_with_its_holder(
 
 def test_a_damaged_checkpoint_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("DEBUG", "mixsweep")
-    save_checkpoint(tmp_path, {"epoch": 1})
-    (tmp_path / "checkpoint.pt").write_bytes(b"damaged")
-    assert load_checkpoint(tmp_path) is None
-    assert f"{tmp_path}: checkpoint.pt refused, its digest is not the recorded one" in caplog.text
+    made = write_state(tmp_path, 1, {"epoch": 1})
+    (tmp_path / made.name).write_bytes(b"damaged")
+    assert load_state(tmp_path, [made]) is None
+    assert f"{tmp_path / made.name}: damaged, its digest does not match" in caplog.text

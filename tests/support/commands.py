@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from mixsweep.core.store.store import SweepStore, TrialInfo
+from mixsweep.core.store.store import SweepStore
+from mixsweep.core.store.trial.info import TrialInfo
 from mixsweep.core.trainables.kinds import find_trainable
 
 ROOT = Path(__file__).parents[2]
@@ -56,11 +57,11 @@ def sweep_command(file: Path, store: Path, place: str, *more: str) -> list[str]:
     ]
 
 
-def start(command: list[str]) -> "subprocess.Popen[str]":
+def start(command: list[str], folder: Path = ROOT) -> "subprocess.Popen[str]":
     """Start a command in a process group of its own, as a shell does."""
     return subprocess.Popen(
         command,
-        cwd=ROOT,
+        cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -74,15 +75,22 @@ def _as_from_a_terminal() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def finish(command: list[str], timeout: float = 240) -> "subprocess.CompletedProcess[str]":
+def finish(
+    command: list[str], timeout: float = 240, folder: Path = ROOT
+) -> "subprocess.CompletedProcess[str]":
     """Run a command to its end."""
-    process = start(command)
+    process = start(command, folder)
     try:
         output, _ = process.communicate(timeout=timeout)
     except BaseException:
         kill_family(process)
         raise
     return subprocess.CompletedProcess(command, process.returncode, output, "")
+
+
+def lines_said(output: str) -> list[str]:
+    """The lines of a command's output, without the one that announces a new store."""
+    return [line for line in output.splitlines() if not line.startswith("A new store begins at ")]
 
 
 def kill_family(process: "subprocess.Popen[str]") -> int:

@@ -71,6 +71,10 @@ class RayCluster:
         """Cut a node off the network; its processes go on."""
         _ip("link", "set", self.links[number], "down")
 
+    def join_again(self, number: int) -> None:
+        """Connect a node that was cut off."""
+        _ip("link", "set", self.links[number], "up")
+
 
 def session(leader: int) -> list[int]:
     """The living processes of a session."""

@@ -32,7 +32,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Self
@@ -225,15 +225,38 @@ class SlurmCluster:
         self._kill(node)
 
     def start_node(self, node: str) -> None:
-        """Start a node that was killed, and return once it takes jobs: it is idle again by itself (ReturnToService=2).
+        """Start a node that was killed, and return once it takes jobs, as it does by itself (ReturnToService=2).
 
         In its first moments it removes the scripts of jobs that it had, and that of one that comes meanwhile too.
         """
         self._spawn(node, "slurmd", "-D", "-N", node)
+        takes_jobs = ("idle", "mixed", "allocated")  # it may have got one already
         wait_until(
-            lambda: self.sinfo("--noheader", f"--nodes={node}", "--format=%T").split()[0] == "idle", 60
+            lambda: self.sinfo("--noheader", f"--nodes={node}", "--format=%T").split()[0] in takes_jobs, 60
         )
         time.sleep(_SETTLE_SECONDS)
+
+    def kill_controller(self) -> None:
+        """SIGKILL the controller; commands fail, and jobs run on."""
+        daemon = self._daemons.pop("slurmctld")
+        daemon.kill()
+        daemon.wait()
+
+    def start_controller(self) -> None:
+        """Start the controller again, with the jobs that it had."""
+        self._spawn("slurmctld", "slurmctld", "-D")
+        self._await("slurmctld", lambda: _listens(self._controller_port))
+        self._await("slurmctld", lambda: bool(self.sinfo("--noheader", "--format=%T")))
+
+    @contextlib.contextmanager
+    def stopped(self, node: str) -> Iterator[None]:
+        """A node's daemon does nothing while this lasts; what runs on the node goes on."""
+        daemon = self._daemons[node]
+        daemon.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            daemon.send_signal(signal.SIGCONT)
 
     def _write_files(self) -> None:
         folder, user, host = self.folder, getpass.getuser(), socket.gethostname().split(".")[0]

@@ -19,9 +19,11 @@ import tomli_w
 from mixsweep.core import records
 from mixsweep.core.records import ENERGY, Record
 from mixsweep.core.store import files
-from mixsweep.core.store.store import Attempt, SweepStore, TrialInfo
+from mixsweep.core.store.store import FORMAT, FORMAT_FILE, SweepStore
+from mixsweep.core.store.trial.info import Attempt, TrialInfo
 from mixsweep.core.trainables.image_config import ImageConfig
 from tests.support.records import make_record
+from tests.support.trials import write_trial
 
 START = datetime(2026, 1, 2, 9, 0, tzinfo=UTC)
 PROVENANCE = {
@@ -58,7 +60,7 @@ def write_sweep(
     metric: str = "valid_accuracy",
     mode: str = "max",
 ) -> SweepStore:
-    """Write sweep.toml, plan.parquet and every begun trial's trial.json and metrics.parquet."""
+    """Write sweep.toml, plan.parquet and the files of every begun trial."""
     path.mkdir(parents=True)
     tables = [_part_table(part) for part in parts]
     header = {"name": path.name, "metric": metric, "mode": mode, "seeds": seeds}
@@ -83,14 +85,17 @@ def write_sweep(
                 _write_trial(store, config, states[replica], final, part.noise, replica, clock)
                 clock += timedelta(minutes=30)
     files.write_table(pa.Table.from_pylist(plan), path / "plan.parquet")
+    files.write_bytes(path / FORMAT_FILE, f"{FORMAT}\n".encode())
     return store
 
 
 def give_energy(store: SweepStore, joules: float) -> None:
     """As if each epoch's device had told so much."""
     for folder in store.trials():
+        info = folder.info()
+        assert info is not None
         rows = [row.with_metrics({ENERGY: joules}) for row in records.from_table(folder.records())]
-        folder.write_records(rows)
+        write_trial(folder, info, rows)
 
 
 def learning_rates(path: Path, **changes: Any) -> SweepStore:
@@ -153,11 +158,9 @@ def _write_trial(
     if state == "waiting":
         return
     folder = store.trial(config.trial_id)
-    folder.path.mkdir(parents=True, exist_ok=True)
     kind, message = ("bug", "RuntimeError: shapes <2> & 3 do not match") if state == "failed" else (state, "")
     trained = {"failed": 0, "diverged": 2, "stopped": 3, "interrupted": 4}.get(state, config.epochs)
     rows = list(_curve(config, final, noise, replica, trained, state, clock))
-    folder.write_records(rows)
     ended = clock + timedelta(seconds=5 + 12 * trained)
     attempt = Attempt(
         number=1,
@@ -178,7 +181,7 @@ def _write_trial(
         attempts=(attempt,),
         provenance=PROVENANCE,
     )
-    folder.write_info(info)
+    write_trial(folder, info, rows)
 
 
 def _curve(

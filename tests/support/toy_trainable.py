@@ -85,6 +85,13 @@ class ToyTrial:
     def test(self) -> Mapping[str, float]:
         return {}
 
+    def leave(self) -> tuple[Record, ...]:
+        """Nothing: its state is always whole."""
+        return ()
+
+    def close(self) -> None:
+        pass
+
 
 class Toy(Trainable):
     """The kind."""
@@ -137,7 +144,7 @@ class Toy(Trainable):
     def micro_batches_matter(self, config: TrialConfig, accumulate: int) -> bool:
         return False
 
-    def has_diverged(self, record: Record) -> bool:
+    def has_diverged(self, record: Record, metric: str) -> bool:
         return not math.isfinite(record["height"])
 
     def progress(self, record: Record) -> str:

@@ -55,6 +55,7 @@ class WandbServer:
         self.faults = faults
         self.counts: dict[str, int] = {}
         self.unknown: list[str] = []
+        self.forbidden: set[str] = set()  # runs that the key may not touch
         self.sweep_config = ""
         self.agent_commands: list[dict[str, Any]] = []  # handed out one a heartbeat
         self._chance = random.Random(seed)
@@ -236,6 +237,8 @@ class _Handler(BaseHTTPRequestHandler):
             if self.headers.get("authorization") != _basic(KEY):
                 return self._json({"errors": [{"message": "invalid API key"}]}, 401)
             asked = json.loads(body)
+            if (asked.get("variables") or {}).get("name") in state.forbidden:
+                return self._json({"errors": [{"message": "permission denied"}]}, 403)
             data = state.answer(asked["query"], asked.get("variables") or {})
             if data is None:
                 state.unknown.append(asked["query"].strip().splitlines()[0])

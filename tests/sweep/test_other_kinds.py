@@ -39,9 +39,9 @@ FILE: dict[str, Any] = {
 def _toys(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(os, "fsync", lambda file: None)  # hundreds of small files, and none has to last
     monkeypatch.setitem(kinds._MODULES, kinds.BUILT_IN, "tests.support.toy_trainable")
-    kinds.find_trainable.cache_clear()
+    kinds.load_built_in.cache_clear()
     yield
-    kinds.find_trainable.cache_clear()
+    kinds.load_built_in.cache_clear()
 
 
 def run(plan: Plan, store: SweepStore, **changes: Any) -> None:

@@ -129,8 +129,8 @@ def test_a_half_made_store_can_be_read(tmp_path: Path) -> None:
     (store.trials_path / ".beside").mkdir()
     assert read_status(store).counts == {"waiting": 4}
     (store.trial(plan.trials[1].trial_id).path).mkdir()
-    (store.trial(plan.trials[1].trial_id).path / ".trial.json.0a1b").write_text('{"tri')
-    (store.trial(plan.trials[1].trial_id).path / "log.txt").write_text("")
+    (store.trial(plan.trials[1].trial_id).path / ".1.json.0a1b").write_text('{"tri')
+    (store.trial(plan.trials[1].trial_id).path / "1.log").write_text("")
     assert read_status(store).counts == {"waiting": 4}
     (store.path / "metrics.parquet").unlink(missing_ok=True)
     assert read_status(store).epochs_done == 0

@@ -16,9 +16,10 @@ from mixsweep.cluster.ray_cluster import connection, packaging
 from mixsweep.cluster.ray_cluster.head_monitor import ClusterError, HeadMonitor
 from mixsweep.core.config import TrialConfig
 from mixsweep.core.scratch import scratch_folder
-from mixsweep.core.store.lease import HEARTBEAT_SECONDS, STALE_SECONDS
-from mixsweep.core.store.store import SweepStore, TrialInfo
-from mixsweep.core.toml_reader import bytes_of
+from mixsweep.core.store.store import SweepStore
+from mixsweep.core.store.trial.info import TrialInfo
+from mixsweep.core.store.trial.lease import HEARTBEAT_SECONDS, STALE_SECONDS
+from mixsweep.core.toml.reader import bytes_of
 from mixsweep.sweep.backends.base import Backend, RunOptions, SweepRun
 from mixsweep.sweep.backends.ray.lost_nodes import job_with_node, node_id_of, record_lost_nodes
 from mixsweep.sweep.backends.ray.rank_groups import run_rank_groups
@@ -58,6 +59,8 @@ class RayClusterBackend(Backend):
         unshared = f"place {self.place.name} has no store that all nodes see (shared = false)"
         if plan.spec.search is not None:
             raise ClusterError(f"[search]: {unshared}")
+        if plan.spec.command is not None:
+            raise ClusterError(f"[command]: {unshared}, where its code lies")
         if plan.spec.resources.ranks > 1:
             raise ClusterError(f"resources.ranks: {unshared}")
 
@@ -87,7 +90,7 @@ class RayClusterBackend(Backend):
     def _connect(self, sweep_run: SweepRun) -> Iterator[_ConnectedCluster]:
         """Connect this process to the cluster as its driver, and ship what workers need."""
         with scratch_folder() as folder:
-            worker_spec, runtime_env = _stage_files(folder, sweep_run.worker_spec, self._ray.exclude)
+            worker_spec, runtime_env = _stage_files(folder, sweep_run, self._ray.exclude)
             with connection.connect_to_cluster(self._ray, runtime_env) as head:
                 inspect = partial(_inspect_cluster, sweep_run, worker_spec, self._ray, head)
                 # In a thread, because a call into Ray blocks while the head does not answer.
@@ -95,12 +98,15 @@ class RayClusterBackend(Backend):
 
 
 def _stage_files(
-    folder: Path, worker_spec: WorkerSpec, exclude: Sequence[str]
+    folder: Path, sweep_run: SweepRun, exclude: Sequence[str]
 ) -> tuple[WorkerSpec, dict[str, object]]:
     """Stage the files to ship; return the worker spec with the paths of imports on the cluster, and the runtime env."""
+    worker_spec = sweep_run.worker_spec
     if connection.is_ray_job():  # it has shipped the files: the workers' working folder is a copy of this one
         return _relative_imports(Path.cwd(), worker_spec), {}
     shipment = packaging.stage(folder, worker_spec.imports, worker_spec.project, exclude)
+    if shipment.notice:
+        sweep_run.callbacks.say(shipment.notice)
     return replace(worker_spec, imports=shipment.imports, project="."), shipment.runtime_env
 
 

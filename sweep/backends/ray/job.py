@@ -11,6 +11,7 @@ import tomli_w
 
 from mixsweep.cluster.places import Place
 from mixsweep.cluster.ray_cluster import packaging
+from mixsweep.cluster.ray_cluster.connection import ClusterError
 from mixsweep.cluster.ray_cluster.job_client import JobServer, RayJob
 from mixsweep.core.scratch import scratch_folder
 from mixsweep.sweep.backends.base import Backend, Callbacks, Outcome, RunOptions, SweepRun
@@ -79,15 +80,24 @@ def submit_sweep(
         ClusterError, PackagingError: nothing was submitted; the message is one line.
     """
     assert place.ray is not None
+    if spec.command is not None:
+        raise ClusterError(
+            f"[command]: place {place.name} is a job server, which gets no code of a command; use HOST:PORT as address"
+        )
     server = JobServer(place.ray)
     if running := running_job(server, spec.name):
         say(f"Job {running.job_id} runs this sweep already; following it.")
         return running
     with scratch_folder() as folder:
         shipment = packaging.stage(folder, spec.imports, spec.project, place.ray.exclude)
+        if shipment.notice:
+            say(shipment.notice)
         source = dict(spec.source)
         if spec.imports:
             source |= {"imports": list(shipment.imports), "project": "."}
+            if "trainable" in source:
+                cls = str(source["trainable"]).rpartition(":")[2]
+                source["trainable"] = f"{shipment.imports[0]}:{cls}"
         (shipment.working_dir / _FILE).write_text(tomli_w.dumps(source), encoding="utf-8")
         places = tomli_w.dumps(_place_on_cluster(place))
         (shipment.working_dir / "places.toml").write_text(places, encoding="utf-8")

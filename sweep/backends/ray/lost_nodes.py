@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Mapping
 
-from mixsweep.core.store.crash_recovery import record_killed_attempt
-from mixsweep.core.store.lease import holder_of
-from mixsweep.core.store.store import TrialFolder
+from mixsweep.core.store.trial.crash_recovery import record_killed_attempt
+from mixsweep.core.store.trial.folder import TrialFolder
+from mixsweep.core.store.trial.lease import holder_of
 
 
 def job_with_node(job: str, node_id: str) -> str:

@@ -6,7 +6,8 @@ from functools import partial
 from mixsweep.cluster.ray_cluster.worker_group import RankResources, run_ranks
 from mixsweep.core.config import TrialConfig
 from mixsweep.core.execution.remaining import is_done, read_info
-from mixsweep.core.store.store import SweepStore, TrialInfo
+from mixsweep.core.store.store import SweepStore
+from mixsweep.core.store.trial.info import TrialInfo
 from mixsweep.sweep.runtime.worker import WorkerSpec, run_trials
 
 
@@ -32,7 +33,7 @@ def run_rank_groups(
     needs = needs or {"CPU": run_config.cpus, "GPU": run_config.gpus}
     resources = RankResources(ranks=run_config.ranks, nodes=nodes, needs=needs)
     for config in trials:
-        if store.stop_requested(run_config.started_at):
+        if run_config.stop_requested():
             return
         info = read_info(store, config.trial_id)
         if is_done(info, config, run_config) or (info is not None and info.state == "running"):

@@ -21,17 +21,20 @@ from typing import Any
 
 from filelock import FileLock
 
-from mixsweep.core import registry
 from mixsweep.core.config import TrialConfig
 from mixsweep.core.data.cifar10 import writable_cache_folder
 from mixsweep.core.errors import UserError
 from mixsweep.core.records import Record
 from mixsweep.core.scratch import scratch_folder
 from mixsweep.core.store.retention import Retention
-from mixsweep.core.store.store import SweepStore, TrialFolder, TrialInfo
-from mixsweep.core.store.transfer import Stamps, apply_update, collect_changes
+from mixsweep.core.store.store import SweepStore
+from mixsweep.core.store.trial.folder import TrialFolder
+from mixsweep.core.store.trial.info import TrialInfo
+from mixsweep.core.store.trial.lease import give_lease_away
+from mixsweep.core.store.trial.transfer import Stamps, apply_update, collect_changes
+from mixsweep.core.trainables.kinds import find_trainable
 from mixsweep.sweep.backends.ray.store_proxy import DONE, HELD, WAIT, UploadReply
-from mixsweep.sweep.runtime.worker import WorkerSpec
+from mixsweep.sweep.runtime.worker import WorkerSpec, import_code, with_code
 
 _SEND_SECONDS = 2.0  # between two uploads of changes; each is a heartbeat
 _CHUNK_BYTES = 8 * 2**20
@@ -48,7 +51,8 @@ def run_trials_remotely(
     """
     import ray
 
-    registry.import_files(worker_spec.imports, worker_spec.project)
+    import_code(worker_spec)
+    worker_spec = with_code(worker_spec)
     pending = list(trials)
     progress = True
     while pending and progress:
@@ -68,7 +72,12 @@ def run_trials_remotely(
                 store = SweepStore(scratch / worker_spec.run_config.store.name)
                 folder = store.trial(config.trial_id)
                 apply_update(folder, grant.update)
-                if (yield from _train(proxy, node, grant.token, config, store, worker_spec)):
+                try:
+                    trained = yield from _train(proxy, node, grant.token, config, store, worker_spec)
+                except Exception:
+                    ray.get(proxy.release.remote(config.trial_id, grant.token))
+                    raise
+                if trained:
                     progress = True
                     later.append(config)  # asked for again, to see whether it is done
         if must_wait and not progress:
@@ -85,11 +94,15 @@ def _train(
 
     from mixsweep.core.execution.runner import work
 
+    data_field = find_trainable(config.kind).data_field
+    dataset = str(config[data_field]) if data_field else ""
     run_config = replace(
         worker_spec.run_config,
         store=store.path,
-        retention=Retention("all"),  # the proxy applies the sweep's retention
-        data_dir=local_data_dir(proxy, config["dataset"], worker_spec.run_config.data_dir),
+        retention=Retention(
+            "all", worker_spec.metric, worker_spec.mode
+        ),  # the proxy applies the sweep's retention
+        data_dir=local_data_dir(proxy, dataset, worker_spec.run_config.data_dir),
     )
     trained = False
     with _UpdateSender(proxy, node, token, store.trial(config.trial_id)) as sender:
@@ -141,7 +154,7 @@ class _UpdateSender:
             )
             if self._reply.lost:
                 # The runner notices the missing lease before it writes again.
-                (self._folder.path / "lease").unlink(missing_ok=True)
+                give_lease_away(self._folder.path)
             elif self._reply.error:
                 raise OSError(self._reply.errno, self._reply.error)
             else:

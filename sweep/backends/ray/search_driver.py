@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
-from mixsweep.core.store.lease import Lease, take_lease
-from mixsweep.core.store.store import SweepStore, TrialInfo
+from mixsweep.core.store.store import SweepStore
+from mixsweep.core.store.trial.info import TrialInfo
+from mixsweep.core.store.trial.lease import Lease, take_lease
 from mixsweep.sweep.backends.base import SweepRun
 from mixsweep.sweep.backends.ray.tune_driver import RaySlots, run_source_on_ray
 from mixsweep.sweep.planning.plan import Plan, make_plan, save_plan
@@ -98,7 +99,7 @@ def run_search(
         if trial_source.exhausted:
             say(f"The space has no further trial: the search ends with {len(trial_source.plan.trials)}.")
             return 0
-        if not dead_workers or store.stop_requested(worker_spec.run_config.started_at):
+        if not dead_workers or worker_spec.run_config.stop_requested():
             return to_come(plan.spec, len(trial_source.plan.trials)) if limit is None else 0
         if _epochs(store) == before:
             raise SearchError(f"every worker process failed: {dead_workers[0]}")

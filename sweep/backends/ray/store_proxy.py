@@ -10,16 +10,18 @@ import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from mixsweep.core import records
 from mixsweep.core.config import TrialConfig
 from mixsweep.core.data.cifar10 import source_files
 from mixsweep.core.execution.remaining import is_done
 from mixsweep.core.failures import LeaseLostError
 from mixsweep.core.records import Record
-from mixsweep.core.store.crash_recovery import finalize_killed_attempt
-from mixsweep.core.store.lease import STALE_SECONDS, Lease, take_lease
-from mixsweep.core.store.store import Attempt, SweepStore, TrialFolder
-from mixsweep.core.store.transfer import FolderUpdate, apply_update, collect_changes
+from mixsweep.core.store.store import SweepStore
+from mixsweep.core.store.trial.crash_recovery import finalize_killed_attempt
+from mixsweep.core.store.trial.folder import TrialFolder
+from mixsweep.core.store.trial.info import Attempt
+from mixsweep.core.store.trial.lease import STALE_SECONDS, Lease, take_lease
+from mixsweep.core.store.trial.term import amend
+from mixsweep.core.store.trial.transfer import FolderUpdate, apply_update, collect_changes, remove_replaced
 from mixsweep.sweep.backends.ray.lost_nodes import record_lost_nodes
 from mixsweep.sweep.runtime.worker import WorkerSpec, prepare_worker
 
@@ -81,13 +83,13 @@ class StoreProxy:
         lease = take_lease(folder.path)
         if lease is None:
             return TrialGrant(state=HELD)
-        info = folder.info()
+        info = folder.info(verify=True)
         if is_done(info, self._configs[trial_id], self._run_config):
             lease.release()
             return TrialGrant(state=DONE)
         dead = finalize_killed_attempt(folder, info)
         if dead is not None and dead is not info:  # only this node's clock fits the files' time stamps
-            folder.write_info(dead, lease.check)
+            amend(folder, lease, dead)
         self._run_config.retention.release(self._store, trial_id)
         token = uuid.uuid4().hex
         self._grants[trial_id] = _ActiveGrant(token, node, lease, time.monotonic())
@@ -103,8 +105,12 @@ class StoreProxy:
         grant.heard_at = time.monotonic()
         folder = self._store.trial(trial_id)
         try:
-            apply_update(folder, update, grant.lease.check)
-            if update.info is not None:
+            if not update.is_empty:
+                grant.lease.check()
+                apply_update(folder, update)
+            if update.head is not None:
+                grant.lease.check()
+                remove_replaced(folder)
                 self._retain(folder)
         except LeaseLostError:
             self._release(trial_id)
@@ -134,7 +140,7 @@ class StoreProxy:
 
     def stop_requested(self) -> bool:
         """Whether a stop was requested since the command started."""
-        return self._store.stop_requested(self._run_config.started_at)
+        return self._run_config.stop_requested()
 
     def data_files(self, dataset: str) -> list[tuple[str, int, int]]:
         """The files that a data set needs: path within the data folder, size, and modification time in ns."""
@@ -178,8 +184,7 @@ class StoreProxy:
         """Keep or delete the checkpoint of a trial that has ended, as core.execution.runner does."""
         info = folder.info()
         if info is not None and info.state in ("completed", "stopped", "diverged"):
-            rows = records.from_table(folder.records())
-            self._run_config.retention.apply(self._store, info, rows)
+            self._run_config.retention.apply(self._store, info)
 
 
 def _is_restarted() -> bool:

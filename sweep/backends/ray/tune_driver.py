@@ -17,7 +17,8 @@ from typing import Any
 
 from mixsweep.core.config import TrialConfig
 from mixsweep.core.scratch import scratch_folder
-from mixsweep.core.store.store import SweepStore, TrialInfo
+from mixsweep.core.store.store import SweepStore
+from mixsweep.core.store.trial.info import TrialInfo
 from mixsweep.sweep.runtime.retry import Ending, RetryLoop, in_background
 from mixsweep.sweep.runtime.worker import WorkerSpec, run_trials
 from mixsweep.sweep.search.trial_source import TrialRequest, TrialSource, to_tune_searcher
@@ -178,20 +179,26 @@ def _slot_class() -> type:
             train: Train,
         ) -> None:
             self._trials, self._worker_spec, self._train = trials, worker_spec, train
-            self._ends = self._begin(config)
+            self.reset_config(config)
 
         def reset_config(self, new_config: dict[str, Any]) -> bool:
-            self._ends = self._begin(new_config)
+            self._config = new_config
+            self._ends = self._begin()
             return True
 
-        def _begin(self, config: dict[str, Any]) -> Iterator[TrialInfo]:
-            if "request" not in config:
+        def _begin(self) -> Iterator[TrialInfo]:
+            if "request" not in self._config:
                 return self._train(self._worker_spec, self._trials)
-            request = TrialRequest.from_json(config["request"])
+            request = TrialRequest.from_json(self._config["request"])
             return self._train(self._worker_spec.until(request.until), [request.config])
 
         def step(self) -> dict[str, Any]:
-            info = next(self._ends, None)
+            try:
+                info = next(self._ends, None)
+            except Exception:
+                # Tune may repeat the step in this actor: a generator that has raised would only end.
+                self._ends = self._begin()
+                raise
             return {"ended": info.to_json() if info else "", "done": info is None}
 
         def save_checkpoint(self, checkpoint_dir: str) -> None:

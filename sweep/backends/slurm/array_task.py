@@ -10,12 +10,15 @@ from mixsweep.core.execution.remaining import read_info, remaining
 from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.failures import INTERRUPTIONS, Interruption
 from mixsweep.core.records import Record
-from mixsweep.core.store.lease import HEARTBEAT_SECONDS, STALE_SECONDS
-from mixsweep.core.store.store import Attempt, SweepStore
+from mixsweep.core.store.stops import stopped_at
+from mixsweep.core.store.store import SweepStore
+from mixsweep.core.store.trial.info import Attempt
+from mixsweep.core.store.trial.lease import HEARTBEAT_SECONDS, STALE_SECONDS
 from mixsweep.sweep.backends.slurm.requeues import nodes_to_exclude, record_error, requeue, requeue_reason
 from mixsweep.sweep.backends.slurm.submissions import (
     Submission,
     read_submission,
+    read_token,
     trials_as_submitted,
 )
 from mixsweep.sweep.planning.plan import read_plan, trials_of
@@ -25,14 +28,17 @@ _LEASE_POLL_SECONDS = 2.0
 
 
 def run_task(store_path: str, submission_id: str, index: int) -> None:
-    """Run one task of a submission inside its job; called by submitit.
+    """Run one task of a submission inside its job.
 
     Where time runs out or the job is preempted, the trial is paused at its checkpoint and the job is requeued;
     where a device is broken, it is requeued without this node.
     """
     store = SweepStore(store_path)
     submission = read_submission(store, submission_id)
-    if submission.run_config.ranks > 1 and not job_environment.export_rank_variables():
+    if submission.run_config.ranks > 1 and not job_environment.export_rank_variables(
+        read_token(store, submission_id)
+    ):
+        job_environment.ignore_warnings()  # rank 0 acts on them
         _follow_rank_0(store, submission, index)
         return
     reason = ""  # why the job must be requeued
@@ -67,17 +73,17 @@ class PausePolicy:
         self._store = store
         self._run_config = run_config
         self._signals = signals
+        self._trainable = store.trainable
         self._epoch_seconds = 0.0
         self.reason = ""
 
     def record(self, record: Record) -> None:
         """Estimate the time of the next epoch from this one."""
-        # An epoch may be followed by the test, on twice as many images as validation, and by a checkpoint.
-        self._epoch_seconds = 1.25 * (record["train_seconds"] + 3 * record["valid_seconds"])
+        self._epoch_seconds = self._trainable.next_record_seconds(record)
 
     def pause(self) -> str:
         """The reason to pause, '' for none; called after each epoch and before each trial."""
-        if self._store.stop_requested(self._run_config.started_at):
+        if self._run_config.stop_requested():
             return "interrupted"
         self.reason = self._signals.reason
         if not self.reason and self._epoch_seconds:
@@ -155,7 +161,9 @@ def _work_and_wait(worker_spec: WorkerSpec, trials: Sequence[TrialConfig], polic
             if has_ranks or not holders or patience <= 0 or policy.pause():
                 return
         time.sleep(_LEASE_POLL_SECONDS)
-        if not any(store.stop_requested(attempt.started_at) for attempt in holders):
+        if not any(
+            attempt.started_at < stopped_at(store.path) for attempt in holders
+        ):  # they are about to stop
             patience -= _LEASE_POLL_SECONDS
 
 

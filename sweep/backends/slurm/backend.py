@@ -7,7 +7,7 @@ from mixsweep.cluster.slurm import client as slurm
 from mixsweep.core.store.store import SweepStore
 from mixsweep.sweep.backends.base import Backend, RunOptions, SweepRun
 from mixsweep.sweep.backends.slurm.driver import ArrayDriver
-from mixsweep.sweep.backends.slurm.job_request import request_for
+from mixsweep.sweep.backends.slurm.job_request import SlurmBackendError, job_module, request_for
 from mixsweep.sweep.backends.slurm.submissions import next_submission_id, submission_folder
 from mixsweep.sweep.planning.plan import Plan
 from mixsweep.sweep.planning.schema import SweepSpec
@@ -28,6 +28,12 @@ class SlurmArrayBackend(Backend):
     def check(self, plan: Plan, options: RunOptions) -> None:
         super().check(plan, options)
         request_for(plan.spec.name, self._slurm, plan.spec.resources)
+        folder = str((options.store_root / plan.spec.name).absolute())
+        if found := next((sign for sign in "%\\" if sign in folder), ""):
+            raise SlurmBackendError(
+                f"{folder}: SLURM and submitit read {found} in a path as the start of a pattern; "
+                "choose a name or a --store without it"
+            )
 
     def run(self, sweep_run: SweepRun) -> int:
         driver = ArrayDriver(sweep_run, self.place)
@@ -45,11 +51,16 @@ class SlurmArrayBackend(Backend):
         request = request_for(spec.name, place, spec.resources)
         tasks = self._count_tasks(trials)
         sizes = [min(place.array_limit, tasks - first) for first in range(0, tasks, place.array_limit)]
+        ids = [next_submission_id(store, number) for number in range(len(sizes))]
         return [
             slurm.batch_script(
-                place, request, size, submission_folder(store, next_submission_id(store, number))
+                place,
+                request,
+                job_module(place, store, submission_id),
+                submission_folder(store, submission_id),
+                tasks=size,
             )
-            for number, size in enumerate(sizes)
+            for submission_id, size in zip(ids, sizes, strict=True)
         ]
 
     def _count_tasks(self, trials: int) -> int:

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import partial
 
 import pyarrow as pa
 
@@ -21,20 +20,20 @@ from mixsweep.cluster.slurm.client import QueuedTask
 from mixsweep.core.config import TrialConfig
 from mixsweep.core.errors import UserError
 from mixsweep.core.execution.remaining import read_info, remaining
-from mixsweep.core.store.lease import take_lease
-from mixsweep.core.store.store import SweepStore, TrialInfo
+from mixsweep.core.store.store import SweepStore
+from mixsweep.core.store.trial.info import TrialInfo
+from mixsweep.core.store.trial.lease import take_lease
 from mixsweep.sweep.backends.base import SweepRun
-from mixsweep.sweep.backends.slurm.array_task import run_task
 from mixsweep.sweep.backends.slurm.exit_status import JobExits, failing_nodes
-from mixsweep.sweep.backends.slurm.job_request import SlurmBackendError, group, request_for
+from mixsweep.sweep.backends.slurm.job_request import SlurmBackendError, group, job_module, request_for
 from mixsweep.sweep.backends.slurm.job_tracker import LostTrials, PendingWatch
-from mixsweep.sweep.backends.slurm.ray_in_job import run_ray_in_job
 from mixsweep.sweep.backends.slurm.submissions import (
     Submission,
     assigned_trials,
     jobs_path,
     next_submission_id,
     save_submission,
+    save_token,
     save_trials,
     submission_folder,
     submissions,
@@ -240,12 +239,11 @@ class ArrayDriver:
             save_trials(self._store, submission.submission_id, of_these)
             save_submission(self._store, submission)
             folder = submission_folder(self._store, submission.submission_id)
-            arguments = str(self._store.path.absolute()), submission.submission_id
-            calls = [partial(run_task, *arguments, index) for index in range(len(submission.tasks))]
-            if in_one_job:
-                calls = [partial(run_ray_in_job, *arguments)]
+            if worker.run_config.ranks > 1:
+                save_token(self._store, submission.submission_id)
+            module = job_module(place, self._store, submission.submission_id)
             try:
-                job_id = slurm.submit(place, request, calls, folder)
+                job_id = slurm.submit(place, request, module, folder, tasks=len(submission.tasks))
             except slurm.SlurmError:
                 shutil.rmtree(folder)
                 slurm.cancel(earlier.job_id for earlier in submitted)

@@ -7,8 +7,9 @@ from itertools import pairwise
 
 from mixsweep.cluster.slurm import client as slurm
 from mixsweep.cluster.slurm.client import QueuedTask
-from mixsweep.core.store.crash_recovery import record_killed_attempt
-from mixsweep.core.store.store import SweepStore, TrialInfo, since
+from mixsweep.core.store.store import SweepStore, since
+from mixsweep.core.store.trial.crash_recovery import record_killed_attempt
+from mixsweep.core.store.trial.info import TrialInfo
 from mixsweep.sweep.backends.slurm.submissions import jobs_path
 
 # The end of an attempt by the final state of its job.

@@ -1,10 +1,12 @@
-"""Build a sweep's job requests: the resources of a task, and the trials of each task."""
+"""Build a sweep's job requests: the resources of a task, the trials of each task, and what a task runs."""
 
 from collections.abc import Sequence
 
 from mixsweep.cluster.places import SlurmPlace
 from mixsweep.cluster.slurm.client import JobRequest
 from mixsweep.core.errors import UserError
+from mixsweep.core.store.store import SweepStore
+from mixsweep.sweep.backends.slurm import job_entry
 from mixsweep.sweep.planning.schema import Resources
 
 
@@ -52,6 +54,11 @@ def request_for(
         nodes=resources.nodes,
         exclude=exclude,
     )
+
+
+def job_module(place: SlurmPlace, store: SweepStore, submission_id: str) -> tuple[str, ...]:
+    """The module that a job's processes run, and its arguments."""
+    return (job_entry.MODULE, place.launch, str(store.path.absolute()), submission_id)
 
 
 def group(trials: Sequence[str], per_task: int) -> tuple[tuple[str, ...], ...]:

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mixsweep.cluster.slurm.client import NEVER_STARTING_REASONS, QueuedTask
-from mixsweep.core.store.store import SweepStore, TrialInfo
+from mixsweep.core.store.store import SweepStore
+from mixsweep.core.store.trial.info import TrialInfo
 from mixsweep.sweep.backends.slurm.submissions import Submission, submission_folder
 
 _MAX_FAILURES = (

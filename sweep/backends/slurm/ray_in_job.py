@@ -29,8 +29,10 @@ from mixsweep.cluster.slurm.job_environment import JobSignals
 from mixsweep.core.config import TrialConfig
 from mixsweep.core.execution.remaining import remaining
 from mixsweep.core.failures import Interruption
-from mixsweep.core.store.lease import HEARTBEAT_SECONDS, STALE_SECONDS
-from mixsweep.core.store.store import SweepStore, TrialInfo
+from mixsweep.core.store import files
+from mixsweep.core.store.store import SweepStore
+from mixsweep.core.store.trial.info import TrialInfo
+from mixsweep.core.store.trial.lease import HEARTBEAT_SECONDS, STALE_SECONDS
 from mixsweep.sweep.backends.ray.tune_driver import RaySlots, run_until_done
 from mixsweep.sweep.backends.slurm.array_task import PausePolicy, load_work
 from mixsweep.sweep.backends.slurm.requeues import requeue
@@ -49,7 +51,7 @@ _GRACE_SECONDS = 1.5 * DRAIN_SECONDS
 
 
 def run_ray_in_job(store_path: str, submission_id: str) -> None:
-    """Run a submission's trials on all nodes of this job; called by submitit in one process per node.
+    """Run a submission's trials on all nodes of this job; called in one process per node.
 
     Where time runs out or the job is preempted, trials are paused at their checkpoints and the job is requeued.
     """
@@ -79,7 +81,7 @@ def _run_head_node(submission: Submission, store: SweepStore, path: Path, signal
     for old in path.parent.glob("*.ray"):
         old.unlink(missing_ok=True)  # left by a killed run of this job
     with ray_node(*_node_devices()) as node, connect_to_node(node):
-        _write_private(path, json.dumps(asdict(node.cluster_address)))
+        files.write_bytes(path, json.dumps(asdict(node.cluster_address)).encode(), mode=0o600)
         try:
             _wait_for_nodes(int(os.environ["SLURM_NNODES"]), partial(_check_node, node, signals))
             reason = _run_driver(submission, store, node, signals)
@@ -130,7 +132,7 @@ def _run_driver(submission: Submission, store: SweepStore, node: RayNode, signal
     slots = RaySlots(count=connection.capacity(needs), needs=needs, train=train)
 
     def stop_requested() -> bool:
-        return store.stop_requested(run_config.started_at)
+        return run_config.stop_requested()
 
     try:
         ending = run_until_done(
@@ -161,7 +163,7 @@ def _load_remaining(submission: Submission, store: SweepStore) -> tuple[list[Tri
 
 def _is_work_left(submission: Submission, store: SweepStore) -> bool:
     left, _ = _load_remaining(submission, store)
-    return bool(left) and not store.stop_requested(submission.started_at)
+    return bool(left) and not submission.stop_requested()
 
 
 def _node_devices() -> tuple[int, int]:
@@ -191,17 +193,6 @@ def _check_node(node: RayNode, signals: JobSignals) -> None:
 
 def _print_end(info: TrialInfo) -> None:
     print(f"{info.trial_id}: {info.state}", flush=True)
-
-
-def _write_private(path: Path, text: str) -> None:
-    """Create a file atomically, readable only by its owner."""
-    beside = path.with_name(f".{path.name}")
-    beside.unlink(missing_ok=True)
-    with open(os.open(beside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
 
 
 def _read_address(path: Path) -> ClusterAddress | None:

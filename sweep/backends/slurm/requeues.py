@@ -76,7 +76,9 @@ def place_failures(store: SweepStore, submission_id: str, index: int) -> list[Pl
     """A task's place failures, oldest first."""
     path = submission_folder(store, submission_id) / f"{index}.place-failures"
     with suppress(FileNotFoundError):
-        fields = (line.partition(" ") for line in path.read_text(encoding="utf-8").splitlines())
+        fields = (
+            line.partition(" ") for line in path.read_text(encoding="utf-8", errors="replace").splitlines()
+        )
         return [PlaceFailure(kind, node) for kind, _, node in fields]
     return []
 

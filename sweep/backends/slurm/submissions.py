@@ -1,13 +1,16 @@
 """The submissions of a sweep: one numbered folder per array job in the sweep's `jobs/`.
 
-Its submission.json holds the trials of each task and the worker spec; submitit's files and the jobs' output are in
-the same folder. A task keeps its worker spec, but reads its trials from the store's plan when it starts, so that a
+Its submission.json holds the trials of each task and the worker spec; the batch script and the jobs' output are in
+the same folder, and with mode 0600 what nobody else may read: lines of the place that look like secrets, and the
+token of the ranks. A task keeps its worker spec, but reads its trials from the store's plan when it starts, so that a
 pending or requeued task trains as many epochs as a later command asks for. The trials as submitted are kept for
 those that are no longer in the plan.
 """
 
 import json
 import os
+import secrets
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -25,6 +28,9 @@ from mixsweep.core.store.store import SweepStore
 
 _NAME = "submission.json"
 _TRIALS = "trials.json"
+_TOKEN = "token"
+
+_VISIBLE_SECONDS = 60.0  # for a file server to show what the submitting host has written
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,10 +66,9 @@ class Submission:
             )
         return RunConfig.from_mapping(self.worker["run_config"])
 
-    @property
-    def started_at(self) -> str:
-        """When its command started, in ISO format."""
-        return self.run_config.started_at if self.worker else ""
+    def stop_requested(self) -> bool:
+        """Whether a stop was requested after its command; never for a submission of an older version."""
+        return bool(self.worker) and self.run_config.stop_requested()
 
     @property
     def trial_ids(self) -> set[str]:
@@ -77,7 +82,7 @@ def jobs_path(store: SweepStore) -> Path:
 
 
 def submission_folder(store: SweepStore, submission_id: str) -> Path:
-    """The folder of a submission: its file, submitit's files, and the output of its jobs."""
+    """The folder of a submission: its files, its batch script, and the output of its jobs."""
     return jobs_path(store) / submission_id
 
 
@@ -101,6 +106,35 @@ def save_trials(store: SweepStore, submission_id: str, trials: Sequence[TrialCon
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps([config.to_mapping() for config in trials], ensure_ascii=False)
     files.write_bytes(folder / _TRIALS, text.encode())
+
+
+def save_token(store: SweepStore, submission_id: str) -> None:
+    """Save a secret for the ranks of a submission's tasks, readable by its owner only."""
+    path = submission_folder(store, submission_id) / _TOKEN
+    files.write_bytes(path, secrets.token_hex(16).encode(), mode=0o600)
+
+
+def read_token(store: SweepStore, submission_id: str) -> str:
+    """The secret of a submission's ranks.
+
+    Raises:
+        UserError: it has none, or it cannot be read.
+    """
+    try:
+        return (submission_folder(store, submission_id) / _TOKEN).read_text(encoding="ascii")
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"jobs/{submission_id}/{_TOKEN}: {error}; the same `sweep run` submits its trials again"
+        ) from error
+
+
+def await_submission(store_path: str, submission_id: str) -> None:
+    """Wait until a submission that the scheduler has started is visible on this node."""
+    path = submission_folder(SweepStore(store_path), submission_id)
+    deadline = time.monotonic() + _VISIBLE_SECONDS
+    # Listing a folder queries the file server; the absence of a single name may be cached.
+    while time.monotonic() < deadline and not (path.is_dir() and _NAME in os.listdir(path)):
+        time.sleep(0.5)
 
 
 def trials_as_submitted(store: SweepStore, submission_id: str) -> dict[str, TrialConfig]:
@@ -164,7 +198,7 @@ def assigned_trials(
     """The ids of the trials that a live task will train; tasks of a stopped command train no more."""
     assigned: set[str] = set()
     for submission in candidates:
-        if store.stop_requested(submission.started_at):
+        if submission.stop_requested():
             continue
         folder = os.path.realpath(submission_folder(store, submission.submission_id))
         for index, trial_ids in enumerate(submission.tasks):

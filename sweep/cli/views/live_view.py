@@ -12,7 +12,8 @@ from rich.text import Text
 
 from mixsweep.core.formatting import energy_text, rough_duration
 from mixsweep.core.records import Record
-from mixsweep.core.store.store import STATES, SweepStore, TrialInfo
+from mixsweep.core.store.store import SweepStore
+from mixsweep.core.store.trial.info import STATES, TrialInfo
 from mixsweep.sweep.status import StatusReader, SweepStatus, TrialStatus
 
 _MOST_ROWS = 200  # of a table in a terminal; --json lists every trial

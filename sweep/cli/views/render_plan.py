@@ -13,7 +13,6 @@ from mixsweep.core.config import TrialConfig
 from mixsweep.core.execution.remaining import is_done
 from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.formatting import rough_duration
-from mixsweep.core.store.checkpoint import has_checkpoint
 from mixsweep.core.store.store import SweepStore
 from mixsweep.sweep.backends.base import find_backend
 from mixsweep.sweep.cli.views.live_view import STYLES
@@ -29,14 +28,14 @@ def next_action(config: TrialConfig, store: SweepStore, run_config: RunConfig) -
     records, but its checkpoint is gone).
     """
     folder = store.trial(config.trial_id)
-    info = folder.info()
+    info = folder.info(verify=True)
     if info is None:
         return "new", config.epochs - config.begins_after
     if is_done(info, config, run_config):
         return ("failed" if info.state == "failed" else "done"), 0
     rows = folder.records().num_rows
     trained = min(config.begins_after + rows, config.epochs)
-    if rows and not has_checkpoint(folder.path):
+    if rows and not folder.has_checkpoint():
         return "from the start", config.epochs
     action = {"running": "runs now", "failed": "is tried again"}.get(info.state, "continues")
     return action, config.epochs - trained
@@ -110,7 +109,7 @@ def ineffective(plan: Plan) -> list[str]:
         trials = [row.config for row in plan.rows if row.part == part.name]
         for name, value in part.base.items():
             wanted = tuple(value) if isinstance(value, list) else value
-            if name != "seed" and name not in part.space and all(getattr(c, name) != wanted for c in trials):
+            if name != "seed" and name not in part.space and all(c[name] != wanted for c in trials):
                 notes.append(
                     f"note: {part.name}: {name} = {value!r} has no effect with the other fields as they are"
                 )

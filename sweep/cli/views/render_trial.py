@@ -2,34 +2,49 @@
 
 import json
 import shlex
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mixsweep.core.store.store import TrialFolder
+from mixsweep.core.store.code_patch import patch_path
+from mixsweep.core.store.trial.folder import TrialFolder
+from mixsweep.core.store.trial.info import TrialInfo
+from mixsweep.core.trainables.definition import UNLIMITED
+from mixsweep.core.trainables.interface import Trainable
 from mixsweep.core.trainables.kinds import find_trainable
 from mixsweep.sweep.cli.views.live_view import STYLES
 
 
 def trial_mapping(folder: TrialFolder) -> dict[str, Any]:
     """Return all that the store has of a trial, as plain values."""
-    info = folder.info()
+    info = folder.info(verify=True)
     values: dict[str, Any] = json.loads(info.to_json()) if info else {"trial_id": folder.trial_id}
-    if folder.patch_path.is_file():
-        values["patch"] = str(folder.patch_path)
+    if info and (path := _patch_of(folder, info)):
+        values["patch"] = path
     values["records"] = [
         {**row, "recorded_at": row["recorded_at"].isoformat()} for row in folder.records().to_pylist()
     ]
     return values
 
 
+def _patch_of(folder: TrialFolder, info: TrialInfo) -> str:
+    """Return the file of the uncommitted changes that a trial was trained with, '' if there were none."""
+    digest = info.provenance.get("patch")
+    path = patch_path(folder.path.parent.parent, str(digest))
+    return str(path) if digest and path.is_file() else ""
+
+
 def describe_trial(folder: TrialFolder, out: Console, last: int = 5) -> None:
     """Print a trial's config, provenance, attempts and last records."""
-    info = folder.info()
+    info = folder.info(verify=True)
     if info is None:
-        out.print(f"{folder.trial_id}: no attempt yet")
+        damages = folder.damages()
+        out.print(
+            damages[0] if damages else f"{folder.trial_id}: no attempt yet", markup=False, soft_wrap=True
+        )
         return
     out.print(Text(info.trial_id, "bold"), Text(info.state, STYLES[info.state]), f"at epoch {info.epoch}")
     out.print(f"folder  {folder.path}", markup=False, soft_wrap=True)
@@ -37,7 +52,8 @@ def describe_trial(folder: TrialFolder, out: Console, last: int = 5) -> None:
     config = Table("field", "value", "meaning", box=None, header_style="bold")
     for name, value in info.config.to_mapping().items():
         style = "bold" if name in identity else "dim"
-        config.add_row(name, Text(str(value), style), trainable.field(name).doc)
+        shown = "until it ends" if name == trainable.budget and value == UNLIMITED else str(value)
+        config.add_row(name, Text(shown, style), trainable.field(name).doc)
     out.print(config)
     attempts = Table("attempt", "place", "host", "from epoch", "start", "end", box=None, header_style="bold")
     for one in info.attempts:
@@ -47,17 +63,27 @@ def describe_trial(folder: TrialFolder, out: Console, last: int = 5) -> None:
         )
     out.print(attempts)
     for name, value in info.provenance.items():
-        out.print(f"{name}: {value}", markup=False, highlight=False)
-    if folder.patch_path.is_file():
-        out.print(
-            f"patch on that revision: {folder.patch_path}", markup=False, highlight=False, soft_wrap=True
-        )
+        if name != "patch":
+            out.print(f"{name}: {value}", markup=False, highlight=False)
+    if path := _patch_of(folder, info):
+        out.print(f"patch on that revision: {path}", markup=False, highlight=False, soft_wrap=True)
     sweep = folder.path.parent.parent / "sweep.toml"
     again = f"sweep run {shlex.quote(str(sweep))} --trial {folder.trial_id} --store again"
     out.print(f"to run this trial again: {again}", markup=False, highlight=False, soft_wrap=True)
     rows = folder.records().to_pylist()[-last:]
-    names = ("epoch", *trainable.objectives, *trainable.reported_tests)
+    names = _shown_metrics(trainable, rows)
     table = Table(*names, box=None, header_style="bold")
     for row in rows:
         table.add_row(*("" if row[n] is None else f"{row[n]:.4g}" for n in names))
     out.print(table)
+
+
+def _shown_metrics(trainable: Trainable, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The columns of records to show: the epoch, declared metrics, then others that these records have."""
+    declared = ("epoch", *trainable.objectives, *trainable.reported_tests)
+    others = [name for name in (rows[0] if rows else ()) if name not in trainable.schema.names]
+    return [
+        name
+        for name in (*declared, *others)
+        if name == trainable.default_metric or any(row.get(name) is not None for row in rows)
+    ]

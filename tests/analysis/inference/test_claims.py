@@ -53,6 +53,23 @@ def test_the_evidence_holds_the_figures_of_the_store(tmp_path):
     assert f"paired difference in valid accuracy {mean:+.1f} points [95 % CI" in verdict.evidence
 
 
+@pytest.mark.parametrize(
+    ("model", "claimed", "planned"),
+    [("mixer", "recipe", "recipe"), ("resnet18", "recipe", "recipe"), ("mlp", "glorot_normal", "recipe")],
+)
+def test_a_claim_holds_for_initial_weights_under_each_of_their_names(tmp_path, model, claimed, planned):
+    part = SyntheticPart(
+        name="init",
+        base={"model": model},
+        space={"init": [planned, "he_normal"]},
+        final={planned: 0.6, "he_normal": 0.4},
+        claims=[{"text": "it matters", "compare": "init", "better": claimed, "than": "he_normal"}],
+    )
+    _, (verdict,) = judged(write_sweep(tmp_path / "init", [part]))
+    assert verdict.kind == "supported"
+    assert f"{claimed} against he_normal" in verdict.evidence
+
+
 def test_a_claim_for_the_loser_is_contradicted(tmp_path):
     claim = {"text": "sigmoid wins", "compare": "activation", "better": "sigmoid", "than": "relu"}
     _, (verdict,) = judged(activations(tmp_path, claim=claim))

@@ -18,12 +18,13 @@ from mixsweep.analysis.report.tables import escape_latex
 from mixsweep.core.errors import UserError
 from mixsweep.core.formatting import duration
 from mixsweep.core.models.build import build_model
-from mixsweep.core.store.checkpoint import save_checkpoint
 from mixsweep.core.store.files import write_table
 from mixsweep.core.store.forecasts import StoredForecast, save_forecast
-from mixsweep.core.store.store import Attempt, SweepStore, TrialInfo
+from mixsweep.core.store.store import SweepStore
+from mixsweep.core.store.trial.info import Attempt, TrialInfo
 from mixsweep.core.trainables.image_config import ImageConfig
 from tests.support.synthetic_store import SyntheticPart, give_energy, learning_rates, patch_sizes, write_sweep
+from tests.support.trials import change_info, write_checkpoint
 
 
 class Page(HTMLParser):
@@ -65,7 +66,7 @@ def keep_best_checkpoint(store: SweepStore) -> None:
     info = store.trial(trial_id).info()
     assert info is not None
     model = build_model(info.config, 10)
-    save_checkpoint(store.trial(trial_id).path, {"model": model.state_dict(), "epoch": info.epoch})
+    write_checkpoint(store.trial(trial_id), {"model": model.state_dict(), "epoch": info.epoch})
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +184,7 @@ def test_a_forecast_stands_beside_what_its_command_took(tmp_path):
         for folder in folders:
             info = folder.info()
             attempts = (replace(info.attempts[0], command_id=command),)
-            folder.write_info(replace(info, attempts=attempts))
+            change_info(folder, replace(info, attempts=attempts))
     common = {"place": "local", "trials": 4, "epochs": 48}
     for command, seconds, made in (
         ("first", 480.0, "09:00"),
@@ -214,7 +215,7 @@ def test_ranks_count_in_device_time_and_not_in_what_is_held_against_a_forecast(t
     for folder in store.trials():
         info = folder.info()
         attempts = (replace(info.attempts[0], command_id="only", ranks=2),)
-        folder.write_info(replace(info, attempts=attempts))
+        change_info(folder, replace(info, attempts=attempts))
     made = {"command_id": "only", "made_at": "2026-01-01T09:00", "place": "local", "basis": "said"}
     save_forecast(store, StoredForecast(trials=4, epochs=48, seconds=480.0, **made))
     ((*_, took, ratio),) = forecasts([store]).rows
@@ -306,7 +307,7 @@ def test_smaller_micro_batches_are_noted_where_batchnorm_saw_them(tmp_path, mode
     folder = next(store.trials())
     info = folder.info()
     again = replace(info.attempts[0], number=2, accumulate=4)
-    folder.write_info(replace(info, attempts=(replace(info.attempts[0], end="oom"), again)))
+    change_info(folder, replace(info, attempts=(replace(info.attempts[0], end="oom"), again)))
     text = Page(write_report([store])).text
     note = "Trained with 4 micro-batches after running out of memory: BatchNorm saw smaller batches"
     assert (note in text) == noted
@@ -319,7 +320,7 @@ def test_trials_of_several_revisions_are_noted(tmp_path):
     folder = next(store.trials())
     info = folder.info()
     attempts = [replace(info.attempts[0], number=n, revision=r) for n, r in ((1, "a" * 40), (2, "b" * 40))]
-    folder.write_info(replace(info, attempts=tuple(attempts)))
+    change_info(folder, replace(info, attempts=tuple(attempts)))
     text = Page(write_report([store])).text
     assert f"Trained by more than one revision of the code: trial {folder.trial_id}." in text
     assert "a" * 40 in text
@@ -332,7 +333,7 @@ def test_a_long_command_is_cut_in_its_middle_and_counted_once(tmp_path):
     for number, folder in enumerate(store.trials()):
         info = folder.info()
         command = f"sweep run {'x' * 400} {number} {'y' * 400} --place local"
-        folder.write_info(replace(info, provenance={**info.provenance, "command": command}))
+        change_info(folder, replace(info, provenance={**info.provenance, "command": command}))
     page = Page(write_report([store]))
     (cell,) = re.findall(r"command ?(sweep run x+ … y+ --place local) ?(\d+)", page.text)
     assert len(cell[0]) <= 210

@@ -15,7 +15,7 @@ from mixsweep.analysis.wandb_mirror.artifacts import best_model, written_report
 from mixsweep.analysis.wandb_mirror.mirror import Mirror, SyncPass, once
 from mixsweep.analysis.wandb_mirror.payload import run_id_of
 from mixsweep.analysis.wandb_mirror.sinks import OfflineSink
-from mixsweep.core.store.checkpoint import remove_checkpoints
+from mixsweep.core.store.retention import remove_checkpoints
 from mixsweep.core.store.store import SweepStore
 from mixsweep.sweep.planning.parse import parse_spec
 from mixsweep.sweep.planning.plan import make_plan, save_plan
@@ -29,6 +29,7 @@ from tests.support.mirrored_sweeps import (
     train_here,
     unassigned,
 )
+from tests.support.trials import checkpoint_path
 from tests.support.wandb_server import Faults, WandbServer
 
 SMALL: dict[str, Any] = {
@@ -66,7 +67,7 @@ def expected(store: SweepStore) -> dict[str, dict[str, bytes]]:
     report = {path.name: path.read_bytes() for path in (store.path / "report").iterdir()}
     report.pop("files.json")
     assert {path.rpartition(".")[2] for path in report} == {"html", "csv", "tex", "png", "svg"}
-    checkpoint = store.trial(best_trial(store)).checkpoint_path.read_bytes()
+    checkpoint = checkpoint_path(store.trial(best_trial(store))).read_bytes()
     return {"mirrored-model": {"checkpoint.pt": checkpoint}, "mirrored-report": report}
 
 
@@ -211,8 +212,8 @@ def test_what_is_not_there_is_no_artifact(trained: Path, tmp_path: Path) -> None
     model = best_model(store)
     assert model is not None
     (content,) = model.files.values()
-    assert content == store.trial(best_trial(store)).checkpoint_path.read_bytes()
-    remove_checkpoints(store.trial(best_trial(store)).path)
+    assert content == checkpoint_path(store.trial(best_trial(store))).read_bytes()
+    remove_checkpoints(store.trial(best_trial(store)))
     assert best_model(store) is None  # not the second best one's
     empty = SweepStore(tmp_path / "empty")
     save_plan(make_plan(parse_spec(TABLES | SMALL | {"name": "empty"})), empty)

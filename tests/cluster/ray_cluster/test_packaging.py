@@ -6,7 +6,7 @@ from pathlib import Path, PurePath
 
 import pytest
 
-from mixsweep.cluster.ray_cluster.packaging import PackagingError, files_to_ship, stage
+from mixsweep.cluster.ray_cluster.packaging import PackagingError, select, stage
 
 LARGE = 600 * 2**20  # over Ray's 512 MiB
 
@@ -29,7 +29,7 @@ LEAN = ["core/a.py", "mine.py", "notes/today.md", "pyproject.toml", "sweep/b.py"
 
 
 def test_git_environments_runs_caches_data_and_stores_are_not_shipped(checkout: Path) -> None:
-    assert [str(path) for path in files_to_ship(checkout)] == LEAN
+    assert [str(path) for path in select(checkout).files] == LEAN
 
 
 def test_in_a_checkout_ignored_files_are_left_out_and_untracked_ones_are_shipped(checkout: Path) -> None:
@@ -37,12 +37,12 @@ def test_in_a_checkout_ignored_files_are_left_out_and_untracked_ones_are_shipped
     subprocess.run(["git", "init", "-q", str(checkout)], check=True)
     (checkout / ".gitignore").write_text("secret.txt\n")
     (checkout / "secret.txt").write_text("x")
-    assert [str(path) for path in files_to_ship(checkout)] == LEAN
+    assert [str(path) for path in select(checkout).files] == LEAN
 
 
 def test_excluded_patterns_and_folders_are_not_shipped(checkout: Path) -> None:
-    found = files_to_ship(checkout, ["notes/", "*.toml"])
-    assert found == [PurePath("core/a.py"), PurePath("mine.py"), PurePath("sweep/b.py")]
+    found = select(checkout, ["notes/", "*.toml"]).files
+    assert list(found) == [PurePath("core/a.py"), PurePath("mine.py"), PurePath("sweep/b.py")]
 
 
 def test_a_project_is_shipped_with_its_imports_wherever_they_are(checkout: Path, tmp_path: Path) -> None:
@@ -79,3 +79,69 @@ def test_a_project_over_rays_limit_is_refused_with_its_largest_files_and_copied_
     ):
         stage(tmp_path / "staged", imports, str(checkout))
     stage(tmp_path / "staged-without", imports, str(checkout), ["notes/*.bin"])
+
+
+SECRET_FILES = (
+    ".env",
+    ".env.local",
+    ".netrc",
+    "id_ed25519",
+    "deploy.pem",
+    "conf/credentials.json",
+    "conf/api.py",
+)
+SECRET = 'api_key = "2f6c1b7e9d0a4c3f"'
+
+
+def fill_with_secrets(root: Path) -> None:
+    for name in SECRET_FILES:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(SECRET)
+
+
+@pytest.mark.parametrize("is_checkout", [False, True])
+def test_untracked_files_that_look_like_secrets_are_left_out_and_named(
+    checkout: Path, tmp_path: Path, is_checkout: bool
+) -> None:
+    (checkout / ".git" / "config").unlink()
+    if is_checkout:
+        subprocess.run(["git", "init", "-q", str(checkout)], check=True)
+    fill_with_secrets(checkout)
+    shipment = stage(tmp_path / "staged", [str(checkout / "mine.py")], str(checkout))
+    shipped = [path.read_text() for path in shipment.working_dir.rglob("*") if path.is_file()]
+    assert shipped == ["x"] * len(LEAN)
+    assert set(shipment.left_out) == {f"{name} (looks like a secret)" for name in SECRET_FILES}
+    assert shipment.notice == (
+        "Not shipped: .env (looks like a secret), .env.local (looks like a secret), .netrc (looks like a secret), "
+        "conf/api.py (looks like a secret), conf/credentials.json (looks like a secret) and 2 more; "
+        "a file that git tracks is."
+    )
+
+
+def test_a_tracked_file_is_shipped_and_so_is_an_import_whatever_they_hold(
+    checkout: Path, tmp_path: Path
+) -> None:
+    (checkout / ".git" / "config").unlink()
+    subprocess.run(["git", "init", "-q", str(checkout)], check=True)
+    fill_with_secrets(checkout)
+    subprocess.run(["git", "-C", str(checkout), "add", "-f", ".env"], check=True)
+    shipment = stage(tmp_path / "staged", [str(checkout / "conf/api.py")], str(checkout))
+    assert (shipment.working_dir / ".env").is_file()
+    assert (shipment.working_dir / "conf/api.py").is_file()
+    assert not any(".env " in line or "conf/api.py" in line for line in shipment.left_out)
+
+
+@pytest.mark.parametrize("is_checkout", [False, True])
+def test_a_link_out_of_the_project_is_not_followed(checkout: Path, tmp_path: Path, is_checkout: bool) -> None:
+    (checkout / ".git" / "config").unlink()
+    if is_checkout:
+        subprocess.run(["git", "init", "-q", str(checkout)], check=True)
+    (tmp_path / "private.txt").write_text(SECRET)
+    (checkout / "out.txt").symlink_to(tmp_path / "private.txt")
+    (checkout / "in.py").symlink_to("mine.py")
+    if is_checkout:
+        subprocess.run(["git", "-C", str(checkout), "add", "out.txt", "in.py"], check=True)
+    shipment = stage(tmp_path / "staged", [str(checkout / "mine.py")], str(checkout))
+    assert (shipment.working_dir / "in.py").read_text() == "x"
+    assert not (shipment.working_dir / "out.txt").exists()
+    assert shipment.left_out == ("out.txt (links out of the project)",)

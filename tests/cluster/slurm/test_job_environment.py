@@ -12,7 +12,8 @@ import pytest
 from mixsweep.cluster.slurm.job_environment import MARGIN_SECONDS, JobSignals, ends_at
 from mixsweep.core.failures import Interruption
 from mixsweep.core.records import now
-from mixsweep.core.store.store import Attempt, SweepStore, TrialInfo
+from mixsweep.core.store.store import SweepStore
+from mixsweep.core.store.trial.info import Attempt, TrialInfo
 from mixsweep.core.trainables.image_config import ImageConfig
 from mixsweep.sweep.backends.slurm.exit_status import failing_nodes
 from mixsweep.sweep.backends.slurm.requeues import PlaceFailure, place_failures, record_place_failure

@@ -24,13 +24,15 @@ from torch import Tensor, nn
 from mixsweep.core import registry
 from mixsweep.core.data.datasets import Images, load_images
 from mixsweep.core.errors import ConfigError
-from mixsweep.core.execution.rank_channel import RankChannel
+from mixsweep.core.execution.rank_channel import RankChannel, _address, _listen
+from mixsweep.core.execution.rank_token import RANK_TOKEN, seal, unseal
 from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.execution.runner import work
-from mixsweep.core.failures import Interruption, kind_of
+from mixsweep.core.failures import Interruption, RankError, kind_of
 from mixsweep.core.records import Record
 from mixsweep.core.store.retention import Retention
-from mixsweep.core.store.store import SweepStore, TrialInfo
+from mixsweep.core.store.store import SweepStore
+from mixsweep.core.store.trial.info import TrialInfo
 from mixsweep.core.trainables.image_config import ImageConfig
 from mixsweep.core.trainables.kinds import find_trainable
 from mixsweep.core.training import device as devices
@@ -65,7 +67,7 @@ def as_rank(ranks: Ranks, port: int, result: Path, body: Callable[..., Any], *ar
     devices.prepare_process(1)
     os.environ |= {
         "RANK": str(ranks.rank), "WORLD_SIZE": str(ranks.world), "LOCAL_RANK": str(ranks.local_rank),
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), RANK_TOKEN: "of this test",
     }  # fmt: skip
     result.write_bytes(pickle.dumps(body(*arguments)))
 
@@ -489,12 +491,13 @@ def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
         taken.bind(("127.0.0.1", 0))
         monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
         monkeypatch.setenv("MASTER_PORT", str(taken.getsockname()[1]))
+        monkeypatch.setenv(RANK_TOKEN, "of this test")
         yield taken
 
 
 def test_a_port_that_is_taken_is_a_failure_of_its_kind(port: socket.socket) -> None:
     port.listen()
-    with pytest.raises(dist.DistNetworkError) as caught:
+    with pytest.raises(OSError, match="Address already in use") as caught:
         RankChannel(Ranks(0, 2), 2)
     assert kind_of(caught.value) == "port"
 
@@ -510,6 +513,81 @@ def test_ranks_that_do_not_meet_in_time_are_a_failure_of_their_kind(port: socket
 
 
 def test_a_place_that_exports_no_address_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(RANK_TOKEN, "of this test")
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     with pytest.raises(ConfigError, match=r"MASTER_ADDR = ''.*has to export both"):
         RankChannel(Ranks(0, 2))
+
+
+def test_a_place_that_exports_no_token_is_told(port: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(RANK_TOKEN)
+    with pytest.raises(ConfigError, match=f"{RANK_TOKEN} is not set"):
+        RankChannel(Ranks(0, 2))
+
+
+# --- Strangers at the port ---------------------------------------------------------------------------------
+
+
+class Intruder:
+    """A value whose pickle runs a function where it is loaded."""
+
+    def __init__(self, mark: Path):
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.mark,)
+
+
+def test_a_seal_holds_for_one_token_one_key_and_one_message() -> None:
+    sealed = seal("a", "message/0/1", b"continue")
+    assert unseal("a", "message/0/1", sealed) == b"continue"
+    assert unseal("b", "message/0/1", sealed) is None
+    assert unseal("a", "message/0/2", sealed) is None
+    assert unseal("a", "message/0/1", sealed[:-1] + b"d") is None
+    assert unseal("a", "message/0/1", b"") is None
+
+
+def test_a_message_of_a_stranger_at_the_port_is_not_acted_on(
+    port: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = port.getsockname()[1]
+    port.close()
+    stranger = dist.TCPStore("127.0.0.1", number, is_master=True, wait_for_workers=False)
+    stranger.set("message/0/1", "completed")
+    with pytest.raises(RankError, match="came from elsewhere"):
+        RankChannel(Ranks(1, 2), 5).receive()
+
+
+def share_an_intruder(mark: Path) -> str:
+    """Rank 0 sends a pickle that runs a function; the other says what it raised."""
+    with RankChannel(ranks_from_environment(), TIMEOUT_SECONDS) as channel, channel.attempt(CPU):
+        try:
+            channel.share(Intruder(mark) if channel.ranks.leads else None)
+        except Exception as error:
+            return type(error).__name__
+    return ""
+
+
+def test_what_rank_0_shares_runs_no_code(together: Together, tmp_path: Path) -> None:
+    assert together(2, share_an_intruder, tmp_path / "ran")[1] == "UnpicklingError"
+    assert not (tmp_path / "ran").exists()
+
+
+def test_on_one_node_the_port_of_rank_0_is_open_to_no_network(
+    port: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port.close()
+    monkeypatch.setenv("MASTER_ADDR", "198.51.100.7")  # of no machine here
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    number = int(os.environ["MASTER_PORT"])
+    with _listen(*_address()) as listener:
+        assert listener.getsockname() == ("127.0.0.1", number)
+
+
+@pytest.mark.parametrize(
+    ("host", "at"), [("127.0.0.1", "127.0.0.1"), ("localhost", "::"), ("no.such.host", "::")]
+)
+def test_rank_0_listens_on_its_address_and_on_all_only_where_its_name_has_none(host: str, at: str) -> None:
+    with _listen(host, 0) as listener:
+        assert listener.getsockname()[0] in (at, "0.0.0.0" if at == "::" else at)

@@ -25,15 +25,19 @@ from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.execution.runner import run_trial, work
 from mixsweep.core.failures import DEATHS_WITHOUT_PROGRESS, TIMEOUTS_WITHOUT_PROGRESS, DataError, Interruption
 from mixsweep.core.records import Record
-from mixsweep.core.store.checkpoint import load_checkpoint
-from mixsweep.core.store.crash_recovery import finalize_killed_attempt
-from mixsweep.core.store.lease import lease_is_live
 from mixsweep.core.store.retention import Retention
-from mixsweep.core.store.store import SweepStore, TrialFolder, TrialInfo
+from mixsweep.core.store.store import SweepStore
+from mixsweep.core.store.trial.crash_recovery import finalize_killed_attempt
+from mixsweep.core.store.trial.folder import TrialFolder
+from mixsweep.core.store.trial.info import TrialInfo
+from mixsweep.core.store.trial.lease import lease_is_live
+from mixsweep.core.store.trial.segments import write_segment
+from mixsweep.core.store.trial.term import Term
 from mixsweep.core.trainables.image_config import ImageConfig
 from mixsweep.core.trainables.image_records import has_diverged
 from mixsweep.core.trainables.kinds import find_trainable
 from mixsweep.core.training.trainer import Trial
+from tests.support.trials import change_info, head_path, log_text, record_paths
 
 Tiny = Callable[..., ImageConfig]
 
@@ -102,8 +106,8 @@ def test_work_completes_every_trial_and_yields_each_ones_end(tmp_path: Path, tin
         rows = records.from_table(folder.records())
         assert [row.epoch for row in rows] == [1, 2, 3]
         assert [row["test_loss"] is None for row in rows] == [True, True, False]
-        assert "epoch 3/3" in folder.log_path.read_text()
-        assert (load_checkpoint(folder.path) or {})["epoch"] == 3
+        assert "epoch 3/3" in log_text(folder)
+        assert (folder.load_checkpoint() or {})["epoch"] == 3
         assert not lease_is_live(folder.path)
         assert not [path for path in folder.path.iterdir() if path.name.startswith(".")]
 
@@ -111,10 +115,12 @@ def test_work_completes_every_trial_and_yields_each_ones_end(tmp_path: Path, tin
 def test_what_is_done_is_skipped_and_what_is_new_is_added(tmp_path: Path, tiny: Tiny) -> None:
     configs = [tiny(seed=seed) for seed in range(3)]
     run(configs[:2], new_command(tmp_path))
-    before = [folder_of(tmp_path, config).metrics_path.stat().st_mtime_ns for config in configs[:2]]
+    before = [folder_of(tmp_path, config).stamp() for config in configs[:2]]
+    files_before = [record_paths(folder_of(tmp_path, config)) for config in configs[:2]]
     ends = run(configs, new_command(tmp_path))
     assert [end.trial_id for end in ends] == [configs[2].trial_id]
-    assert [folder_of(tmp_path, c).metrics_path.stat().st_mtime_ns for c in configs[:2]] == before
+    assert [record_paths(folder_of(tmp_path, c)) for c in configs[:2]] == files_before
+    assert [folder_of(tmp_path, c).stamp()[1:] for c in configs[:2]] == [stamp[1:] for stamp in before]
 
 
 def test_the_order_and_the_grouping_of_trials_change_no_bit(tmp_path: Path, tiny: Tiny) -> None:
@@ -180,10 +186,21 @@ def test_extending_without_the_checkpoint_trains_from_the_start_to_the_same_figu
     assert trajectory(tmp_path, tiny()) == expected[tiny().trial_id]
 
 
+def cut_records(folder: TrialFolder, epochs: int) -> None:
+    """Leave only so many records, as somebody who edits the store by hand."""
+    head = folder.belief().head
+    assert head is not None
+    table = folder.records().slice(0, epochs)
+    for path in record_paths(folder):
+        path.unlink()
+    base = (write_segment(folder.path, head.term, 1, 1, table),)
+    head_path(folder).write_bytes(replace(head, base=base).to_bytes())
+
+
 def test_a_checkpoint_without_its_records_is_not_trusted(tmp_path: Path, tiny: Tiny) -> None:
     run([tiny(epochs=2)], new_command(tmp_path))
     folder = folder_of(tmp_path, tiny())
-    folder.write_records(records.from_table(folder.records())[:1])
+    cut_records(folder, 1)
     run([tiny(epochs=4)], new_command(tmp_path))
     expected = undisturbed(tmp_path / "straight", [tiny(epochs=4)])
     assert trajectory(tmp_path, tiny()) == expected[tiny().trial_id]
@@ -247,10 +264,10 @@ def test_a_revision_is_the_packages_own_and_not_that_of_a_checkout_it_is_install
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, is_checkout: bool
 ) -> None:
     subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
-    monkeypatch.setattr(provenance, "__file__", str(tmp_path / place / "provenance.py"))
     (tmp_path / place).mkdir(parents=True)
+    monkeypatch.setattr(provenance, "_ROOT", (tmp_path / place).parent.resolve())
     found = provenance._git("rev-parse", "--is-inside-work-tree")
-    assert found == ("true" if is_checkout else "")
+    assert found == (b"true\n" if is_checkout else b"")
 
 
 # --- Several processes, and processes that die ---------------------------------------------------------
@@ -322,16 +339,36 @@ def test_kills_at_any_time_lose_nothing_and_change_no_bit(
         assert [attempt.number for attempt in info.attempts] == list(range(1, len(info.attempts) + 1))
 
 
+def test_files_that_a_new_holder_has_replaced_are_no_failure_of_the_one_that_slept(
+    tmp_path: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny(epochs=4)
+    folder = folder_of(tmp_path, config)
+
+    def sleep(record: Record) -> None:
+        if record.epoch == 2:
+            (folder.path / "lease").unlink()
+            (other,) = run([config], new_command(tmp_path))
+            assert ends_of(other) == ["killed", "completed"]
+            monkeypatch.setattr(Term, "_check", lambda term: None)  # it sleeps after each check
+
+    assert run([config], new_command(tmp_path), report=sleep) == []
+    assert ends_of(info_of(tmp_path, config)) == ["killed", "completed"]
+    assert folder.damages() == ()
+    assert trajectory(tmp_path, config) == undisturbed(tmp_path / "alone", [config])[config.trial_id]
+
+
 def test_a_killed_attempt_ends_with_its_last_sign_of_life_at_its_last_record(
     tmp_path: Path, tiny: Tiny
 ) -> None:
     (end,) = run([tiny()], new_command(tmp_path))
     folder = folder_of(tmp_path, tiny())
-    folder.write_info(replace(
-        end, state="running", epoch=0, attempts=(replace(end.attempts[0], end="", ended_at=""),)
-    ))  # fmt: skip
-    os.utime(folder.metrics_path, (1e9, 1e9))
-    os.utime(folder.log_path, (1e9 + 60, 1e9 + 60))
+    running = replace(end.attempts[0], end="", ended_at="")
+    change_info(folder, replace(end, state="running", epoch=0, attempts=(running,)))
+    for path in record_paths(folder):
+        os.utime(path, (1e9, 1e9))
+    for path in folder.logs():
+        os.utime(path, (1e9 + 60, 1e9 + 60))
     dead = finalize_killed_attempt(folder, folder.info())
     assert dead is not None
     assert (dead.attempts[-1].end, dead.attempts[-1].ended_at) == ("killed", "2001-09-09T01:47:40+00:00")
@@ -389,7 +426,7 @@ def test_a_bug_is_retried_once_keeps_its_traceback_and_harms_no_other_trial(
     info = info_of(tmp_path, bad)
     assert ends_of(info) == ["bug", "bug"]
     assert info.attempts[-1].message == "ZeroDivisionError: division of"
-    assert "in build_badly" in folder_of(tmp_path, bad).log_path.read_text()
+    assert "in build_badly" in log_text(folder_of(tmp_path, bad))
     assert run([bad], new_command(tmp_path)) == []
 
 
@@ -543,17 +580,21 @@ def test_a_broken_device_is_recorded_and_ends_the_process(
     assert run([config], replace(new_command(tmp_path), command_id="one")) == []  # its retries are used up
 
 
-def test_a_damaged_trial_json_fails_its_trial_and_no_other(tmp_path: Path, tiny: Tiny) -> None:
+def test_a_damaged_head_costs_its_trial_and_no_other_and_is_mended(tmp_path: Path, tiny: Tiny) -> None:
     bad, good = tiny(seed=1), tiny(seed=2)
-    folder_of(tmp_path, bad).path.mkdir(parents=True)
-    (folder_of(tmp_path, bad).path / "trial.json").write_text("{")
+    expected = undisturbed(tmp_path / "straight", [bad, good])
+    run([bad], new_command(tmp_path))
+    head_path(folder_of(tmp_path, bad)).write_text("{")
+    assert folder_of(tmp_path, bad).info() is None
+    (damage,) = folder_of(tmp_path, bad).damages()
+    assert damage.endswith("1.json: damaged, its digest does not match")
     ends = run([bad, good], new_command(tmp_path))
     assert [(end.trial_id, end.state) for end in ends] == [
-        (bad.trial_id, "failed"),
+        (bad.trial_id, "completed"),
         (good.trial_id, "completed"),
     ]
-    assert "move it away" in ends[0].attempts[-1].message
-    assert (folder_of(tmp_path, bad).path / "trial.json").read_text() == "{"
+    assert {c.trial_id: trajectory(tmp_path, c) for c in (bad, good)} == expected
+    assert ends[0].attempts[-1].from_epoch == 3  # what was whole is not trained again
 
 
 def test_an_end_that_cannot_be_written_down_is_tried_once_a_command(
@@ -613,7 +654,7 @@ def test_a_users_own_exit_is_a_bug_with_its_traceback(tmp_path: Path, tiny: Tiny
         run([config], new_command(tmp_path), report=leave)
     info = info_of(tmp_path, config)
     assert (info.state, ends_of(info)) == ("failed", ["bug"])
-    assert "sys.exit(3)" in folder_of(tmp_path, config).log_path.read_text()
+    assert "sys.exit(3)" in log_text(folder_of(tmp_path, config))
 
 
 def test_a_process_that_lost_its_lease_writes_nothing_more(tmp_path: Path, tiny: Tiny) -> None:
@@ -623,7 +664,8 @@ def test_a_process_that_lost_its_lease_writes_nothing_more(tmp_path: Path, tiny:
 
     def steal(record: Record) -> None:
         (folder.path / "lease").write_text('{"token": "other", "host": "elsewhere", "pid": 1, "born": "1"}')
-        seen.update({name: (folder.path / name).read_bytes() for name in ("metrics.parquet", "trial.json")})
+        kept = (path for path in folder.path.iterdir() if path.suffix in (".json", ".parquet"))
+        seen.update({path.name: path.read_bytes() for path in kept})
 
     ends = (lambda record: False, lambda: "", steal)
     assert run_trial(config, folder, new_command(tmp_path), *ends) is None
@@ -659,7 +701,7 @@ def assert_whole(folder: TrialFolder) -> None:
     """Every file of a trial is whole or not there; no half one is left beside."""
     folder.info()
     rows = folder.records().num_rows
-    state = load_checkpoint(folder.path)
+    state = folder.load_checkpoint()
     assert state is None or state["epoch"] <= rows
     if folder.path.exists():
         assert not [path.name for path in folder.path.iterdir() if path.name.startswith(".")]

@@ -160,9 +160,12 @@ NORMAL, UNIFORM = 3.0, 1.8
         ("mlp", "he_normal", "1", "he_in", NORMAL),
         ("mlp", "torch", "1", "torch", UNIFORM),
         ("mixer", "recipe", "blocks.0.channels.0", "glorot", UNIFORM),
-        ("mixer", "recipe", "patch_embed", "torch", UNIFORM),
+        ("mixer", "recipe", "patch_embed", "he_in", NORMAL),
+        ("mixer", "recipe-0.2", "blocks.0.channels.0", "glorot", UNIFORM),
+        ("mixer", "recipe-0.2", "patch_embed", "torch", UNIFORM),
         ("mixer", "glorot_normal", "patch_embed", "glorot", NORMAL),
-        ("resnet18", "recipe", "layer4.0.conv1", "he_out", NORMAL),
+        ("resnet18", "recipe", "layer4.0.conv1", "torch", UNIFORM),
+        ("resnet18", "recipe-0.2", "layer4.0.conv1", "he_out", NORMAL),
         ("resnet18", "recipe", "fc", "torch", UNIFORM),
         ("resnet18", "he_normal", "layer4.0.conv1", "he_in", NORMAL),
         ("resnet18", "torch", "layer4.0.conv1", "torch", UNIFORM),
@@ -180,12 +183,16 @@ def test_weights_are_drawn_from_the_distribution_asked_for(
 @pytest.mark.parametrize("model", ["mlp", "resnet18", "mixer"])
 @pytest.mark.parametrize("init", INITS)
 def test_biases_begin_at_zero_where_the_scheme_says_so_and_norms_at_one(model: str, init: str) -> None:
+    if (model, init) in (("mlp", "course"), ("mlp", "recipe-0.2"), ("resnet18", "course")):
+        with pytest.raises(ConfigError, match=f"init = '{init}' is not for model = '{model}'"):
+            built(model=model, init=init)
+        return
     for layer in built(model=model, init=init).modules():
         if isinstance(layer, nn.BatchNorm2d | nn.LayerNorm):
             assert torch.all(layer.weight == 1)
             assert torch.all(layer.bias == 0)
         elif isinstance(layer, nn.Linear):
-            keeps_torchs = init == "torch" or (init == "recipe" and model == "resnet18")
+            keeps_torchs = init == "torch" or (init in ("recipe", "recipe-0.2") and model == "resnet18")
             assert bool(layer.bias.any()) == keeps_torchs
 
 

@@ -12,12 +12,13 @@ from mixsweep.core import records
 from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.execution.runner import work
 from mixsweep.core.records import Record
-from mixsweep.core.store.checkpoint import has_checkpoint, save_checkpoint
-from mixsweep.core.store.lease import take_lease
 from mixsweep.core.store.retention import Retention, is_policy
-from mixsweep.core.store.store import SweepStore, TrialInfo
+from mixsweep.core.store.store import SweepStore
+from mixsweep.core.store.trial.info import TrialInfo
+from mixsweep.core.store.trial.lease import take_lease
 from mixsweep.core.trainables.image_config import ImageConfig
 from tests.support.records import make_record
+from tests.support.trials import log_text, write_trial
 
 Tiny = Callable[..., ImageConfig]
 
@@ -27,7 +28,7 @@ def run(store: Path, configs: list[ImageConfig], retention: Retention, **hooks: 
 
 
 def kept(store: Path, configs: list[ImageConfig]) -> list[bool]:
-    return [has_checkpoint(SweepStore(store).trial(config.trial_id).path) for config in configs]
+    return [SweepStore(store).trial(config.trial_id).has_checkpoint() for config in configs]
 
 
 def last_row(store: Path, config: ImageConfig) -> Record:
@@ -52,8 +53,8 @@ def test_the_best_few_keep_their_checkpoints_and_all_keep_records_and_logs(
     for config in configs:
         folder = SweepStore(tmp_path).trial(config.trial_id)
         assert folder.records().num_rows == 2
-        assert folder.log_path.stat().st_size
-        assert not (folder.path / "checkpoint.previous.pt").exists()
+        assert log_text(folder)
+        assert len(folder.checkpoints()) <= 1
 
 
 @pytest.mark.parametrize(("policy", "expected"), [("all", True), ("none", False)])
@@ -108,8 +109,6 @@ def test_no_value_ranks_below_any_value(tmp_path: Path, tiny: Tiny) -> None:
     for mode in ("max", "min"):
         for config, value in zip(configs, [math.nan, -5.0, 1e-9]):
             folder = store.trial(config.trial_id)
-            folder.path.mkdir(parents=True, exist_ok=True)
-            save_checkpoint(folder.path, {"epoch": 1})
             end = TrialInfo(trial_id=config.trial_id, config=config, state="completed", epoch=1)
             row = make_record(
                 trial_id=config.trial_id, epoch=1, step=1, train_loss=0.0, train_accuracy=0.0, valid_loss=0.0,
@@ -117,7 +116,8 @@ def test_no_value_ranks_below_any_value(tmp_path: Path, tiny: Tiny) -> None:
                 peak_memory_bytes=1, attempt=1, recorded_at=records.now(),
             )  # fmt: skip
             row = row.with_metrics({"valid_loss": value})
-            Retention("best:2", "valid_loss", mode).apply(store, end, [row])
+            write_trial(folder, end, [row], {"epoch": 1})
+            Retention("best:2", "valid_loss", mode).apply(store, end)
         assert kept(tmp_path, configs) == [False, True, True]
 
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 import torch
 
@@ -22,7 +21,8 @@ from mixsweep.core.training import telemetry
 from mixsweep.core.training.telemetry import DeviceCounters, Reading, counters_of
 from mixsweep.core.training.trainer import Trial
 from mixsweep.sweep.status import StatusReader
-from tests.support.synthetic_store import SyntheticPart, write_sweep
+from tests.support.synthetic_store import SyntheticPart, give_energy, write_sweep
+from tests.support.trials import as_format_1
 
 NEW = ("device_utilisation", "device_memory_bytes", "device_energy_joules")
 
@@ -83,13 +83,13 @@ def test_records_of_a_version_without_these_columns_are_read_and_summed_with_new
 ) -> None:
     part = SyntheticPart(name="old", base={"model": "mlp"}, space={"lr": [0.1, 0.01]}, final={})
     store: SweepStore = write_sweep(tmp_path / "old", [part], seeds=1, epochs=2)
-    first, second = store.trials()
-    old = first.records().drop_columns(list(NEW))
-    files.write_table(old, first.metrics_path)
-    new = second.records()
-    position = new.schema.get_field_index("device_energy_joules")
-    new = new.set_column(position, new.schema.field(position), pa.array([1.8e6, 1.8e6]))
-    files.write_table(new, second.metrics_path)
+    first, _ = store.trials()
+    give_energy(store, 1.8e6)
+    as_format_1(first)
+    files.write_table(
+        files.read_table(first.path / "metrics.parquet").drop_columns(list(NEW)),
+        first.path / "metrics.parquet",
+    )
     assert first.records().schema.names == find_trainable().schema.names
     assert first.records()["device_energy_joules"].null_count == 2
     for _ in range(2):

@@ -19,7 +19,7 @@ from mixsweep.core.data.augment import prepare
 from mixsweep.core.data.datasets import Images, epoch_order, split_indices
 from mixsweep.core.errors import ConfigError
 from mixsweep.core.records import Record
-from mixsweep.core.store.checkpoint import load_checkpoint, save_checkpoint
+from mixsweep.core.store.trial.checkpoint import load_state, write_state
 from mixsweep.core.trainables.image_config import ImageConfig
 from mixsweep.core.trainables.image_records import has_diverged
 from mixsweep.core.trainables.kinds import find_trainable
@@ -58,10 +58,10 @@ def test_a_resume_after_any_epoch_gives_the_same_bits_as_no_interruption(
     for stop in range(5):
         first = Trial(config, digits, CPU)
         rows = [row for _, row in zip(range(stop), first.train())]
-        save_checkpoint(tmp_path, first.state())
+        made = write_state(tmp_path, 1, first.state())
         torch.manual_seed(stop)  # what else a process did must not matter
         second = Trial(config, digits, CPU)
-        state = load_checkpoint(tmp_path)
+        state = load_state(tmp_path, [made])
         assert state is not None
         second.restore(state)
         rows += second.train(attempt=2)
@@ -288,6 +288,20 @@ GOLDEN_CURVES = [
     ),
     (
         {"model": "mixer", "embed_dim": 16, "blocks": 2, "patch_size": 8, "dropout": 0.1},
+        [
+            (2.286761552095413, 0.11328125, 2.2532553100585937, 0.135),
+            (2.233031541109085, 0.21875, 2.212685241699219, 0.205),
+        ],
+    ),
+    (
+        {
+            "model": "mixer",
+            "embed_dim": 16,
+            "blocks": 2,
+            "patch_size": 8,
+            "dropout": 0.1,
+            "init": "recipe-0.2",
+        },
         [
             (2.293819785118103, 0.119140625, 2.3178851318359377, 0.185),
             (2.2261641919612885, 0.212890625, 2.2239845275878904, 0.27),

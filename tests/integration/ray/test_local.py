@@ -16,6 +16,7 @@ from tests.support.commands import (
     wait_until,
     write_sweep,
 )
+from tests.support.trials import log_text, stopped_at_rungs
 
 pytestmark = pytest.mark.ray
 
@@ -117,7 +118,7 @@ def test_a_failing_trial_does_not_end_the_sweep(tmp_path: Path) -> None:
     assert states == ["completed", "completed", "failed", "failed"]
     failed = next(info for folder in store.trials() if (info := folder.info()) and info.state == "failed")
     assert [attempt.end for attempt in failed.attempts] == ["bug", "bug"]  # tried once more, then terminal
-    assert "a bug of mine" in store.trial(failed.trial_id).log_path.read_text()
+    assert "a bug of mine" in log_text(store.trial(failed.trial_id))
 
 
 def test_a_trial_that_fits_nowhere_is_refused_at_once(tmp_path: Path) -> None:
@@ -136,10 +137,8 @@ def test_a_stopping_rule_decides_in_ray_workers_and_its_decisions_are_recorded(t
     states = [info.state for folder in store.trials() if (info := folder.info())]
     assert "stopped" in states
     assert "completed" in states
-    recorded = [path.name for path in (store.path / "rungs").glob("*/*/*")]
-    stops = {name.split("_")[0] for name in recorded if name.endswith("_stop")}
     stopped = {f.trial_id for f in store.trials() if (info := f.info()) and info.state == "stopped"}
-    assert stops == stopped
+    assert stopped_at_rungs(store) == stopped
 
 
 def _ended(store: SweepStore) -> list[bool]:

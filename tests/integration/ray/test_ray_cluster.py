@@ -12,7 +12,16 @@ from pathlib import Path
 import pytest
 
 from mixsweep.core.store.store import SweepStore
-from tests.support.commands import finish, infos, kill_family, start, sweep_command, trajectories, wait_until
+from tests.support.commands import (
+    finish,
+    infos,
+    kill_family,
+    lines_said,
+    start,
+    sweep_command,
+    trajectories,
+    wait_until,
+)
 from tests.support.ray_cluster import RayCluster, plain_cluster
 from tests.support.ray_sweeps import nodes_at_work, states, sweep, write_braked, write_many
 
@@ -190,7 +199,7 @@ def test_what_cannot_run_is_one_line_within_seconds(
     begun = time.monotonic()
     done = finish(sweep(*words_of_run))
     assert done.returncode == 2, done.stdout
-    assert len(done.stdout.splitlines()) == 1
+    assert len(lines_said(done.stdout)) == 1
     assert words in done.stdout
     assert time.monotonic() - begun < 30  # seconds on an idle machine; tests share theirs
 
@@ -229,7 +238,7 @@ def test_what_is_too_large_for_ray_is_refused_with_its_largest_files_before_anyt
     file = write_many(here, EPOCHS, extra='imports = ["mine.py"]')
     done = finish(sweep("run", str(file), "--place", "jobs"))
     assert done.returncode == 2, done.stdout
-    assert len(done.stdout.splitlines()) == 1
+    assert len(lines_said(done.stdout)) == 1
     assert "MiB would be shipped, Ray's limit is 0.1 MiB; the largest: weights.bin (0.2 MiB)" in done.stdout
     assert not (here / "runs").exists()
 

@@ -11,7 +11,16 @@ from pathlib import Path
 import pytest
 
 from mixsweep.core.store.store import SweepStore
-from tests.support.commands import finish, infos, kill_family, start, sweep_command, trajectories, wait_until
+from tests.support.commands import (
+    finish,
+    infos,
+    kill_family,
+    lines_said,
+    start,
+    sweep_command,
+    trajectories,
+    wait_until,
+)
 from tests.support.ray_cluster import RayCluster, plain_cluster, session
 from tests.support.ray_sweeps import nodes_at_work, sweep, write_braked
 
@@ -69,7 +78,7 @@ def places_of(cluster: RayCluster, folder: Path) -> dict[str, dict[str, object]]
 
 
 def at_work_with_checkpoints(store: SweepStore) -> bool:
-    return nodes_at_work(store) == 2 and all(folder.checkpoint_path.exists() for folder in store.trials())
+    return nodes_at_work(store) == 2 and all(folder.has_checkpoint() for folder in store.trials())
 
 
 def check_went_on(store: SweepStore, undisturbed: SweepStore) -> None:
@@ -107,8 +116,9 @@ def test_a_driver_whose_head_is_gone_says_so_and_its_trials_go_on_at_the_next_he
             kill_family(process)
         print(f"ended {time.monotonic() - begun:.1f} s after its head")
     assert process.returncode == 2, output
-    assert len(output.splitlines()) == 1, output
-    assert output.startswith(f"sweep: address {address}: the cluster's head is gone")
+    lines = lines_said(output)
+    assert len(lines) == 1, output
+    assert lines[0].startswith(f"sweep: address {address}: the cluster's head is gone")
     assert output.endswith("run the same command again once it is back, or with another place\n")
     brake.unlink()
     with plain_cluster(1, 1) as cluster:
@@ -183,5 +193,6 @@ def test_a_head_that_dies_while_its_driver_starts_is_one_line(
         finally:
             kill_family(process)
     assert process.returncode in (1, 2), output  # 1 is Ray's
-    assert len(output.splitlines()) == 1, output
-    assert output.startswith("sweep: address ")
+    lines = lines_said(output)
+    assert len(lines) == 1, output
+    assert lines[0].startswith("sweep: address ")

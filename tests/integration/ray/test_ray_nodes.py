@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mixsweep.core.store.store import SweepStore, TrialInfo
+from mixsweep.core.store.store import SweepStore
+from mixsweep.core.store.trial.info import TrialInfo
 from tests.support.commands import finish, infos, kill_family, start, sweep_command, trajectories, wait_until
 from tests.support.ray_cluster import RayCluster, networked_cluster, session
 from tests.support.ray_sweeps import nodes_at_work, sweep, write_braked, write_many
@@ -109,7 +110,7 @@ def test_without_a_shared_folder_results_reach_the_driver_though_proxy_and_node_
     assert process.returncode == 0, output
     assert trajectories(store).equals(trajectories(eight))
     _check_lost(store, 2)
-    checkpoints = [f for f in store.trials() if f.checkpoint_path.exists()]
+    checkpoints = [f for f in store.trials() if f.has_checkpoint()]
     assert len(checkpoints) == 5  # as `keep` says, which the driver's node alone can know
 
 

@@ -18,6 +18,7 @@ from mixsweep.cluster.places import Place
 from mixsweep.cluster.ray_cluster.nodes import RayError, ray_node
 from mixsweep.core.store.store import SweepStore
 from mixsweep.sweep.backends.base import find_backend
+from mixsweep.sweep.backends.slurm.job_entry import MODULE as JOB_MODULE
 from mixsweep.sweep.backends.slurm.job_request import SlurmBackendError, request_for
 from mixsweep.sweep.backends.slurm.submissions import submissions
 from mixsweep.sweep.planning.schema import Resources, SweepSpec
@@ -224,7 +225,7 @@ def test_a_killed_head_takes_its_cluster_with_it_and_the_sweep_goes_on_in_a_new_
         job = job_of(store)
         seen = processes_of(job)
         folders = ray_folders(seen)
-        ours = [p for p in seen if p.words.startswith(f"{sys.executable} -u -m submitit")]
+        ours = [p for p in seen if p.words.startswith(f"{sys.executable} -u -m {JOB_MODULE}")]
         (head,) = [p for p in ours if p.environment["SLURM_PROCID"] == "0"]
         os.kill(head.pid, signal.SIGKILL)
         wait_until(lambda: job not in slurm.jobs(), 60)

@@ -9,9 +9,20 @@ import pytest
 
 from mixsweep import load
 from mixsweep.cluster.slurm.client import query_final_states, query_tasks
-from mixsweep.core.store.store import SweepStore, TrialInfo
-from tests.support.commands import finish, infos, kill_family, start, sweep_command, trajectories, wait_until
+from mixsweep.core.store.store import SweepStore
+from mixsweep.core.store.trial.info import TrialInfo
+from tests.support.commands import (
+    finish,
+    infos,
+    kill_family,
+    lines_said,
+    start,
+    sweep_command,
+    trajectories,
+    wait_until,
+)
 from tests.support.slurm_cluster import SlurmCluster
+from tests.support.trials import log_text, stopped_at_rungs
 
 pytestmark = pytest.mark.slurm
 
@@ -205,7 +216,7 @@ def test_requeue_scancel_a_killed_step_and_a_killed_command_then_the_same_comman
 def assert_trained_once(store: SweepStore, info: TrialInfo) -> None:
     """Each epoch was trained once, but for those after the last checkpoint of an attempt that was cut off."""
     trained: list[list[int]] = []
-    for line in store.trial(info.trial_id).log_path.read_text().splitlines():
+    for line in log_text(store.trial(info.trial_id)).splitlines():
         words = line.split()
         if "attempt" in words and "from" in words:
             trained.append([])
@@ -232,10 +243,7 @@ def test_a_rule_stops_poor_trials_of_an_array_with_no_driver_running(
     states = [info.state for info in infos(store)]
     assert sorted(set(states)) == ["completed", "stopped"]
     assert len(states) == 6
-    entries = [path.name for path in (store.path / "rungs").glob("*/*/*")]
-    assert {name.split("_")[0] for name in entries if name.endswith("_stop")} == {
-        info.trial_id for info in infos(store) if info.state == "stopped"
-    }
+    assert stopped_at_rungs(store) == {info.trial_id for info in infos(store) if info.state == "stopped"}
     followed = finish(command(folder))  # nothing is left: the same command only says so
     assert followed.returncode == 0
     assert "Submitted" not in followed.stdout
@@ -359,8 +367,8 @@ def test_what_the_scheduler_refuses_is_said_once_in_its_words_and_nothing_is_lef
     (jobs / "0001" / "7_0_submitted.pkl").touch()  # of an earlier command
     done = finish(command(folder))
     assert done.returncode == 2, done.stdout
-    assert done.stdout.startswith(said)
-    assert len(done.stdout.splitlines()) == 1, done.stdout
+    (line,) = lines_said(done.stdout)
+    assert line.startswith(said)
     assert not slurm.jobs()
     assert [path.name for path in jobs.rglob("*")] == ["0001", "7_0_submitted.pkl"]
 
@@ -438,9 +446,9 @@ def test_with_accounting_a_missing_account_is_refused_and_forgotten_jobs_are_kno
         write_sweep(folder)
         done = finish(command(folder))
         assert done.returncode == 2, done.stdout
-        assert done.stdout.startswith("sweep: sbatch: ")
-        assert done.stdout.count("Invalid account") == 1
-        assert len(done.stdout.splitlines()) == 1, done.stdout
+        (line,) = lines_said(done.stdout)
+        assert line.startswith("sweep: sbatch: ")
+        assert line.count("Invalid account") == 1
         assert not cluster.jobs()
         assert not list(store_of(folder).path.glob("jobs/*"))
 

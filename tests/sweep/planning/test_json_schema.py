@@ -20,6 +20,8 @@ from tests.support.commands import ROOT
 from tests.sweep.planning import test_parse
 from tests.sweep.planning.test_parse import KEYS, PARTS, UNHURRIED, VALUES, changed
 
+SCRIPT = ROOT / "examples" / "script" / "script.toml"
+CHAR_GPT = ROOT / "examples" / "char-gpt" / "char-gpt.toml"
 SWEEPS = Draft202012Validator(sweep_file_schema())
 PLACES = Draft202012Validator(places_schema())
 WRONG_PLACES = [
@@ -89,8 +91,8 @@ def test_both_are_schemas_that_say_what_every_key_means() -> None:
     for validator in (SWEEPS, PLACES):
         Draft202012Validator.check_schema(validator.schema)
         assert validator.schema["$schema"].endswith("2020-12/schema")
-    top = SWEEPS.schema["properties"]
-    assert all(key["description"] for key in top.values())
+    top = SWEEPS.schema["else"]["properties"]
+    assert all(key["description"] for key in (*top.values(), *SWEEPS.schema["then"]["properties"].values()))
     fields = SWEEPS.schema["$defs"]["fields"]
     assert fields["lr"] == {
         "description": "peak learning rate",
@@ -106,6 +108,18 @@ def test_both_are_schemas_that_say_what_every_key_means() -> None:
 @pytest.mark.parametrize("name", preset_names())
 def test_every_preset_fits(name: str) -> None:
     assert problems(SWEEPS, tomllib.loads((PRESETS / f"{name}.toml").read_text(encoding="utf-8"))) == []
+
+
+def test_a_sweep_of_a_trainable_of_ones_own_has_any_fields_and_metrics_but_the_same_keys() -> None:
+    example = tomllib.loads(CHAR_GPT.read_text(encoding="utf-8"))
+    assert problems(SWEEPS, example) == []
+    script = tomllib.loads(SCRIPT.read_text(encoding="utf-8"))
+    assert problems(SWEEPS, script) == []
+    assert problems(SWEEPS, script | {"command": {"runs": "x"}})
+    assert problems(SWEEPS, script | {"command": {"run": "x", "metrics": "lines"}})
+    assert problems(SWEEPS, example | {"sedes": 3})
+    assert problems(SWEEPS, example | {"trainable": "char_gpt"})
+    assert problems(SWEEPS, {name: value for name, value in example.items() if name != "trainable"})
 
 
 def test_the_files_of_the_other_tests_fit() -> None:

@@ -1,8 +1,11 @@
 """sweep.search.asha: Ray's own ASHA, decided from files alone, once and for all."""
 
+import math
 import random
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +21,9 @@ from mixsweep.core.records import Record
 from mixsweep.core.store.store import SweepStore
 from mixsweep.core.trainables.image_config import ImageConfig
 from mixsweep.sweep.planning.schema import Stopping
-from mixsweep.sweep.search.asha import (
-    CONTINUE,
-    STOP,
-    RungEntry,
-    decide,
-    make_decide,
-    milestones,
-    read_rung,
-    rung_path,
-)
+from mixsweep.sweep.search import rungs
+from mixsweep.sweep.search.asha import decide, make_decide, milestones
+from mixsweep.sweep.search.rungs import CONTINUE, STOP, RungEntry, read_rung, rung_path
 from tests.support.records import make_record
 
 FACTORS = [1.5, 2.0, 2.5, 3.0, 4.0, 10.0]
@@ -147,17 +143,17 @@ def test_a_decision_does_not_depend_on_the_order_in_which_a_rung_is_listed(
     entries = [RungEntry(name(number), value, CONTINUE) for number, value in enumerate(values)]
     shuffled = rng.sample(entries, len(entries))
     for value in [*values, 0.0]:
-        one, other = (decide(Stopping(), "max", listed, "f" * 12, value) for listed in (entries, shuffled))
+        one, other = (decide(Stopping(), "max", listed, value) for listed in (entries, shuffled))
         assert one == other
 
 
 def test_the_first_at_a_rung_goes_on_and_the_worst_of_many_is_stopped() -> None:
-    assert decide(Stopping(), "max", [], "a", 0.1) == CONTINUE
+    assert decide(Stopping(), "max", [], 0.1) == CONTINUE
     others = [RungEntry(name(n), n / 10, CONTINUE) for n in range(1, 10)]
-    assert decide(Stopping(), "max", others, "a", 0.05) == STOP
-    assert decide(Stopping(), "max", others, "a", 0.95) == CONTINUE
-    assert decide(Stopping(), "min", others, "a", 0.05) == CONTINUE
-    assert decide(Stopping(), "min", others, "a", 0.95) == STOP
+    assert decide(Stopping(), "max", others, 0.05) == STOP
+    assert decide(Stopping(), "max", others, 0.95) == CONTINUE
+    assert decide(Stopping(), "min", others, 0.05) == CONTINUE
+    assert decide(Stopping(), "min", others, 0.95) == STOP
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
@@ -165,9 +161,11 @@ def test_a_rungs_files_hold_every_value_to_the_last_bit(
     tmp_path_factory: pytest.TempPathFactory, value: float
 ) -> None:
     rung = tmp_path_factory.mktemp("rung")
-    (rung / f"{name(1)}_{value!r}_{CONTINUE}").touch()
+    (rung / f"{name(1)}_{value!r}_{CONTINUE}").touch()  # as a version before 0.3 made it
     (rung / "a stray file").touch()
-    assert read_rung(rung) == [RungEntry(name(1), value, CONTINUE)]
+    made = rungs.enter_rung(rung, name(2), 3, value, lambda entries: STOP)
+    assert read_rung(rung) == [RungEntry(name(1), value, CONTINUE), RungEntry(name(2), value, STOP, 3, 1)]
+    assert made == read_rung(rung)[1]
 
 
 def test_trials_that_left_the_plan_and_values_of_another_metric_do_not_compete(tmp_path: Path) -> None:
@@ -199,7 +197,7 @@ def test_a_decision_is_recorded_and_holds_after_a_kill_whatever_came_since(tmp_p
         name(4): (0.8, CONTINUE),
     }
     # Today the first would be stopped; it was told to go on, and its resumed process hears the same.
-    assert decide(rule, "max", read_rung(rung), name(5), 0.2) == STOP
+    assert decide(rule, "max", read_rung(rung), 0.2) == STOP
     assert not decider()(record(name(1), 1, 0.2))
     assert decider()(record(name(3), 1, 0.1))
     assert len(read_rung(rung)) == 4
@@ -258,7 +256,7 @@ def test_a_sweep_killed_at_a_rung_and_resumed_decides_as_one_that_was_not(
                 asked = iter(["", "interrupted", "interrupted"] if pauses else [""] * 9)
                 list(work([config], run_config, ours, asked.__next__))
         rungs = [rung_path(store, "valid_loss", "min", epoch) for epoch in (1, 2, 4)]
-        entries = [sorted(read_rung(rung), key=str) for rung in rungs]
+        entries = [[replace(entry, attempt=0) for entry in read_rung(rung)] for rung in rungs]
         ends = [getattr(store.trial(config.trial_id).info(), "state", "") for config in configs]
         states[label] = (ends, entries)
     assert states["paused"] == states["straight"]
@@ -276,3 +274,97 @@ def test_between_milestones_nothing_is_decided(tmp_path: Path) -> None:
     ours = make_decide(rule, SweepStore(tmp_path), "valid_loss", "min", Everyone(9))
     assert not any(ours(record(name(1), epoch, 0.1)) for epoch in (1, 2, 4, 5, 8, 9))
     assert not (tmp_path / "rungs").exists()
+
+
+def take_part(path: Path, numbers: list[int]) -> None:
+    """Decide on these trials at one rung, as a process of its own."""
+    ours = make_decide(Stopping(), SweepStore(path), "valid_loss", "min", Everyone(9))
+    for number in numbers:
+        ours(record(name(number), 1, random.Random(number).random()))
+
+
+def decisions_of_ray(entries: list[RungEntry], rule: Stopping, mode: str) -> list[str]:
+    """What Ray's scheduler decides when it is fed these values in this order."""
+    live = ASHAScheduler(
+        "epoch", "value", mode, max_t=3, grace_period=1, reduction_factor=rule.reduction_factor
+    )
+    found = []
+    for entry in entries:
+        trial = RayTrial(entry.trial_id)
+        live.on_trial_add(None, trial)
+        decision = live.on_trial_result(None, trial, {"epoch": 1, "value": entry.value})
+        found.append(STOP if decision == TrialScheduler.STOP else CONTINUE)
+    return found
+
+
+@pytest.mark.faults
+def test_many_processes_at_one_rung_decide_in_one_order_as_ray_does(
+    tmp_path: Path, processes: ForkServerContext
+) -> None:
+    parts = [list(range(worker * 25, worker * 25 + 25)) for worker in range(6)]
+    parts[5] = parts[4]  # two attempts at the same trials
+    workers = [processes.Process(target=take_part, args=(tmp_path, part)) for part in parts]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+        assert worker.exitcode == 0
+    entries = read_rung(rung_path(SweepStore(tmp_path), "valid_loss", "min", 1))
+    assert [entry.number for entry in entries] == list(range(1, 126))
+    assert len({entry.trial_id for entry in entries}) == 125
+    assert [entry.decision for entry in entries] == decisions_of_ray(entries, Stopping(), "min")
+
+
+@given(
+    values=st.lists(
+        st.sampled_from([0.1, 0.5, 0.9, math.nan, math.inf, -math.inf]) | st.floats(-9, 9), max_size=30
+    ),
+    factor=st.sampled_from(FACTORS),
+    mode=st.sampled_from(["max", "min"]),
+)
+def test_a_decision_is_rays_also_with_values_that_are_no_numbers(
+    values: list[float], factor: float, mode: str
+) -> None:
+    rule, entries = Stopping(reduction_factor=factor), []
+    for number, value in enumerate(values):
+        decision = decide(rule, mode, entries, value)
+        entries.append(RungEntry(name(number), value, decision, 1, number + 1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        assert [entry.decision for entry in entries] == decisions_of_ray(entries, rule, mode)
+
+
+def test_a_process_killed_between_number_and_entry_leaves_its_decision(tmp_path: Path) -> None:
+    rung = tmp_path / "1"
+    first = rungs.enter_rung(rung, name(1), 1, 0.5, lambda entries: STOP)
+    (rung / first.name).unlink()
+    assert read_rung(rung) == [first]
+    assert (rung / first.name).exists()
+    (rung / "000002").touch()  # a number whose file a power cut has emptied
+    third = rungs.enter_rung(rung, name(2), 1, 0.5, lambda entries: CONTINUE)
+    assert third.number == 3
+    assert read_rung(rung) == [first, third]
+
+
+def test_an_attempt_that_slept_gets_the_decision_of_the_one_that_took_over(tmp_path: Path) -> None:
+    rung = tmp_path / "1"
+
+    def take_over(entries: object) -> str:
+        """While the first attempt decides, the second one enters."""
+        if not (rung / "000001").exists():
+            rungs.enter_rung(rung, name(1), 2, 0.7, lambda entries: STOP)
+        return CONTINUE
+
+    entry = rungs.enter_rung(rung, name(1), 1, 0.5, take_over)
+    assert (entry.attempt, entry.value, entry.decision) == (2, 0.7, STOP)
+    assert read_rung(rung) == [entry]
+
+
+def test_a_metric_may_have_any_name(tmp_path: Path) -> None:
+    store = SweepStore(tmp_path)
+    assert rung_path(store, "valid_accuracy", "max", 3) == tmp_path / "rungs" / "valid_accuracy-max" / "3"
+    paths = {
+        rung_path(store, metric, "min", 1) for metric in ("eval/loss", "eval%2Floss", "..", "bits per char Ω")
+    }
+    assert len(paths) == 4
+    assert {path.parent.parent for path in paths} == {tmp_path / "rungs"}

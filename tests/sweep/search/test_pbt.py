@@ -16,8 +16,12 @@ from mixsweep.analysis.frames import load_trials
 from mixsweep.analysis.report.report import write_report
 from mixsweep.cluster.places import find_place
 from mixsweep.core.errors import ConfigError
-from mixsweep.core.store import checkpoint, files
-from mixsweep.core.store.store import SweepStore, TrialInfo
+from mixsweep.core.store import files
+from mixsweep.core.store.retention import remove_checkpoints
+from mixsweep.core.store.store import SweepStore
+from mixsweep.core.store.trial.folder import TrialFolder
+from mixsweep.core.store.trial.info import TrialInfo
+from mixsweep.core.store.trial.transfer import copy_checkpoint
 from mixsweep.core.trainables.image_config import ImageConfig
 from mixsweep.sweep.backends.base import RunOptions
 from mixsweep.sweep.backends.ray.search_driver import hold_driver_lease
@@ -31,6 +35,7 @@ from mixsweep.sweep.search.suggestions import SearchError, with_known
 from mixsweep.sweep.search.trial_source import TrialRequest
 from mixsweep.sweep.status import StatusReader
 from tests.support.commands import finish, kill_family, start, sweep_command, trajectories, wait_until
+from tests.support.trials import checkpoint_path, write_checkpoint
 
 FILE: dict[str, Any] = {
     "name": "peers",
@@ -87,7 +92,7 @@ def test_a_decision_depends_on_its_values_alone_and_draws_from_nobody_elses_numb
     assert random.getstate() == before
     random.seed(5)
     assert decide(EIGHT, 2, members, values) == one
-    assert PopulationDecision.from_json(one.to_json()) == one
+    assert PopulationDecision.from_mapping(json.loads(json.dumps(one.to_mapping()))) == one
     assert decide(EIGHT, 4, members, values).exploits != one.exploits
     assert decide(spec_with(search__population=8, search_seed=9), 2, members, values) != one
 
@@ -242,21 +247,21 @@ def test_in_pieces_a_population_does_what_it_would_have_done_at_once(
     pieces = SweepStore(tmp_path / "peers")
     assert trajectories(pieces).equals(trajectories(store))
     for epoch in (2, 4):
-        path = decision_path(store, plan.spec, epoch)
-        assert path.read_text() == decision_path(pieces, plan.spec, epoch).read_text()
+        (path,) = (store.path / "population" / "valid_accuracy-max").glob(f"{epoch}.*.json")
+        assert path.read_text() == (pieces.path / path.relative_to(store.path)).read_text()
 
 
 def test_a_recorded_decision_is_kept_whatever_the_values_say_later(tmp_path: Path) -> None:
     spec, store = spec_with(), SweepStore(tmp_path / "peers")
     inline(spec, tmp_path, legs=5)
-    path = decision_path(store, spec, 2)
-    decided = json.loads(path.read_text())
+    path = decision_path(store, spec, 2, make_plan(spec).trials)
+    decided = files.read_json(path)
     (heir,) = [heir for heir in decided["heirs"] if heir]
     heir["values"]["lr"] = 0.0123
-    path.write_text(json.dumps(decided))
+    files.write_json(path, decided)
     plan = inline(spec, tmp_path)
     assert any(config.lr == 0.0123 and config.parent for config in plan.trials)
-    assert json.loads(path.read_text()) == decided
+    assert files.read_json(path) == decided
 
 
 def test_an_heir_without_its_checkpoint_fails_by_that_name_and_the_others_go_on(tmp_path: Path) -> None:
@@ -264,7 +269,7 @@ def test_an_heir_without_its_checkpoint_fails_by_that_name_and_the_others_go_on(
 
     def lose(request: TrialRequest) -> None:
         if request.config.begins_after == 2:
-            checkpoint.remove_checkpoints(store.trial(request.config.trial_id).path)
+            remove_checkpoints(store.trial(request.config.trial_id))
 
     plan = inline(spec, tmp_path, before_leg=lose)
     lost = next(config for config in plan.trials if config.begins_after == 2)
@@ -297,20 +302,19 @@ def test_hyperparameters_are_the_heirs_own_though_the_optimizers_state_is_its_pa
 
 
 def test_a_copied_checkpoint_is_whole_and_a_damaged_one_is_not_copied(tmp_path: Path) -> None:
-    source, target = tmp_path / "source", tmp_path / "target"
-    source.mkdir()
-    target.mkdir()
-    assert not checkpoint.copy_checkpoint(source, target)
-    checkpoint.save_checkpoint(source, {"epoch": 3})
-    assert checkpoint.copy_checkpoint(source, target)
-    assert checkpoint.load_checkpoint(target) == {"epoch": 3}
-    damaged = bytearray((source / "checkpoint.pt").read_bytes())
+    source, target, other = (TrialFolder(tmp_path / name) for name in ("source", "target", "other"))
+    for folder in (target, other):
+        folder.path.mkdir()
+    assert not copy_checkpoint(source, target)
+    write_checkpoint(source, {"epoch": 3})
+    assert copy_checkpoint(source, target)
+    assert target.load_checkpoint() == {"epoch": 3}
+    path = checkpoint_path(source)
+    damaged = bytearray(path.read_bytes())
     damaged[len(damaged) // 2] ^= 1
-    (source / "checkpoint.pt").write_bytes(damaged)
-    other = tmp_path / "other"
-    other.mkdir()
-    assert not checkpoint.copy_checkpoint(source, other)
-    assert list(other.iterdir()) == []
+    path.write_bytes(damaged)
+    assert not copy_checkpoint(source, other)
+    assert list(other.path.iterdir()) == []
 
 
 @pytest.mark.ray
@@ -323,7 +327,7 @@ def test_sigkill_of_the_driver_then_the_same_command_ends_as_if_nothing_had_been
     command = sweep_command(file, tmp_path / "runs", "local")
     store = SweepStore(tmp_path / "runs" / "peers")
     process = start(command)
-    first = decision_path(store, whole[1].spec, 2)
+    first = decision_path(store, whole[1].spec, 2, make_plan(whole[1].spec).trials)
     wait_until(first.exists)
     assert kill_family(process) > 2
     done = finish(command)

@@ -13,7 +13,10 @@ from mixsweep.cluster.places import find_place
 from mixsweep.cluster.ray_cluster.nodes import local_ray
 from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.execution.runner import work
-from mixsweep.core.store.store import SweepStore, TrialInfo
+from mixsweep.core.failures import LeaseLostError
+from mixsweep.core.store import files
+from mixsweep.core.store.store import SweepStore
+from mixsweep.core.store.trial.info import TrialInfo
 from mixsweep.core.trainables.image_config import ImageConfig
 from mixsweep.sweep.backends.ray.search_driver import hold_driver_lease, run_search
 from mixsweep.sweep.backends.ray.tune_driver import RaySlots
@@ -22,9 +25,11 @@ from mixsweep.sweep.planning.plan import Plan, make_plan, read_plan, save_plan
 from mixsweep.sweep.planning.schema import SpecError, SweepSpec
 from mixsweep.sweep.run import make_run_config, run_plan
 from mixsweep.sweep.runtime.worker import make_worker_spec, run_trials
+from mixsweep.sweep.search.rungs import read_rung
 from mixsweep.sweep.search.suggestions import SearchError, Suggestions, with_known
 from mixsweep.sweep.search.tpe import Result, point_of, refit, suggest
 from tests.support.commands import finish, kill_family, start, sweep_command, trajectories, wait_until
+from tests.support.trials import change_info
 
 FILE: dict[str, Any] = {
     "name": "found",
@@ -240,7 +245,7 @@ def test_an_unfinished_trial_goes_on_before_another_is_chosen_and_more_epochs_ex
     unfinished = store.trial(planned_ids(store)[0])
     info = unfinished.info()
     assert info is not None
-    unfinished.write_info(replace(info, state="interrupted", epoch=1))
+    change_info(unfinished, replace(info, state="interrupted", epoch=1))
     assert len(inline(spec_with(), tmp_path, limit=1).trials) == 2
     assert states(store) == ["completed"] * 2
     longer = inline(spec_with(base__epochs=3), tmp_path, limit=2)
@@ -264,7 +269,7 @@ def test_a_stopping_rule_compares_all_trials_of_a_growing_plan(tmp_path: Path) -
     store = SweepStore(tmp_path / "found")
     assert set(states(store)) == {"completed", "stopped"}
     rung = next((store.path / "rungs").glob("*/1"))
-    assert len(list(rung.iterdir())) == 8
+    assert len(read_rung(rung)) == 8
 
 
 @pytest.mark.ray
@@ -342,3 +347,30 @@ def test_sigkill_of_the_driver_then_the_same_command_loses_and_doubles_no_sugges
         assert info.trial_id not in ended or ended[info.trial_id] == info
         starts = [attempt.from_epoch for attempt in info.attempts]
         assert starts == sorted(starts)
+
+
+def test_a_damaged_or_older_plan_loses_no_suggestion(tmp_path: Path) -> None:
+    inline(spec_with(search__trials=5), tmp_path)
+    store = SweepStore(tmp_path / "found")
+    plan = read_plan(store)
+    earlier = store.plan().slice(0, 2)
+    for damage in (
+        lambda: (store.path / "plan.parquet").write_bytes(b"PAR1"),
+        lambda: files.write_table(earlier, store.path / "plan.parquet"),  # a driver that slept writes its own
+        lambda: (store.path / "plan.parquet").unlink(),
+    ):
+        damage()
+        assert with_known(make_plan(spec_with(search__trials=5)), store).rows == plan
+
+
+def test_a_driver_that_slept_makes_no_second_suggestion_of_a_number(tmp_path: Path) -> None:
+    spec = spec_with(search__trials=5)
+    inline(spec_with(search__trials=2), tmp_path)
+    store = SweepStore(tmp_path / "found")
+    plan, config = with_known(make_plan(spec), store), RunConfig(store=store.path)
+    sleeper, other = (Suggestions(plan, store, config, None, lambda: None) for _ in range(2))
+    made = other.take()
+    assert made is not None
+    with pytest.raises(LeaseLostError, match="another process chooses"):
+        sleeper.take()
+    assert [row.config for row in with_known(make_plan(spec), store).rows][2:] == [made.config]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.execution.runner import work
+from mixsweep.core.store.stops import request_stop
 from mixsweep.core.store.store import SweepStore
 from mixsweep.sweep.backends.ray.rank_groups import run_rank_groups
 from mixsweep.sweep.planning.parse import parse_spec
@@ -30,5 +31,5 @@ def test_a_trial_that_is_done_or_stopped_starts_no_rank_group(tmp_path: Path) ->
     )
     # Ray is not started: starting a rank group would fail.
     assert list(run_rank_groups(worker_spec, [config])) == []
-    store.request_stop()
+    request_stop(store.path)
     assert list(run_rank_groups(worker_spec, [config.with_values(lr=0.5)])) == []

@@ -1,4 +1,4 @@
-"""core.store.transfer and sweep.backends.ray.store_proxy: trials on nodes without a shared folder."""
+"""core.store.trial.transfer and sweep.backends.ray.store_proxy: trials on nodes without a shared folder."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,16 +8,17 @@ import pytest
 from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.execution.runner import work
 from mixsweep.core.failures import LeaseLostError
-from mixsweep.core.store.checkpoint import load_checkpoint
-from mixsweep.core.store.crash_recovery import record_killed_attempt
-from mixsweep.core.store.lease import holder_of, take_lease
 from mixsweep.core.store.retention import Retention
 from mixsweep.core.store.store import SweepStore
-from mixsweep.core.store.transfer import FolderUpdate, apply_update, collect_changes
+from mixsweep.core.store.trial.crash_recovery import record_killed_attempt
+from mixsweep.core.store.trial.lease import holder_of, take_lease
+from mixsweep.core.store.trial.term import Term
+from mixsweep.core.store.trial.transfer import FolderUpdate, apply_update, collect_changes
 from mixsweep.core.trainables.image_config import ImageConfig
 from mixsweep.sweep.backends.ray import store_proxy
 from mixsweep.sweep.backends.ray.store_proxy import DONE, GIVEN, HELD, StoreProxy
 from mixsweep.sweep.runtime.worker import WorkerSpec
+from tests.support.trials import change_info, log_text
 
 NODE = "0123456789abcdef"
 
@@ -57,15 +58,16 @@ def test_an_update_copies_a_trial_and_the_next_one_holds_only_what_has_changed(
     apply_update(there, update)
     assert there.info() == here.info()
     assert there.records().equals(here.records())
-    assert there.log_path.read_text() == here.log_path.read_text()
-    saved = load_checkpoint(there.path)
+    assert log_text(there) == log_text(here)
+    saved = there.load_checkpoint()
     assert saved is not None
     assert saved["epoch"] == 2
     assert collect_changes(here, sent) == (FolderUpdate(), sent)
-    with open(here.log_path, "a") as log:
+    (path,) = here.logs()
+    with open(path, "a") as log:
         log.write("more\n")
     again, _ = collect_changes(here, sent)
-    assert again == FolderUpdate(log=here.log_path.read_bytes())
+    assert again == FolderUpdate(logs={path.name: path.read_bytes()})
 
 
 def test_a_trial_is_granted_to_one_worker_and_its_end_reaches_the_store_with_retention_applied(
@@ -83,7 +85,7 @@ def test_a_trial_is_granted_to_one_worker_and_its_end_reaches_the_store_with_ret
     assert info is not None
     assert info.state == "completed"
     assert store.records().equals(remote.records())
-    assert not store.checkpoint_path.exists()  # by the retention "none"
+    assert not store.has_checkpoint()  # by the retention "none"
     assert proxy.request_trial(config.trial_id, "another").state == DONE
 
 
@@ -121,15 +123,16 @@ def test_a_recorded_death_breaks_the_lease_of_that_holder_and_of_no_other(
     running = type(info).from_json(
         info.to_json().replace('"end": "interrupted"', '"end": ""').replace('"job": ""', '"job": "j@node"')
     )
-    folder.write_info(running)
+    change_info(folder, running)
     lease = take_lease(folder.path)
     assert lease is not None
-    with lease:
+    with lease, Term(folder, lease) as term:
+        term.begin(running)
         assert not record_killed_attempt(folder, "j@node", "killed", "gone", dead_holder="somebody else")
-        lease.check()
+        term.write_info(running)
         assert record_killed_attempt(folder, "j@node", "killed", "gone", dead_holder=holder_of(folder.path))
         with pytest.raises(LeaseLostError):
-            lease.check()
+            term.write_info(running)
     dead = folder.info()
     assert dead is not None
     assert (dead.state, dead.attempts[-1].end, dead.attempts[-1].message) == ("interrupted", "killed", "gone")

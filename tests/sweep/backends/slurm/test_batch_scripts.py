@@ -3,7 +3,10 @@
 After a meant change: `python -m tests.sweep.backends.slurm.test_batch_scripts` writes them anew; read the difference.
 """
 
+import os
 import shlex
+import stat
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,7 +14,7 @@ import pytest
 
 from mixsweep.cluster import places
 from mixsweep.cluster.places import Place
-from mixsweep.cluster.slurm.client import batch_script, seconds_of
+from mixsweep.cluster.slurm.client import batch_script, seconds_of, submit
 from mixsweep.core.store.store import SweepStore
 from mixsweep.sweep.backends.base import find_backend
 from mixsweep.sweep.backends.slurm.job_request import SlurmBackendError, group, request_for
@@ -34,7 +37,7 @@ PLACES = {
         exclude = "node[03-04]"
         parallelism = 20
         setup = ["module load cuda/12.4", 'source "$HOME/my envs/torch/bin/activate"']
-        environment = { WANDB_MODE = "offline", NOTE = "it's 100 %" }
+        environment = { WANDB_MODE = "offline", NOTE = "it's 100 %", WANDB_API_KEY = "0123456789abcdef" }
         directives = { mail-type = "END,FAIL", exclusive = true, nice = 100 }
         """,
         Resources(cpus=4),
@@ -96,8 +99,38 @@ def test_a_fraction_of_a_gpu_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_the_warning_time_of_a_short_job_is_reduced() -> None:
     slurm = places.SlurmPlace(time=2, warning_seconds=120)
-    script = batch_script(slurm, request_for("s", slurm, Resources()), 1, Path("/jobs"))
+    script = batch_script(slurm, request_for("s", slurm, Resources()), ("module",), Path("/jobs"))
     assert "#SBATCH --signal=USR2@20" in script
+
+
+def test_what_looks_like_a_secret_stands_in_a_private_file_that_the_script_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = tmp_path / "seen"
+    sbatch = tmp_path / "bin" / "sbatch"
+    sbatch.parent.mkdir()
+    sbatch.write_text("#!/bin/sh\necho Submitted batch job 7\n")
+    sbatch.chmod(0o755)
+    srun = sbatch.with_name("srun")
+    srun.write_text(f'#!/bin/sh\necho "$HF_TOKEN $PROXY $FIRST $COLOUR" > {seen}\n')
+    srun.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{sbatch.parent}:{os.environ['PATH']}")
+    secrets = ("hunter2 'hunter2", "http://me:hunter2@proxy", "hunter2")
+    slurm = places.SlurmPlace(
+        setup=(f"export FIRST_TOKEN={secrets[2]}xxxx", 'FIRST="$FIRST_TOKEN"; export FIRST'),
+        environment={"HF_TOKEN": secrets[0], "PROXY": secrets[1], "COLOUR": "red"},
+    )
+    folder = tmp_path / "a folder" / "jobs" / "0001"
+    request = request_for("s", slurm, Resources())
+    assert submit(slurm, request, ("module",), folder) == "7"
+    script = next(folder.glob("*_submission.sh"))
+    assert "hunter2" not in script.read_text()
+    assert "hunter2" not in batch_script(slurm, request, ("module",), folder)
+    private = sorted(folder.glob("secret-*.sh"))
+    assert [stat.S_IMODE(path.stat().st_mode) for path in private] == [0o600] * 3
+    subprocess.run(["bash", str(script)], check=True)
+    assert seen.read_text() == f"{secrets[0]} {secrets[1]} {secrets[2]}xxxx red\n"
+    assert [path for path in folder.rglob("*") if path.suffix == ".pkl"] == []
 
 
 @pytest.mark.parametrize(
@@ -128,6 +161,10 @@ def test_slurm_durations_are_parsed(text: str, seconds: float | None) -> None:
             "places.toml: c.directives.nice: 1.5 is neither a string, a number nor true",
         ),
         ("launch = 'rai'", "places.toml: c.launch: 'rai' is not known; did you mean 'ray'?"),
+        (
+            "directives = { export = 'ALL,API_TOKEN=0123456789' }",
+            "places.toml: c.directives.export: looks like a secret, which the queue shows; give it in environment",
+        ),
         ("cpus = 3", "places.toml: c.cpus: unknown key; did you mean 'gpus'?"),
     ],
 )
@@ -142,7 +179,6 @@ def test_an_invalid_option_is_one_line(
 
 
 if __name__ == "__main__":
-    import os
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:

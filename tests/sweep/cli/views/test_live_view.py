@@ -13,10 +13,11 @@ import pytest
 from rich.console import Console
 
 from mixsweep.core import records
-from mixsweep.core.store import files, trial_index
+from mixsweep.core.store import trial_index
 from mixsweep.core.store.compaction import compact
-from mixsweep.core.store.lease import take_lease
 from mixsweep.core.store.store import SweepStore
+from mixsweep.core.store.trial.folder import TrialFolder
+from mixsweep.core.store.trial.lease import take_lease
 from mixsweep.sweep.cli.views import live_view
 from mixsweep.sweep.cli.views.live_view import (
     costs_table,
@@ -28,6 +29,7 @@ from mixsweep.sweep.cli.views.live_view import (
 from mixsweep.sweep.status import StatusReader
 from tests.support.commands import ROOT
 from tests.support.synthetic_store import SyntheticPart, give_energy, write_sweep
+from tests.support.trials import change_info, write_trial
 
 
 @pytest.fixture
@@ -53,25 +55,21 @@ def test_a_compacted_sweep_is_told_from_its_derived_files_and_as_from_the_trials
     before = StatusReader(store).read()
     assert before.counts == {"completed": 108, "failed": 3, "interrupted": 3, "waiting": 3, "diverged": 3}
     compact(store)
-    trial_of_its_own = trial_index._summarize
     read: list[str] = []
-    monkeypatch.setattr(
-        trial_index, "_summarize", lambda p: read.append(p.parent.name) or trial_of_its_own(p)
-    )
-    table_of_its_own = files.read_records
-    monkeypatch.setattr(
-        files, "read_records", lambda p, *args: read.append(p.parent.name) or table_of_its_own(p, *args)
-    )
+    summarize = trial_index._summarize
+    monkeypatch.setattr(trial_index, "_summarize", lambda f: read.append(f.trial_id) or summarize(f))
+    monkeypatch.setattr(TrialFolder, "records", None)  # all are in the compacted table
     after = StatusReader(store).read()
     assert after.to_mapping() == before.to_mapping()
     open_ones = {t.trial_id for t in before.trials if t.state == "interrupted"}
-    assert set(read) == {"large", *open_ones}  # the compacted file, and trials that have not ended
+    assert set(read) == open_ones  # the others are in the index
+    monkeypatch.undo()
 
     # What a derived file says counts no more once the trial's own has changed, or where it is damaged.
     changed = next(folder for folder in store.trials() if folder.trial_id == before.trials[0].trial_id)
     info = changed.info()
     assert info is not None
-    changed.write_info(dataclasses.replace(info, state="stopped"))
+    change_info(changed, dataclasses.replace(info, state="stopped"))
     assert StatusReader(store).read().counts["stopped"] == 1
     (store.path / "trial-index.json").write_text("{]")
     (store.path / "metrics.parquet").write_bytes(b"PAR1")
@@ -131,7 +129,7 @@ def test_nobody_knows_how_long_a_lost_attempt_lasted_and_a_running_one_counts_fo
         begun = dataclasses.replace(
             info.attempts[0], started_at=hour.isoformat(), ended_at="", end="", ranks=2
         )
-        folder.write_info(dataclasses.replace(info, state="running", attempts=(begun,)))
+        change_info(folder, dataclasses.replace(info, state="running", attempts=(begun,)))
     lease = take_lease(running.path)
     assert lease is not None
     with lease:
@@ -189,7 +187,9 @@ def test_status_is_plain_when_piped_and_json_for_machines(store: SweepStore) -> 
 def test_a_standing_is_read_without_pandas_torch_or_ray(store: SweepStore) -> None:
     compact(store)
     changed = next(iter(store.trials()))
-    changed.write_records(records.from_table(changed.records()))
+    info = changed.info()
+    assert info is not None
+    write_trial(changed, info, records.from_table(changed.records()))
     code = (
         "import sys, mixsweep.sweep.cli.app; from mixsweep.core.store.store import SweepStore; "
         "from mixsweep.sweep.status import StatusReader; "

@@ -4,15 +4,18 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from mixsweep.core import provenance
-from mixsweep.core.store.store import SweepStore, TrialFolder
+from mixsweep.core.store.code_patch import patch_path
+from mixsweep.core.store.store import SweepStore
+from mixsweep.core.store.trial.folder import TrialFolder
 from tests.support.commands import ROOT, finish
 from tests.support.mirrored_sweeps import TABLES, plan_sweep, rows_of, train
+from tests.support.trials import change_info
 
 
 def test_a_trial_is_shown_with_its_code_and_run_again_alone_and_equal(tmp_path: Path) -> None:
@@ -21,16 +24,21 @@ def test_a_trial_is_shown_with_its_code_and_run_again_alone_and_equal(tmp_path: 
     assert train(store) == 0
     wanted = plan.trials[1].trial_id
     folder = store.trial(wanted)
-    folder.patch_path.write_text("--- a/core/training/loss.py\n")  # as a run of changed code leaves it
+    patch = patch_path(store.path, "0123456789abcdef")  # as a run of changed code leaves it
+    patch.parent.mkdir(exist_ok=True)
+    patch.write_text("--- a/core/training/loss.py\n")
+    begun = folder.info()
+    assert begun is not None
+    change_info(folder, replace(begun, provenance={**begun.provenance, "patch": "0123456789abcdef"}))
     show = [sys.executable, "-m", "mixsweep", "show", wanted, "--store", str(tmp_path / "runs")]
     text = finish(show).stdout
     info = folder.info()
     assert info is not None
     assert f"revision: {info.provenance['revision']}" in text
-    assert f"patch on that revision: {folder.patch_path}" in text
+    assert f"patch on that revision: {patch}" in text
     assert "dirty: " in text
     values = json.loads(finish([*show, "--json"]).stdout)
-    assert values["patch"] == str(folder.patch_path)
+    assert values["patch"] == str(patch)
 
     (command,) = [line for line in text.splitlines() if line.startswith("to run this trial again: ")]
     words = command.partition(": ")[2].split()
@@ -73,22 +81,15 @@ def test_a_run_of_changed_code_keeps_a_patch_that_makes_that_code_again(tmp_path
     assert info is not None
     assert info.provenance["dirty"]
     git("-C", str(theirs), "checkout", "--quiet", info.provenance["revision"])
-    git("-C", str(theirs), "apply", str(dirty.patch_path))
+    git("-C", str(theirs), "apply", str(patch_path(store.path, info.provenance["patch"])))
     assert (theirs / "core" / "training" / "loss.py").read_text().endswith("\n# an idea of tonight: größer\n")
-    assert not clean.patch_path.exists()
+    without = clean.info()
+    assert without is not None
+    assert not without.provenance["patch"]
+    (patch,) = (store.path / "code").iterdir()
+    assert patch.stat().st_mode & 0o777 == 0o600
 
 
 def begun_at(folder: TrialFolder) -> str:
     info = folder.info()
     return info.attempts[0].started_at if info else ""
-
-
-def test_the_patch_of_changed_code_is_kept_whole_or_cut_with_a_word(tmp_path: Path) -> None:
-    done = subprocess.run(["git", "-C", ROOT, "diff", "HEAD"], capture_output=True, text=True, check=False)
-    provenance.patch.cache_clear()
-    text = provenance.patch()
-    if done.returncode == 0 and len(done.stdout) < 200_000:
-        assert text.strip() == done.stdout.strip()
-    else:
-        assert text == "" or "# cut: the whole patch" in text
-    provenance.patch.cache_clear()

@@ -30,7 +30,8 @@ module load cuda/12.4
 source "$HOME/my envs/torch/bin/activate"
 export WANDB_MODE=offline
 export NOTE='it'"'"'s 100 %'
+. '/shared/home/a/läufe mit platz/sweep/jobs/0001/secret-1.sh'  # WANDB_API_KEY, which looks like a secret
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output '/shared/home/a/läufe mit platz/sweep/jobs/0001/%A_%a_%t_log.out' --cpus-per-task=4 /venv/bin/python -u -m submitit.core._submit '/shared/home/a/läufe mit platz/sweep/jobs/0001'
+srun --unbuffered --output '/shared/home/a/läufe mit platz/sweep/jobs/0001/%A_%a_%t_log.out' --cpus-per-task=4 /venv/bin/python -u -m mixsweep.sweep.backends.slurm.job_entry array '/shared/home/a/läufe mit platz/sweep' 0001

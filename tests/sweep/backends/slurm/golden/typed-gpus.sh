@@ -20,4 +20,4 @@ export SWEEP_JOB_STARTED_AT=$(date +%s)
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output '/shared/home/a/läufe mit platz/sweep/jobs/0001/%A_%a_%t_log.out' --cpus-per-task=2 apptainer exec --nv /images/torch.sif python -u -m submitit.core._submit '/shared/home/a/läufe mit platz/sweep/jobs/0001'
+srun --unbuffered --output '/shared/home/a/läufe mit platz/sweep/jobs/0001/%A_%a_%t_log.out' --cpus-per-task=2 apptainer exec --nv /images/torch.sif python -u -m mixsweep.sweep.backends.slurm.job_entry array '/shared/home/a/läufe mit platz/sweep' 0001

@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any, get_type_hints
 
 from mixsweep.core.errors import did_you_mean
-from mixsweep.core.toml_reader import Reader
+from mixsweep.core.toml.reader import Reader
 
 _BY_HAND = "by hand"
 
@@ -57,12 +57,20 @@ def toml_key(
     return _field(default, metadata)
 
 
-def toml_key_by_hand(default: Any, doc: str, *, required: bool = False) -> Any:
-    """Declare a key that has its own reader: `read_keys` skips it."""
-    return _field(default, {"doc": doc, "required": required, "applies": {}, _BY_HAND: True})
+def toml_key_by_hand(
+    default: Any, doc: str, *, required: bool = False, factory: Callable[[], Any] | None = None
+) -> Any:
+    """Declare a key that has its own reader: `read_keys` skips it.
+
+    Args:
+        factory: makes the default, instead of `default`.
+    """
+    return _field(default, {"doc": doc, "required": required, "applies": {}, _BY_HAND: True}, factory)
 
 
-def _field(default: Any, metadata: Mapping[str, Any]) -> Any:
+def _field(default: Any, metadata: Mapping[str, Any], factory: Callable[[], Any] | None = None) -> Any:
+    if factory is not None:
+        return field(default_factory=factory, metadata=metadata)
     if default is MISSING:
         return field(metadata=metadata)
     if isinstance(default, dict):

@@ -6,9 +6,11 @@ from datetime import UTC, datetime
 
 import pyarrow as pa
 
-from mixsweep.core.failures import INTERRUPTIONS
-from mixsweep.core.store.lease import take_lease
-from mixsweep.core.store.store import Attempt, TrialFolder, TrialInfo
+from mixsweep.core.failures import INTERRUPTIONS, LeaseLostError
+from mixsweep.core.store.trial.folder import TrialFolder
+from mixsweep.core.store.trial.info import Attempt, TrialInfo
+from mixsweep.core.store.trial.lease import take_lease
+from mixsweep.core.store.trial.term import amend
 
 
 def finalize_killed_attempt(folder: TrialFolder, info: TrialInfo | None) -> TrialInfo | None:
@@ -16,23 +18,26 @@ def finalize_killed_attempt(folder: TrialFolder, info: TrialInfo | None) -> Tria
     if info is None or not info.attempts or info.attempts[-1].end:
         return info
     attempt = info.attempts[-1]
+    listing = folder.listing()
+    names = [segment.name for segment in listing.segments] + [path.name for path in folder.logs()]
     times = []
-    for path in (folder.log_path, folder.metrics_path):
+    for name in names:
         with suppress(OSError):
-            times.append(path.stat().st_mtime)
-    epoch = epoch_reached(folder, attempt)
+            times.append((folder.path / name).stat().st_mtime)
+    epoch = epoch_reached(folder.records(["epoch", "attempt"]), attempt)
     ended_at = datetime.fromtimestamp(max(times), UTC).isoformat() if times else info.updated_at
     ended = replace(attempt, end="killed", ended_at=ended_at, to_epoch=epoch)
     return replace(info, epoch=epoch, attempts=(*info.attempts[:-1], ended))
 
 
-def epoch_reached(folder: TrialFolder, attempt: Attempt) -> int:
-    """The last epoch that an attempt has recorded, or the one from which it began."""
-    epoch = attempt.from_epoch
-    with suppress(OSError, pa.ArrowInvalid):
-        rows = folder.records().select(["epoch", "attempt"]).to_pylist()
-        epoch = max([epoch, *(row["epoch"] for row in rows if row["attempt"] == attempt.number)])
-    return epoch
+def epoch_reached(records: pa.Table, attempt: Attempt) -> int:
+    """The last epoch that an attempt has recorded, or the one from which it began.
+
+    Args:
+        records: the trial's.
+    """
+    rows = records.select(["epoch", "attempt"]).to_pylist()
+    return max([attempt.from_epoch, *(row["epoch"] for row in rows if row["attempt"] == attempt.number)])
 
 
 def record_killed_attempt(
@@ -51,7 +56,7 @@ def record_killed_attempt(
     lease = take_lease(folder.path, dead_holder)
     if lease is None:
         return False
-    with lease:
+    with lease, suppress(LeaseLostError):
         info = folder.info()
         if info is None or not info.attempts or info.attempts[-1].end or info.attempts[-1].job != job:
             return False
@@ -59,5 +64,6 @@ def record_killed_attempt(
         assert dead is not None
         attempt = replace(dead.attempts[-1], end=end, message=message)
         state = "interrupted" if end in (*INTERRUPTIONS, "killed") else "failed"
-        folder.write_info(replace(dead, state=state, attempts=(*dead.attempts[:-1], attempt)), lease.check)
-    return True
+        amend(folder, lease, replace(dead, state=state, attempts=(*dead.attempts[:-1], attempt)))
+        return True
+    return False

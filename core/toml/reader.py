@@ -1,14 +1,17 @@
 """Typed values from TOML tables: sweep files and places. Each error is one line with the dotted key."""
 
 import re
+import tomllib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from mixsweep.core.config import LARGEST_INTEGER
 from mixsweep.core.errors import UserError, did_you_mean
 
 SIZE = r"([0-9]+)([KMGT])"
 
 _MOST = 1e9  # upper bound of numbers that are not fields of a trial
+_DEEPEST = 30  # levels of tables and lists
 
 
 class Reader:
@@ -62,6 +65,8 @@ class Reader:
         value = source.get(key, default)
         if isinstance(value, bool) or not isinstance(value, int) or value < low:
             raise self.error(where + key, f"{value!r} is not an integer of {low} or more")
+        if value > LARGEST_INTEGER:
+            raise self.error(where + key, f"{value!r} is too large; allowed: {LARGEST_INTEGER} or less")
         return value
 
     def number(
@@ -90,6 +95,40 @@ class Reader:
             return bytes_of(text)
         except ValueError as error:
             raise self.error(where + key, str(error)) from error
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """Return the tables of a TOML text, whose integers have 64 bits, as TOML and the store's tables have them.
+
+    Raises:
+        ValueError: it is not TOML, or a value in it cannot be used; the message is one line.
+    """
+    try:
+        text.encode()  # an argument may hold bytes that are not UTF-8
+        source = tomllib.loads(text)
+    except UnicodeEncodeError as error:
+        raise ValueError("not UTF-8") from error
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    except tomllib.TOMLDecodeError:
+        raise
+    except ValueError as error:  # Python converts no integer of so many digits
+        raise ValueError("an integer does not fit into 64 bits") from error
+    _check_values(source, "", 0)
+    return source
+
+
+def _check_values(value: Any, where: str, depth: int) -> None:
+    if depth > _DEEPEST:
+        raise ValueError(f"{where[:40]}…: nested too deeply; allowed: {_DEEPEST} levels")
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            _check_values(item, f"{where}.{key}" if where else key, depth + 1)
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            _check_values(item, f"{where}[{number}]", depth + 1)
+    elif isinstance(value, int) and not -LARGEST_INTEGER - 1 <= value <= LARGEST_INTEGER:
+        raise ValueError(f"{where}: the integer does not fit into 64 bits")
 
 
 def bytes_of(text: str) -> int:

@@ -1,0 +1,163 @@
+"""Names of the files in a trial's folder, which say whose they are and what they must contain.
+
+Whoever changes a trial takes a term: a number that no other process has, by an exclusive create of the term's head.
+Each term writes files of its own, so a process that lost the trial and wakes up later can change no other's file.
+Records and checkpoints are written once, and have a digest of their content in the name.
+
+| name | file |
+|---|---|
+| `<term>.json` | the head: the trial's info, and the files of earlier terms that this one builds on |
+| `<term>.records.<first>-<last>.<digest>.parquet` | a segment of records; one with a wider range replaces those in it |
+| `<term>.checkpoint.<epoch>.<digest>.pt`, or a folder without `.pt` | a checkpoint |
+| `<term>.log` | the log |
+"""
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+_HEAD = re.compile(r"([1-9][0-9]{0,9})\.json")
+_LOG = re.compile(r"([1-9][0-9]{0,9})\.log")
+_SEGMENT = re.compile(r"([1-9][0-9]{0,9})\.records\.([0-9]{1,10})-([0-9]{1,10})\.([0-9a-f]{16})\.parquet")
+_CHECKPOINT = re.compile(r"([1-9][0-9]{0,9})\.checkpoint\.([0-9]{1,10})\.([0-9a-f]{16})(\.pt)?")
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A file of records: the `first` to the `last` part of what its term recorded."""
+
+    term: int
+    first: int
+    last: int
+    digest: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.term}.records.{self.first:06d}-{self.last:06d}.{self.digest}.parquet"
+
+    @classmethod
+    def parse(cls, name: str) -> "Segment | None":
+        found = _SEGMENT.fullmatch(name)
+        return found and cls(int(found[1]), int(found[2]), int(found[3]), found[4])
+
+    def covers(self, other: "Segment") -> bool:
+        """Whether this one holds all that another of the same term holds."""
+        return (
+            self != other and self.term == other.term and self.first <= other.first <= other.last <= self.last
+        )
+
+
+@dataclass(frozen=True)
+class CheckpointName:
+    """A checkpoint of an epoch: a file of torch.save, or a folder."""
+
+    term: int
+    epoch: int
+    digest: str
+    is_folder: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"{self.term}.checkpoint.{self.epoch}.{self.digest}{'' if self.is_folder else '.pt'}"
+
+    @classmethod
+    def parse(cls, name: str) -> "CheckpointName | None":
+        found = _CHECKPOINT.fullmatch(name)
+        return found and cls(int(found[1]), int(found[2]), found[3], found[4] is None)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The files in a trial's folder."""
+
+    names: frozenset[str]
+
+    @cached_property
+    def heads(self) -> tuple[int, ...]:
+        """The terms that have a head, the newest first."""
+        found = map(_HEAD.fullmatch, self.names)
+        return tuple(sorted((int(match[1]) for match in found if match), reverse=True))
+
+    @cached_property
+    def all_segments(self) -> tuple[Segment, ...]:
+        """All segments, in the order in which they were recorded."""
+        found = [segment for name in self.names if (segment := Segment.parse(name))]
+        return tuple(sorted(found, key=lambda segment: (segment.term, segment.first, -segment.last)))
+
+    @cached_property
+    def segments(self) -> tuple[Segment, ...]:
+        """All segments but those that a wider one covers, in the order in which they were recorded."""
+        kept: list[Segment] = []
+        for segment in self.all_segments:
+            if not (kept and kept[-1].covers(segment)):
+                kept.append(segment)
+        return tuple(kept)
+
+    @cached_property
+    def checkpoints(self) -> tuple[CheckpointName, ...]:
+        """All checkpoints, the newest first."""
+        found = [checkpoint for name in self.names if (checkpoint := CheckpointName.parse(name))]
+        return newest_first(found)
+
+    @cached_property
+    def logs(self) -> tuple[int, ...]:
+        """The terms that have a log, in their order."""
+        found = map(_LOG.fullmatch, self.names)
+        return tuple(sorted(int(match[1]) for match in found if match))
+
+    @property
+    def newest_term(self) -> int:
+        """The highest term of any file, 0 if there is none."""
+        terms = [*self.heads[:1], *self.logs[-1:]]
+        terms += [segment.term for segment in self.segments] + [made.term for made in self.checkpoints]
+        return max(terms, default=0)
+
+
+def newest_first(checkpoints: Iterable[CheckpointName]) -> tuple[CheckpointName, ...]:
+    """Checkpoints by term and epoch, the newest first."""
+    return tuple(sorted(checkpoints, key=lambda made: (made.term, made.epoch), reverse=True))
+
+
+def list_folder(path: Path) -> Listing:
+    """The files in a trial's folder; none if there is no folder."""
+    try:
+        return Listing(frozenset(os.listdir(path)))
+    except (FileNotFoundError, NotADirectoryError):
+        return Listing(frozenset())
+
+
+def head_name(term: int) -> str:
+    """The name of a term's head."""
+    return f"{term}.json"
+
+
+def log_name(term: int) -> str:
+    """The name of a term's log."""
+    return f"{term}.log"
+
+
+def segments_of(names: Sequence[str]) -> tuple[Segment, ...]:
+    """The segments of these names.
+
+    Raises:
+        ValueError: one is not the name of a segment.
+    """
+    found = [Segment.parse(name) for name in names]
+    if None in found:
+        raise ValueError("not the name of a file of records")
+    return tuple(segment for segment in found if segment is not None)
+
+
+def checkpoints_of(names: Sequence[str]) -> tuple[CheckpointName, ...]:
+    """The checkpoints of these names.
+
+    Raises:
+        ValueError: one is not the name of a checkpoint.
+    """
+    found = [CheckpointName.parse(name) for name in names]
+    if None in found:
+        raise ValueError("not the name of a checkpoint")
+    return tuple(made for made in found if made is not None)

@@ -1,0 +1,1 @@
+"""Read TOML files whose keys are declared by dataclasses."""

@@ -1,0 +1,1 @@
+"""A trial that is a command: an existing script, run unchanged."""
