@@ -28,6 +28,9 @@ NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EI
 # A file beside the one to be written is a leftover of a killed process once it is this old.
 LEFTOVER_SECONDS = 600.0
 
+# No client remembers for longer that a file was absent.
+_NAMES_SECONDS = 60.0
+
 _DIGEST_KEY = b"mixsweep:digest"  # in the metadata of a Parquet file
 _SIGNED = re.compile(rb'\{"digest": "([0-9a-f]{16})",(.*)\n', re.DOTALL)
 _BLANK = b"0" * 64
@@ -67,15 +70,23 @@ def move(made: Path, path: Path) -> None:
     try:
         os.replace(made, path)
     except OSError:
-        if not _is_listed(path, number):
+        if not is_listed(path, number):
             raise
+        _wait_until_known(path)
 
 
-def _is_listed(path: Path, number: int) -> bool:
+def is_listed(path: Path, number: int) -> bool:
     """Whether the folder has this inode under this name. A listing is newer than what a client remembers of names."""
     with suppress(OSError), os.scandir(path.parent) as entries:
         return any(entry.name == path.name and entry.inode() == number for entry in entries)
     return False
+
+
+def _wait_until_known(path: Path) -> None:
+    """Wait until a listed name can be read: a client may remember for a while that there was no such file."""
+    end = time.monotonic() + _NAMES_SECONDS
+    while not path.exists() and time.monotonic() < end:
+        time.sleep(0.05)
 
 
 def create_exclusive(path: Path, content: bytes) -> bool:
@@ -87,20 +98,35 @@ def create_exclusive(path: Path, content: bytes) -> bool:
     made = _write_beside(path, content)
     try:
         try:
-            os.link(made, path)
+            made_it = link(made, path)
         except FileNotFoundError:  # as in write_bytes
             made = _write_beside(path, content)
-            os.link(made, path)
-    except FileExistsError:
-        return _has_content(path, content)
-    except OSError as error:
-        if error.errno not in NO_LINKS:
-            if _has_content(path, content):
-                return True
-            raise
-        return _create_without_links(path, content)
+            made_it = link(made, path)
     finally:
         made.unlink(missing_ok=True)
+    return _create_without_links(path, content) if made_it is None else made_it
+
+
+def link(made: Path, path: Path) -> bool | None:
+    """Give a file a second name, that nobody else has taken: False if one has, None if there are no links here.
+
+    One that was done, and whose reply a file server lost or gave twice, is done.
+
+    Raises:
+        OSError: FileNotFoundError if the file is gone, or another.
+    """
+    number = os.stat(made).st_ino
+    try:
+        os.link(made, path)
+    except OSError as error:
+        if is_listed(path, number):
+            _wait_until_known(path)
+            return True
+        if isinstance(error, FileExistsError):
+            return False
+        if error.errno in NO_LINKS:
+            return None
+        raise
     return True
 
 
@@ -116,17 +142,23 @@ def _create_without_links(path: Path, content: bytes) -> bool:
     return True
 
 
-def _has_content(path: Path, content: bytes) -> bool:
+def open_beside(path: Path, mode: int = 0o666) -> tuple[Path, int]:
+    """A new file for what will get this path, and its descriptor for reading and writing."""
+    made = beside(path)
+    flags = os.O_CREAT | os.O_EXCL | os.O_RDWR
     try:
-        return path.read_bytes() == content
-    except OSError:
-        return False
+        return made, os.open(made, flags, mode)
+    except (
+        FileExistsError
+    ):  # made, and the file server was asked twice; or another's, of the same random name
+        made = beside(path)
+        return made, os.open(made, flags, mode)
 
 
 def _write_beside(path: Path, content: bytes | memoryview, mode: int = 0o666) -> Path:
-    made = beside(path)
+    made, descriptor = open_beside(path, mode)
     try:
-        with open(os.open(made, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode), "wb") as file:
+        with open(descriptor, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

@@ -1,13 +1,15 @@
 """One writer at a time in a folder: a lease with a heartbeat.
 
 The lease is a file that is created exclusively, so it works on network file systems without lock daemons. Its
-holder touches it; another process may take it over once its holder is dead or silent. A lease is removed by renaming
-it to a name of one's own first, so that of several takers one wins and nobody removes another's.
+holder touches it; another process may take it over once its holder is dead or silent. Who may do so is settled by a
+lease for just that, named after the dead holder; its owner puts its own in the dead one's place by one rename, so that
+there is no moment without a lease, and nobody removes that of a process that has just taken over.
 
 A lease keeps processes from doing the same work; it cannot keep a process that sleeps from writing when it wakes.
 That is what terms are for (core.store.trial.term).
 """
 
+import hashlib
 import json
 import logging
 import os
@@ -21,7 +23,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from mixsweep.core.failures import LeaseLostError
-from mixsweep.core.store.files import NO_LINKS
+from mixsweep.core.store import files
 
 HEARTBEAT_SECONDS = 10.0
 STALE_SECONDS = 60.0
@@ -74,7 +76,7 @@ class Lease:
         held = _read(self._path)
         if held is not None and held["token"] == self._token:
             with suppress(OSError):  # deleted, or no longer writable: then it becomes stale
-                _remove(self._path, self._token, self._token)
+                _remove(self._path, self._token, os.fstat(self._descriptor).st_ino)
         with suppress(OSError):
             os.close(self._descriptor)
 
@@ -137,11 +139,9 @@ def take_lease(folder: Path, dead_holder: str = "") -> Lease | None:
     if held is not None and held["token"] != dead_holder and _verdict(path, held) != "dead":
         _log.debug("%s: skipped, its lease is held by %s", folder, _describe(held))
         return None
-    if held is not None and not _remove(path, held["token"], token):
-        _log.debug("%s: skipped, another process takes its stale lease", folder)
-        return None
-    descriptor = _create(path, content)
+    descriptor = _create(path, content) if held is None else _take_over(path, held, content)
     if descriptor is None:
+        _log.debug("%s: skipped, another process takes its stale lease", folder)
         return None
     _log.info("%s: lease taken over from %s", folder, _describe(held))
     return Lease(folder, token, content, descriptor)
@@ -157,9 +157,18 @@ def lease_is_live(folder: Path) -> bool:
 
 
 def lease_is_undecided(folder: Path) -> bool:
-    """Whether the folder's holder may be dead, and this process watches whether its lease still changes."""
-    held = _read(folder / _NAME)
-    return held is not None and _verdict(folder / _NAME, held) == "undecided"
+    """Whether the folder's holder may be dead, and this process watches whether its lease still changes.
+
+    Also while another process is about to take a dead holder's place, since it may die before it does.
+    """
+    path = folder / _NAME
+    held = _read(path)
+    while held is not None and (verdict := _verdict(path, held)) == "dead":
+        path = _succession(path, held)
+        held = _read(path)
+        if held is not None and _verdict(path, held) == "live":
+            return True
+    return held is not None and verdict == "undecided"
 
 
 def holder_of(folder: Path) -> str:
@@ -181,49 +190,87 @@ def _describe(held: dict[str, Any] | None) -> str:
 
 
 def _create(path: Path, content: bytes, tries: int = 2) -> int | None:
-    """Create a lease exclusively and whole; its open file, or None if there is one already.
-
-    It is not flushed to the disk: after a power cut its holder is dead, whatever it says.
-    """
-    beside = path.with_name(f".{_NAME}.{uuid.uuid4().hex[:8]}")
-    descriptor = os.open(beside, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+    """Create a lease exclusively and whole; its open file, or None if there is one already."""
+    beside, descriptor = _write_beside(path, content)
     try:
-        os.write(descriptor, content)
-        try:
-            os.link(beside, path)
-            return descriptor
-        except FileExistsError:
-            made = False
-        except FileNotFoundError:
-            if not tries or not path.parent.is_dir():
-                raise
-            os.close(descriptor)
-            descriptor = -1
-            return _create(
-                path, content, tries - 1
-            )  # another process took it for a leftover while this one slept
-        except OSError as error:
-            made = error.errno in NO_LINKS
-            if not made and not _is_own(path, content):
-                raise
-        if made:
-            with suppress(FileExistsError):
-                own = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
-                os.close(descriptor)
-                descriptor = own
-                os.write(descriptor, content)
-                return descriptor
-        if _is_own(path, content):  # it was made, and the file server's reply was lost
-            return descriptor
+        made = files.link(beside, path)
+    except BaseException as error:
         os.close(descriptor)
-        return None
-    except BaseException:
-        if descriptor >= 0:
-            os.close(descriptor)
+        if isinstance(error, FileNotFoundError) and tries:  # taken for a leftover while this process slept
+            return _create(path, content, tries - 1)
         raise
     finally:
         with suppress(OSError):
             beside.unlink(missing_ok=True)
+    if made:
+        return descriptor
+    os.close(descriptor)
+    if made is None:  # no links here
+        with suppress(FileExistsError):
+            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+            os.write(descriptor, content)
+            return descriptor
+    return None
+
+
+def _write_beside(path: Path, content: bytes) -> tuple[Path, int]:
+    """A file with a lease's content, open.
+
+    It is not flushed to the disk: after a power cut its holder is dead, whatever it says.
+    """
+    beside, descriptor = files.open_beside(path)
+    try:
+        os.write(descriptor, content)
+    except BaseException:
+        os.close(descriptor)
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise
+    return beside, descriptor
+
+
+def _succession(path: Path, held: dict[str, Any]) -> Path:
+    """The lease whose owner may take the place of this holder."""
+    of = hashlib.sha256(held["token"].encode("utf-8", "replace")).hexdigest()[:16]
+    return path.with_name(f".{_NAME}.after.{of}")
+
+
+def _take_over(path: Path, held: dict[str, Any], content: bytes) -> int | None:
+    """Put a lease with this content in a dead holder's place; its open file, or None if another process does."""
+    right = _succession(path, held)
+    descriptor = _create(right, content)
+    if descriptor is None:
+        other = _read(right)
+        if other is None or _verdict(right, other) != "dead":
+            return None
+        descriptor = _take_over(right, other, content)  # it died while it took over
+        if descriptor is None:
+            return None
+    try:
+        now = _read(path)
+        if now is None:  # its holder was alive and has released it
+            return _create(path, content)
+        return _replace(path, content) if now["token"] == held["token"] else None
+    finally:
+        os.close(descriptor)
+        if _is_own(right, content):
+            with suppress(OSError):
+                right.unlink(missing_ok=True)
+
+
+def _replace(path: Path, content: bytes) -> int | None:
+    """Put a lease in the place of the one that is there; its open file, or None if this process slept meanwhile."""
+    beside, descriptor = _write_beside(path, content)
+    try:
+        files.move(beside, path)
+        return descriptor
+    except BaseException as error:
+        os.close(descriptor)
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+        if isinstance(error, FileNotFoundError):  # taken for a leftover
+            return None
+        raise
 
 
 def _is_own(path: Path, content: bytes) -> bool:
@@ -233,31 +280,23 @@ def _is_own(path: Path, content: bytes) -> bool:
         return False
 
 
-def _remove(path: Path, expected: str, own: str) -> bool:
-    """Remove the lease with the expected token; False if another process did, or has a new one there.
-
-    Args:
-        own: a token of this process, for the name that the lease gets first.
-    """
-    aside = path.with_name(f".{_NAME}.{own[:8]}.{uuid.uuid4().hex[:8]}")
+def _remove(path: Path, expected: str, number: int) -> None:
+    """Remove the lease with the expected token and inode; another's stays, or gets its place back."""
+    aside = path.with_name(f".{_NAME}.{uuid.uuid4().hex[:8]}")
     try:
         os.rename(path, aside)
     except FileNotFoundError:
-        if not aside.exists():  # else it was done, and the file server was asked twice
-            return False
+        if not files.is_listed(aside, number):  # else it was done, and the file server was asked twice
+            return
     held = _read(aside)
-    if held is None or held["token"] == expected:
-        aside.unlink(missing_ok=True)
-        return True
-    # Between the look at it and the rename another process has taken it: it gets its lease back.
-    try:
-        os.link(aside, path)
-    except OSError as error:
-        if error.errno in NO_LINKS:
-            os.rename(aside, path)
+    if held is not None and held["token"] != expected:  # taken over since the look at it
+        try:
+            os.link(aside, path)
+        except OSError as error:
+            if error.errno in files.NO_LINKS:
+                os.rename(aside, path)
     with suppress(OSError):
         aside.unlink(missing_ok=True)
-    return False
 
 
 def _read(path: Path) -> dict[str, Any] | None:

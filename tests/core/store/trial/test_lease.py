@@ -305,11 +305,10 @@ def test_a_stopped_process_of_this_host_loses_a_stale_lease_at_once_and_a_runnin
         sleeper.wait()
 
 
-@pytest.mark.parametrize("action", ["release", "take over"])
-def test_a_process_that_sleeps_before_it_removes_a_lease_removes_no_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, action: str
+def test_a_process_that_sleeps_before_it_releases_a_lease_removes_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another process takes the lease between its look at the old one and its rename."""
+    """Another process takes the lease between its look at it and its rename."""
     rename, others = os.rename, []
 
     def sleep(*paths: Any) -> None:
@@ -318,21 +317,84 @@ def test_a_process_that_sleeps_before_it_removes_a_lease_removes_no_others(
         others.append(take_or_fail(tmp_path))
         rename(*paths)
 
-    if action == "release":
-        lease = take_or_fail(tmp_path)
-        monkeypatch.setattr(os, "rename", sleep)
-        lease.release()
-    else:
-        (tmp_path / "lease").write_text(
-            json.dumps({"token": "a", "host": "elsewhere", "pid": 1, "born": "1"})
-        )
-        age(tmp_path, LONG_DEAD)
-        monkeypatch.setattr(os, "rename", sleep)
-        assert take_lease(tmp_path) is None
+    lease = take_or_fail(tmp_path)
+    monkeypatch.setattr(os, "rename", sleep)
+    lease.release()
     others[0].check()
     assert take_lease(tmp_path) is None
     others[0].release()
     assert list(tmp_path.iterdir()) == []
+
+
+def leave_dead(folder: Path) -> None:
+    """A lease of a host that died long ago."""
+    (folder / "lease").write_text(json.dumps({"token": "a", "host": "elsewhere", "pid": 1, "born": "1"}))
+    age(folder, LONG_DEAD)
+
+
+def test_a_process_that_sleeps_before_it_takes_over_leaves_the_new_holder_its_lease_at_every_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two look at a dead holder's lease; one takes its place while the other sleeps; a third looks in all the time."""
+    look, others, thirds = lease_module._verdict, [], []
+
+    def sleep(path: Path, held: dict[str, Any]) -> Any:
+        verdict = look(path, held)
+        monkeypatch.setattr(lease_module, "_verdict", look)
+        others.append(take_or_fail(tmp_path))
+        for name in ("rename", "replace", "link", "unlink"):
+            look_in_after(name, getattr(os, name))
+        return verdict
+
+    def look_in_after(name: str, real: Any) -> None:
+        def call(*arguments: Any, **options: Any) -> Any:
+            result = real(*arguments, **options)
+            with monkeypatch.context() as patch:
+                patch.setattr(os, name, real)
+                thirds.append(take_lease(tmp_path))
+            return result
+
+        monkeypatch.setattr(os, name, call)
+
+    leave_dead(tmp_path)
+    monkeypatch.setattr(lease_module, "_verdict", sleep)
+    assert take_lease(tmp_path) is None
+    monkeypatch.undo()
+    assert thirds
+    assert not any(thirds)
+    others[0].check()
+    others[0].release()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("host", ["here", "elsewhere"])
+def test_a_process_that_dies_while_it_takes_over_is_followed_by_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    monkeypatch.setattr(lease_module, "STALE_SECONDS", 0.3)
+    monkeypatch.setattr(lease_module, "OBSERVE_SECONDS", 0.3)
+    leave_dead(tmp_path)
+
+    def die(*paths: Any) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lease_module.files, "move", die)
+        patch.setattr(Path, "unlink", lambda path, **options: None)
+        patch.setattr(lease_module, "_this_host", lambda: "elsewhere" if host == "elsewhere" else host)
+        patch.setattr(lease_module, "_born", lambda pid: "no such birth")
+        with pytest.raises(MemoryError):
+            take_lease(tmp_path)
+    if host == "here":
+        monkeypatch.setattr(lease_module, "_this_host", lambda: host)
+    else:  # only time tells
+        assert take_lease(tmp_path) is None
+        while lease_is_undecided(tmp_path):
+            time.sleep(0.05)
+    lease = take_or_fail(tmp_path)
+    lease.check()
+    assert take_lease(tmp_path) is None
+    lease.release()
 
 
 HIDDEN = """
