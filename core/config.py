@@ -113,6 +113,7 @@ def option(
 
 
 _declared: dict[type, tuple[Field, ...]] = {}  # by class: resolving type hints is slow
+_names: dict[type, frozenset[str]] = {}
 
 
 def declared_fields(config: type) -> tuple[Field, ...]:
@@ -124,6 +125,18 @@ def declared_fields(config: type) -> tuple[Field, ...]:
             for spec in fields(config)
         )
     return _declared[config]
+
+
+def declared_names(config: type) -> frozenset[str]:
+    """The names of a config's fields."""
+    if config not in _names:
+        _names[config] = frozenset(spec.name for spec in declared_fields(config))
+    return _names[config]
+
+
+def declare_fields(config: type, fields: tuple[Field, ...]) -> None:
+    """Declare the fields of a dataclass that was made of them."""
+    _declared[config] = fields
 
 
 class TrialConfig(Protocol):

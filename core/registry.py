@@ -1,4 +1,4 @@
-"""Names of models and data sets: the built-in ones, and those that a user's file registers.
+"""Names of the parts of an image trial: the built-in ones, and those that a user's file registers.
 
 A sweep file lists such files under `imports`; each is run once, before the sweep file is checked.
 """
@@ -7,67 +7,176 @@ import hashlib
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-BUILT_IN_MODELS = ("mlp", "resnet18", "mixer")
-BUILT_IN_DATASETS = ("cifar10", "digits")
+Shape = tuple[int, int, int]  # of an image: channels, height, width
 
-_models: dict[str, Callable[..., Any]] = {}
-_datasets: dict[str, Callable[..., Any]] = {}
-_recalled: set[str] = set()
+BUILT_IN: Mapping[str, tuple[str, ...]] = {
+    "model": ("mlp", "resnet18", "mixer"),
+    "dataset": ("cifar10", "digits"),
+    "optimizer": ("sgd", "momentum", "adam", "adamw"),
+    "schedule": ("constant", "cosine"),
+    "activation": ("relu", "tanh", "sigmoid", "gelu", "silu", "leaky_relu", "elu", "identity"),
+    "augment": ("none", "flip_crop", "flip_resized_crop"),
+}  # by the field that names a part
+
+
+@dataclass(frozen=True)
+class DataForm:
+    """The form of a data set's images, and how they are augmented where a trial does not say it.
+
+    Args:
+        classes: None: known once the images are loaded.
+    """
+
+    shape: Shape = (3, 32, 32)
+    classes: int | None = None
+    augment: str = "flip_resized_crop"
+
+
+_BUILT_IN_FORM = DataForm(classes=10)
+
+_registered: dict[str, dict[str, Callable[..., Any]]] = {part: {} for part in BUILT_IN}
+_recalled: dict[str, set[str]] = {part: set() for part in BUILT_IN}
+_forms: dict[str, DataForm] = {}  # by data set
 
 
 def register_model(name: str, build: Callable[..., Any]) -> None:
-    """Make `model = name` mean `build(config, classes) -> torch.nn.Module`.
+    """Make `model = name` mean `build(shape, classes, *, …) -> torch.nn.Module`.
 
-    The module takes images [batch, 3, 32, 32] (normalised float) and returns logits [batch, classes].
+    The module takes images [batch, *shape] (normalised float; `shape` is channels, height, width) and returns logits
+    [batch, classes]. Keyword-only parameters with a default become fields of the trial; one without a default that is
+    named like a built-in field gets its value, and `activation` a function that makes the module.
+
+    A builder whose first parameter is not called `shape` is called with the trial's config in its place.
+
     A name identifies one behaviour: change the name (`wide-v2`) when the model changes, since it is part of the
     identity of finished trials.
 
     Raises:
         ValueError: the name is a built-in one.
     """
-    _register(_models, BUILT_IN_MODELS, name, build)
+    _register("model", name, build)
 
 
-def register_dataset(name: str, load: Callable[..., Any]) -> None:
-    """Make `dataset = name` mean `load(data_dir) -> core.data.datasets.Images`.
+def register_dataset(
+    name: str,
+    load: Callable[..., Any],
+    *,
+    shape: Shape = (3, 32, 32),
+    classes: int | None = None,
+    augment: str = "flip_resized_crop",
+) -> None:
+    """Make `dataset = name` mean `load(data_dir, *, …) -> core.data.datasets.Images`.
+
+    Keyword-only parameters with a default become fields of the trial.
+
+    Args:
+        shape: channels, height and width of its images.
+        classes: how many; left out: as the loaded images say, and a plan does not count a model's parameters.
+        augment: the augmentation of trials that name none.
+
+    Raises:
+        ValueError: the name is a built-in one, or the shape is not three positive integers.
+    """
+    if len(shape) != 3 or not all(isinstance(size, int) and size > 0 for size in shape):
+        raise ValueError(f"shape = {shape!r} is not (channels, height, width)")
+    _register("dataset", name, load)
+    _forms[name] = DataForm((shape[0], shape[1], shape[2]), classes, augment)
+
+
+def register_optimizer(name: str, build: Callable[..., Any]) -> None:
+    """Make `optimizer = name` mean `build(parameters, *, lr, weight_decay, …) -> torch.optim.Optimizer`.
+
+    A class of optimizers is called with the parameters, `lr` and `weight_decay`. Other keyword-only parameters of a
+    function become fields of the trial. The learning rate of each step is set from outside.
 
     Raises:
         ValueError: the name is a built-in one.
     """
-    _register(_datasets, BUILT_IN_DATASETS, name, load)
+    _register("optimizer", name, build)
 
 
-def recall_names(model: str, dataset: str) -> None:
+def register_schedule(name: str, factor: Callable[..., float]) -> None:
+    """Make `schedule = name` mean a learning rate of `lr · factor(step, steps, *, …)`.
+
+    `step` counts from 0 after the warm-up, and `steps` is the number of all steps after it, so a trial's identity has
+    its budget of epochs. Keyword-only parameters with a default become fields of the trial.
+
+    Raises:
+        ValueError: the name is a built-in one.
+    """
+    _register("schedule", name, factor)
+
+
+def register_activation(name: str, make: Callable[..., Any]) -> None:
+    """Make `activation = name` mean `make(*, …) -> torch.nn.Module`, a class of modules or a function.
+
+    Keyword-only parameters of a function, with a default, become fields of the trial.
+
+    Raises:
+        ValueError: the name is a built-in one.
+    """
+    _register("activation", name, make)
+
+
+def register_augmentation(name: str, augment: Callable[..., Any]) -> None:
+    """Make `augment = name` mean `augment(images, generator, *, …) -> images`.
+
+    It gets a batch of train images, uint8 [batch, channels, height, width], on their device, and returns images of the
+    same shape, uint8 or float, still from 0 to 255. All randomness must be drawn from `generator`, on the CPU.
+    Keyword-only parameters with a default become fields of the trial.
+
+    Raises:
+        ValueError: the name is a built-in one.
+    """
+    _register("augment", name, augment)
+
+
+def recall_names(values: Mapping[str, Any]) -> None:
     """Declare a stored config's names known, so that it can be read without importing the file that registered them.
 
     Such names cannot be built or loaded.
     """
-    _recalled.update((model, dataset))
+    for part, recalled in _recalled.items():
+        if isinstance(values.get(part), str):
+            recalled.add(values[part])
 
 
-def model_names() -> tuple[str, ...]:
-    """All names that `model` may have."""
-    return (*BUILT_IN_MODELS, *_models, *sorted(_recalled - {*BUILT_IN_MODELS, *_models}))
+def names(part: str) -> tuple[str, ...]:
+    """All names that a part may have.
+
+    Args:
+        part: the field that names it, such as `model`.
+    """
+    known = (*BUILT_IN[part], *_registered[part])
+    return (*known, *sorted(_recalled[part] - set(known)))
 
 
-def dataset_names() -> tuple[str, ...]:
-    """All names that `dataset` may have."""
-    return (*BUILT_IN_DATASETS, *_datasets, *sorted(_recalled - {*BUILT_IN_DATASETS, *_datasets}))
+def is_known(part: str, name: str) -> bool:
+    """Whether `names` has this name."""
+    return name in BUILT_IN[part] or name in _registered[part] or name in _recalled[part]
 
 
-def registered_model(name: str) -> Callable[..., Any] | None:
-    """The builder of a registered model, or None."""
-    return _models.get(name)
+def registered(part: str, name: str) -> Callable[..., Any] | None:
+    """What was registered under a name, or None."""
+    return _registered[part].get(name)
 
 
-def registered_dataset(name: str) -> Callable[..., Any] | None:
-    """The loader of a registered data set, or None."""
-    return _datasets.get(name)
+def registrations() -> list[tuple[str, str, Callable[..., Any]]]:
+    """All that is registered in this process: the part, the name, and what builds it."""
+    return [(part, name, build) for part, table in _registered.items() for name, build in table.items()]
+
+
+def form_of(dataset: str) -> DataForm | None:
+    """The form of a data set's images; None if its file is not imported here."""
+    if dataset in BUILT_IN["dataset"]:
+        return _BUILT_IN_FORM
+    return _forms.get(dataset)
 
 
 def import_files(files: Iterable[str | Path], project: str | Path) -> list[ModuleType]:
@@ -131,7 +240,7 @@ def project_files(project: str | Path) -> dict[str, Path]:
     return found
 
 
-def _register(table: dict[str, Callable[..., Any]], built_in: tuple[str, ...], name: str, value: Any) -> None:
-    if name in built_in:
+def _register(part: str, name: str, value: Callable[..., Any]) -> None:
+    if name in BUILT_IN[part]:
         raise ValueError(f"{name!r} is a built-in name; choose another")
-    table[name] = value
+    _registered[part][name] = value

@@ -35,9 +35,17 @@ if TYPE_CHECKING:
     from mixsweep.cluster.places import Place, find_place
     from mixsweep.core.data.datasets import Images, download_cifar10
     from mixsweep.core.errors import UserError
-    from mixsweep.core.registry import register_dataset, register_model
+    from mixsweep.core.registry import (
+        register_activation,
+        register_augmentation,
+        register_dataset,
+        register_model,
+        register_optimizer,
+        register_schedule,
+    )
+    from mixsweep.core.trainables.field_types import field
     from mixsweep.core.trainables.image_config import TrialConfig
-    from mixsweep.core.trainables.own_class import Run, field
+    from mixsweep.core.trainables.own_class import Run
     from mixsweep.sweep.backends.base import Callbacks, Outcome, RunOptions
     from mixsweep.sweep.planning.parse import load_spec, parse_spec, preset_names
     from mixsweep.sweep.planning.plan import Plan, Planned, make_plan
@@ -81,8 +89,12 @@ __all__ = [
     "parse_spec",
     "parts",
     "preset_names",
+    "register_activation",
+    "register_augmentation",
     "register_dataset",
     "register_model",
+    "register_optimizer",
+    "register_schedule",
     "run_plan",
     "save_figure",
     "write_report",
@@ -106,9 +118,17 @@ _MODULES = {
     "mixsweep.analysis.report.tables": ("ablation_table", "cost_table"),
     "mixsweep.core.data.datasets": ("Images", "download_cifar10"),
     "mixsweep.core.errors": ("UserError",),
-    "mixsweep.core.registry": ("register_dataset", "register_model"),
+    "mixsweep.core.registry": (
+        "register_activation",
+        "register_augmentation",
+        "register_dataset",
+        "register_model",
+        "register_optimizer",
+        "register_schedule",
+    ),
+    "mixsweep.core.trainables.field_types": ("field",),
     "mixsweep.core.trainables.image_config": ("TrialConfig",),
-    "mixsweep.core.trainables.own_class": ("Run", "field"),
+    "mixsweep.core.trainables.own_class": ("Run",),
     "mixsweep.cluster.places": ("Place", "find_place"),
     "mixsweep.sweep.backends.base": ("Callbacks", "Outcome", "RunOptions"),
     "mixsweep.sweep.planning.parse": ("load_spec", "parse_spec", "preset_names"),

@@ -7,7 +7,8 @@ NAMES = {
     "SweepSpec", "SweepStatus", "TrialConfig", "TrialStatus", "UserError", "Verdict", "ablation_table",
     "answer", "cost_table", "download_cifar10", "draw_best", "draw_curves", "draw_heat", "draw_kernels",
     "draw_token_units", "evaluate_claims", "find_place", "load", "load_spec", "load_trials", "make_plan",
-    "field", "parse_spec", "parts", "preset_names", "register_dataset", "register_model", "run_plan", "save_figure",
+    "field", "parse_spec", "parts", "preset_names", "register_activation", "register_augmentation",
+    "register_dataset", "register_model", "register_optimizer", "register_schedule", "run_plan", "save_figure",
     "write_report",
 }  # fmt: skip
 

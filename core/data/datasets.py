@@ -3,15 +3,19 @@
 import hashlib
 import logging
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mixsweep.core.data.cifar10 import ARRAYS, cached_arrays, source_files
+from mixsweep.core.errors import ConfigError
 from mixsweep.core.failures import DataError
-from mixsweep.core.registry import registered_dataset
+from mixsweep.core.registry import BUILT_IN, Shape, form_of, registered
 from mixsweep.core.trainables.image_config import ImageConfig
 
 CIFAR10_CLASSES = (
@@ -27,10 +31,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Images:
-    """A data set. Images are uint8 [count, 3, 32, 32], labels int64 [count] in 0 … classes − 1.
+    """A data set. Images are uint8 [count, channels, height, width], labels int64 [count] in 0 … classes − 1.
 
     `mean` and `std` are those of the train images' pixels per channel, as fractions of 255. `valid_count` of
-    the train images are used for validation; None: a tenth.
+    the train images are used for validation; None: a tenth. A data set that comes with images for validation has
+    them in `valid_images`, and all train images are trained on.
     """
 
     train_images: Tensor
@@ -38,29 +43,39 @@ class Images:
     test_images: Tensor
     test_labels: Tensor
     classes: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     class_names: tuple[str, ...] = ()
     valid_count: int | None = None
+    valid_images: Tensor | None = None
+    valid_labels: Tensor | None = None
+
+    @property
+    def shape(self) -> Shape:
+        """Channels, height and width of an image."""
+        _, channels, height, width = self.train_images.shape
+        return channels, height, width
 
     def to(self, device: torch.device) -> "Images":
         """The same images on another device."""
-        return replace(self, **{name: getattr(self, name).to(device) for name in ARRAYS})
+        names = ARRAYS if self.valid_images is None else (*ARRAYS, "valid_images", "valid_labels")
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
 
-def load_images(dataset: str, data_dir: Path | None) -> Images:
+def load_images(dataset: str, data_dir: Path | None, own: Mapping[str, Any] = MappingProxyType({})) -> Images:
     """Load and check `cifar10`, `digits` or a registered data set.
 
     Args:
         data_dir: the data folder on this machine; `digits` needs none.
+        own: the values of fields that a registered data set brought.
 
     Raises:
         DataError: the images cannot be loaded, or do not have the form that Images requires.
     """
-    load = registered_dataset(dataset)
+    load = registered("dataset", dataset)
     _log.debug("loading %s, data folder %s", dataset, data_dir)
     if load is not None:
-        images = load(data_dir)
+        images = load(data_dir, **own)
     elif dataset == "cifar10":
         images = _load_cifar10(data_dir)
     elif dataset == "digits":
@@ -72,12 +87,20 @@ def load_images(dataset: str, data_dir: Path | None) -> Images:
 
 
 def split_indices(config: ImageConfig, images: Images) -> tuple[Tensor, Tensor]:
-    """Indices of the train and the valid images into the train part, int64.
+    """Indices of the train images into the train part, and of the valid images, int64.
 
-    The split is the same for all trials and seeds, so that replicas are paired. `clean`: one permutation,
-    split in two. `leaky`: the valid images come from a second one, so that most are also trained on.
+    The latter are into the data set's own valid images if it has them, and else into the train part, too.
+
+    The split is the same for all trials and seeds, so that replicas are paired. `clean`: one permutation, split in two.
+    `leaky`: the valid images come from a second one, so that most are also trained on.
     """
     count = len(images.train_labels)
+    if images.valid_labels is not None:
+        if config.split == "leaky":
+            raise ConfigError(f"split = 'leaky': {config.dataset} has valid images of its own", "split")
+        first = torch.randperm(count, generator=stream_generator(_SPLIT_SEED, 0, "split"))
+        valid = torch.randperm(len(images.valid_labels), generator=stream_generator(_SPLIT_SEED, 0, "valid"))
+        return first[: config.train_limit], valid[: config.valid_limit]
     valid_count = count // 10 if images.valid_count is None else images.valid_count
     train_count = count - valid_count
     if min(train_count, valid_count) < 1:
@@ -165,13 +188,18 @@ def _check(dataset: str, images: Images) -> None:
         raise DataError(
             f"{dataset}: its loader returned a {type(images).__name__}, not core.data.datasets.Images"
         )
-    for part in ("train", "test"):
+    form = form_of(dataset)
+    shape = images.train_images.shape[1:] if form is None else form.shape
+    has_valid = images.valid_images is not None or images.valid_labels is not None
+    for part in ("train", "valid", "test") if has_valid else ("train", "test"):
         pixels, labels = getattr(images, f"{part}_images"), getattr(images, f"{part}_labels")
         if not isinstance(pixels, Tensor) or not isinstance(labels, Tensor):
             raise DataError(f"{dataset}: {part}_images and {part}_labels are not both torch tensors")
-        if pixels.dtype != torch.uint8 or pixels.ndim != 4 or tuple(pixels.shape[1:]) != (3, 32, 32):
+        if pixels.dtype != torch.uint8 or pixels.ndim != 4 or tuple(pixels.shape[1:]) != tuple(shape):
             found = f"{pixels.dtype} {list(pixels.shape)}"
-            raise DataError(f"{dataset}: {part}_images are {found}, not torch.uint8 [count, 3, 32, 32]")
+            wanted = f"torch.uint8 [count, {', '.join(map(str, shape))}]"
+            more = "" if dataset in BUILT_IN["dataset"] else "; register_dataset(…, shape=…) says which"
+            raise DataError(f"{dataset}: {part}_images are {found}, not {wanted}{more}")
         if labels.dtype != torch.int64 or tuple(labels.shape) != (len(pixels),):
             found = f"{labels.dtype} {list(labels.shape)}"
             raise DataError(f"{dataset}: {part}_labels are {found}, not torch.int64 [{len(pixels)}]")
@@ -182,7 +210,10 @@ def _check(dataset: str, images: Images) -> None:
             raise DataError(
                 f"{dataset}: {part}_labels run from {low} to {high}, outside 0 … {images.classes - 1}"
             )
-    if len(images.mean) != 3 or len(images.std) != 3 or min(images.std) <= 0:
+    if form is not None and form.classes not in (None, images.classes):
+        raise DataError(f"{dataset}: {images.classes} classes, but it is registered with {form.classes}")
+    channels = shape[0]
+    if len(images.mean) != channels or len(images.std) != channels or min(images.std) <= 0:
         raise DataError(
-            f"{dataset}: mean {images.mean} and std {images.std} are not three numbers each, std above 0"
+            f"{dataset}: mean {images.mean} and std {images.std} are not {channels} numbers each, std above 0"
         )

@@ -38,7 +38,7 @@ class MixerBlock(nn.Module):
 
 
 class Mixer(nn.Module):
-    """Images [batch, 3, 32, 32] to logits [batch, classes].
+    """Images [batch, *shape] to logits [batch, classes]; patches divide their height and width.
 
     `token_ratio` and `channel_ratio` are the hidden widths of the two MLPs over `embed_dim`, as in timm.
     """
@@ -53,11 +53,13 @@ class Mixer(nn.Module):
         classes: int,
         activation: Callable[[], nn.Module] = nn.GELU,
         dropout: float = 0.0,
+        shape: tuple[int, int, int] = (3, 32, 32),
     ):
         super().__init__()
-        patches = (32 // patch_size) ** 2
+        channels, height, width = shape
+        patches = (height // patch_size) * (width // patch_size)
         token_hidden, channel_hidden = int(token_ratio * embed_dim), int(channel_ratio * embed_dim)
-        self.patch_embed = nn.Conv2d(3, embed_dim, patch_size, patch_size)
+        self.patch_embed = nn.Conv2d(channels, embed_dim, patch_size, patch_size)
         self.blocks = nn.ModuleList(
             MixerBlock(patches, embed_dim, token_hidden, channel_hidden, activation, dropout)
             for _ in range(blocks)

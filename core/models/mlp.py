@@ -10,7 +10,7 @@ from torch import nn
 
 
 class MLP(nn.Sequential):
-    """Images [batch, 3, 32, 32] to logits [batch, classes], through hidden layers of the given widths.
+    """Images of `inputs` numbers, [batch, …], to logits [batch, classes], through hidden layers of the given widths.
 
     Each hidden layer is linear, activation, and dropout where `dropout` is above 0.
     """

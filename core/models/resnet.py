@@ -1,4 +1,4 @@
-"""ResNet18 for 32×32 images: 3×3 stem of stride 1, no max-pool, otherwise as for ImageNet.
+"""ResNet18 for small images: 3×3 stem of stride 1, no max-pool, otherwise as for ImageNet.
 
 He, Zhang, Ren & Sun 2015, "Deep Residual Learning for Image Recognition" (arXiv:1512.03385), fig. 5 left and
 table 1. Original: https://github.com/KaimingHe/deep-residual-networks. Parameters are named as in
@@ -33,11 +33,11 @@ class BasicBlock(nn.Module):
 
 
 class ResNet18(nn.Module):
-    """Images [batch, 3, 32, 32] to logits [batch, classes]."""
+    """Images [batch, channels, height, width] to logits [batch, classes]."""
 
-    def __init__(self, classes: int, activation: Callable[[], nn.Module] = nn.ReLU):
+    def __init__(self, classes: int, activation: Callable[[], nn.Module] = nn.ReLU, channels: int = 3):
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         self.activation = activation()
         self.layer1 = _stage(64, 64, 1, activation)

@@ -112,6 +112,8 @@ class DeclaredTrainable(Trainable):
     method_notes = ()
     ends_by_itself = True
 
+    definition: Definition
+
     def __init__(self, definition: Definition):
         self.definition = definition
         self.kind = definition.kind

@@ -2,11 +2,12 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from itertools import pairwise
 from typing import Any
 
+from mixsweep.core import registry
 from mixsweep.core.config import canonical_json
 from mixsweep.core.extras import is_installed
 from mixsweep.core.trainables.image_config import FIELDS, ImageConfig
@@ -31,27 +32,45 @@ _MODEL_FIELDS = tuple(
 
 
 def forward_macs(config: ImageConfig) -> float | None:
-    """Multiply-adds of one image's forward pass; None for a registered model."""
+    """Multiply-adds of one image's forward pass; None for a registered model, or images of unknown form."""
+    form = registry.form_of(config.dataset)
+    if form is None:
+        return None
+    channels, height, width = form.shape
+    classes = form.classes or 10
     if config.model == "mlp":
-        widths = [3 * 32 * 32, *config.hidden, 10]
+        widths = [channels * height * width, *config.hidden, classes]
         return float(sum(a * b for a, b in pairwise(widths)))
     if config.model == "mixer":
-        patches = (32 // config.patch_size) ** 2
+        patches = (height // config.patch_size) * (width // config.patch_size)
         dim = config.embed_dim
-        embedding = patches * dim * 3 * config.patch_size**2
+        embedding = patches * dim * channels * config.patch_size**2
         tokens = 2 * dim * patches * int(config.token_ratio * dim)
-        channels = 2 * patches * dim * int(config.channel_ratio * dim)
-        return float(embedding + config.blocks * (tokens + channels) + 10 * dim)
+        mixing = 2 * patches * dim * int(config.channel_ratio * dim)
+        return float(embedding + config.blocks * (tokens + mixing) + classes * dim)
     if config.model == "resnet18":
-        macs = 3 * 9 * 64 * 32 * 32
-        inside, side = 64, 32
-        for stage, width in enumerate((64, 128, 256, 512)):
-            side //= 2 if stage else 1
-            macs += side**2 * 9 * width * (inside + 3 * width)
-            macs += side**2 * inside * width if stage else 0
-            inside = width
-        return float(macs + 512 * 10)
+        pixels = height * width
+        macs = channels * 9 * 64 * pixels
+        inside = 64
+        for stage, outside in enumerate((64, 128, 256, 512)):
+            if stage:
+                height, width = -(-height // 2), -(-width // 2)
+                pixels = height * width
+            macs += pixels * 9 * outside * (inside + 3 * outside)
+            macs += pixels * inside * outside if stage else 0
+            inside = outside
+        return float(macs + 512 * classes)
     return None
+
+
+def dataset_with_patches(patch_size: Any) -> str:
+    """A data set whose images can be cut into patches of this size; the default one if there is none."""
+    for dataset in registry.names("dataset"):
+        form = registry.form_of(dataset)
+        is_size = isinstance(patch_size, int) and patch_size > 0
+        if form and is_size and not form.shape[1] % patch_size and not form.shape[2] % patch_size:
+            return dataset
+    return "cifar10"
 
 
 def epoch_macs(config: ImageConfig) -> float | None:
@@ -73,13 +92,16 @@ def epoch_work(config: ImageConfig) -> EpochWork:
     )
 
 
-def count_parameters(values: Mapping[str, Any]) -> float:
+def count_parameters(values: Mapping[str, Any], config_class: type[ImageConfig] = ImageConfig) -> float:
     """Trainable parameters of a trial's model; NaN if the model is not registered here or PyTorch not installed."""
-    return _count_parameters(canonical_json({name: values[name] for name in _MODEL_FIELDS}))
+    names = (*_MODEL_FIELDS, *(spec.name for spec in config_class.own))
+    return _count_parameters(
+        canonical_json({name: values[name] for name in names}), config_class.from_mapping
+    )
 
 
 @cache
-def _count_parameters(values: str) -> float:
+def _count_parameters(values: str, make: Callable[[Mapping[str, Any]], ImageConfig]) -> float:
     if not is_installed("train"):
         return math.nan
     import torch  # takes seconds to import, and only this function needs it
@@ -87,8 +109,11 @@ def _count_parameters(values: str) -> float:
     from mixsweep.core.models import build
 
     try:
-        config = ImageConfig.from_mapping(json.loads(values))
+        config = make(json.loads(values))
+        form = registry.form_of(config.dataset)
+        if form is None or form.classes is None:
+            return math.nan
         with torch.device("meta"):  # no memory is allocated: counting a ResNet takes milliseconds
-            return float(build.count_parameters(build.build_model(config, classes=10)))
+            return float(build.count_parameters(build.build_model(config, form.classes, form.shape)))
     except Exception:  # a registered builder's own error, or its file was not imported here
         return math.nan

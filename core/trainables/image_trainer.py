@@ -12,6 +12,7 @@ from mixsweep.core.config import TrialConfig
 from mixsweep.core.errors import ConfigError
 from mixsweep.core.records import Record
 from mixsweep.core.trainables import image_costs, image_records
+from mixsweep.core.trainables.definition import Definition
 from mixsweep.core.trainables.image_config import FIELDS, ImageConfig, applies
 from mixsweep.core.trainables.interface import (
     CurvePanel,
@@ -21,6 +22,7 @@ from mixsweep.core.trainables.interface import (
     Trainable,
     WeightPictures,
 )
+from mixsweep.core.trainables.own_fields import config_class
 
 if TYPE_CHECKING:
     import torch
@@ -35,14 +37,23 @@ _WITHOUT_BATCH_NORM = ("mlp", "mixer")
 
 
 class ImageTrainer(Trainable):
-    """Image classifiers, trained epoch by epoch on a data set in memory (core.training.trainer)."""
+    """Image classifiers, trained epoch by epoch on a data set in memory (core.training.trainer).
 
-    kind = ImageConfig.kind
-    fields = FIELDS
+    Args:
+        config_class: of its trials, with the fields of registered parts.
+        definition: of those fields; None: there are none.
+    """
+
+    def __init__(self, config_class: type[ImageConfig] = ImageConfig, definition: Definition | None = None):
+        self.config_class = config_class
+        self.definition = definition
+        self.kind = config_class.kind
+        self.fields = (*FIELDS, *config_class.own)
+        self.work_fields = (*image_costs.WORK_FIELDS, *(spec.name for spec in config_class.own))
+
     budget = "epochs"
     data_field = "dataset"
     mutable_fields = ("lr", "weight_decay", "momentum", "dropout", "label_smoothing", "augment")
-    work_fields = image_costs.WORK_FIELDS
     tag_fields = ("model", "dataset")
     metrics = image_records.METRICS
     default_metric = "valid_accuracy"
@@ -64,17 +75,23 @@ class ImageTrainer(Trainable):
     record_products: ClassVar = {"train_images": ("images_per_second", "train_seconds")}
 
     def config(self, values: Mapping[str, Any]) -> ImageConfig:
-        return ImageConfig.from_mapping(values)
+        return self.config_class.from_mapping(values)
 
     def config_from_store(self, values: Mapping[str, Any]) -> ImageConfig:
-        return ImageConfig.from_store(values)
+        return self.config_class.from_store(values)
 
     def check_value(self, name: str, value: Any) -> None:
+        if name in {spec.name for spec in self.config_class.own}:
+            self.field(name).checked(value)
+            return
         # Set the fields that this one depends on: otherwise its value would be reset to the default unchecked.
-        company: dict[str, Any] = {"model": "mixer"} if name == "patch_size" else {}
+        company: dict[str, Any] = {}
+        if name == "patch_size":
+            dataset = image_costs.dataset_with_patches(value)
+            company = {"model": "mixer", "dataset": dataset}
         if name == "accumulate" and isinstance(value, int) and value > 0:
             company = {"batch_size": value}
-        ImageConfig.from_mapping({**company, name: value})
+        self.config_class.from_mapping({**company, name: value})
 
     def own_value(self, name: str, value: Any, values: Mapping[str, Any]) -> Any:
         """Only `init` has names for one value: `recipe` is a scheme of its own in each model."""
@@ -86,7 +103,8 @@ class ImageTrainer(Trainable):
             return value
 
     def is_effective(self, name: str, values: Mapping[str, Any]) -> bool:
-        return applies(values, self.field(name).applies)
+        spec = self.field(name)
+        return applies(values, spec.applies, strictly=spec in self.config_class.own)
 
     def check_data(self, configs: Iterable[TrialConfig], data_dir: Path | None) -> None:
         if any(config["dataset"] == "cifar10" for config in configs):
@@ -101,7 +119,7 @@ class ImageTrainer(Trainable):
         config = cast(ImageConfig, config)
         return Trial(
             config,
-            _images(config.dataset, run.data_dir, run.device),
+            _images(config.dataset, _own_of_dataset(config), run.data_dir, run.device),
             run.device,
             accumulate=run.accumulate,
             compile=run.compile,
@@ -135,7 +153,7 @@ class ImageTrainer(Trainable):
         return image_costs.epoch_work(cast(ImageConfig, config))
 
     def parameters(self, values: Mapping[str, Any]) -> float:
-        return image_costs.count_parameters(values)
+        return image_costs.count_parameters(values, self.config_class)
 
     def cost_words(self, metric: str, trials: Sequence[Mapping[str, Any]]) -> str:
         if metric == "train_seconds":
@@ -151,12 +169,23 @@ class ImageTrainer(Trainable):
         return image_weights.token_pictures(state["model"]) or image_weights.kernel_pictures(state["model"])
 
 
+def _own_of_dataset(config: ImageConfig) -> tuple[tuple[str, Any], ...]:
+    return tuple(sorted(config.values_of("dataset").items()))
+
+
 @lru_cache(maxsize=1)
-def _images(dataset: str, data_dir: Path | None, device: "torch.device") -> "Images":
+def _images(
+    dataset: str, own: tuple[tuple[str, Any], ...], data_dir: Path | None, device: "torch.device"
+) -> "Images":
     """A data set on a device, loaded once for consecutive trials that share it."""
     from mixsweep.core.data import datasets
 
-    return datasets.load_images(dataset, data_dir).to(device)
+    return datasets.load_images(dataset, data_dir, dict(own)).to(device)
+
+
+def with_fields(definition: Definition) -> ImageTrainer:
+    """The image trainer with the fields of registered parts, as a definition has them."""
+    return ImageTrainer(config_class(definition), definition)
 
 
 TRAINABLE = ImageTrainer()

@@ -11,23 +11,28 @@ from mixsweep.core.trainables.interface import WeightPictures
 if TYPE_CHECKING:
     from torch import Tensor
 
+_MOST_CHANNELS = 4  # of an image; a convolution over more is not over an image's
+
 TOKEN_UNITS = "blocks.0.tokens.0.weight"
 
 
 def first_kernels(state_dict: Mapping[str, "Tensor"]) -> np.ndarray | None:
-    """The kernels of the first convolution over colours, as grey pictures.
+    """The kernels of the first convolution over the images' channels, as grey pictures.
 
     The layer's weights are standardised together (mean 0, standard deviation 1), so that kernels are
-    comparable, then averaged over the three colours.
+    comparable, then averaged over the channels.
 
     Args:
-        state_dict: a model's; its first weight of shape [kernels, 3, height, width] is taken.
+        state_dict: a model's; its first weight of shape [kernels, channels, height, width] is taken, if it is of at
+            most four channels.
 
     Returns:
-        [kernels, height, width], or None if the model has no convolution over colours larger than one pixel.
+        [kernels, height, width], or None if the model has no convolution over channels larger than one pixel.
     """
-    for weight in state_dict.values():
-        if weight.ndim == 4 and weight.shape[1] == 3 and weight.shape[2] > 1:
+    kernels = [weight for weight in state_dict.values() if weight.ndim == 4]
+    channels = kernels[0].shape[1] if kernels else 0
+    for weight in kernels if channels <= _MOST_CHANNELS else ():
+        if weight.shape[1] == channels and weight.shape[2] > 1:
             values = weight.detach().double().cpu().numpy()
             spread = values.std()
             standardised = (values - values.mean()) / (spread if spread > 0 else 1.0)
@@ -73,10 +78,12 @@ def kernel_pictures(state_dict: Mapping[str, "Tensor"]) -> WeightPictures | None
 def token_pictures(state_dict: Mapping[str, "Tensor"]) -> WeightPictures | None:
     """The units of the first token-mixing layer as a report shows them; None as for token_units.
 
-    Raises:
-        ValueError: the patches do not form a square.
+    None also where the patches form no square: a state does not tell the shape of its images.
     """
-    units = token_units(state_dict)
+    try:
+        units = token_units(state_dict)
+    except ValueError:
+        return None
     if units is None:
         return None
     side = units.shape[1]

@@ -21,6 +21,8 @@ if TYPE_CHECKING:  # torch takes seconds to import, and most users of this inter
     import numpy as np
     import torch
 
+    from mixsweep.core.trainables.definition import Definition
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -154,6 +156,7 @@ class Trainable(ABC):
 
     Attributes:
         kind: its name.
+        definition: what a store keeps, so that its trials are read without the user's code; None: nothing.
         fields: of its trials, in the order in which they are shown.
         budget: the field for the number of records of a trial.
         data_field: the field for the data that a trial reads, '' if there is none.
@@ -174,6 +177,7 @@ class Trainable(ABC):
     """
 
     kind: str
+    definition: "Definition | None" = None
     fields: tuple[Field, ...]
     budget: str
     data_field: str

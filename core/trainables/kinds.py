@@ -13,12 +13,18 @@ BUILT_IN = "image"  # the default kind
 # The module with the kind's TRAINABLE, by kind. Imported on use, so that the store does not import training code.
 _MODULES = {BUILT_IN: "mixsweep.core.trainables.image_trainer"}
 
-_declared: dict[str, DeclaredTrainable] = {}
+_declared: dict[str, Trainable] = {}
 
 
-def declare(definition: Definition) -> DeclaredTrainable:
+def declare(definition: Definition) -> Trainable:
     """Make a definition's kind known in this process."""
-    return _declared.setdefault(definition.kind, DeclaredTrainable(definition))
+    if definition.kind not in _declared:
+        if definition.source in _MODULES:  # a built-in kind with more fields
+            made: Trainable = import_module(_MODULES[definition.source]).with_fields(definition)
+        else:
+            made = DeclaredTrainable(definition)
+        _declared[definition.kind] = made
+    return _declared[definition.kind]
 
 
 def is_known(kind: str) -> bool:

@@ -9,11 +9,9 @@ import random
 import shutil
 import tempfile
 import time
-import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
-from dataclasses import field as dataclass_field
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -25,48 +23,14 @@ from mixsweep.core.records import COMMON_COLUMNS, Record
 from mixsweep.core.trainables import interface
 from mixsweep.core.trainables.declared import DeclaredConfig
 from mixsweep.core.trainables.definition import SECONDS, TEST, Definition, make_definition
+from mixsweep.core.trainables.field_types import OPTION, field_of
 
 if TYPE_CHECKING:  # torch takes seconds to import, and a plan needs none
     import torch
 
-_OPTION = "mixsweep"  # the key of `field`'s arguments in a dataclass field's metadata
-_ITEM_TYPES = (bool, int, float, str)
 _NEEDED = {"train": 0, "state": 0, "restore": 1}  # methods, and their number of arguments
 
 _classes: dict[str, type] = {}  # by kind
-
-
-def field(
-    default: Any = MISSING,
-    *,
-    doc: str = "",
-    choices: tuple[str, ...] | list[str] = (),
-    low: float | None = None,
-    high: float | None = None,
-    above: float | None = None,
-    when: Mapping[str, Any] | None = None,
-    budget: bool = False,
-    mutable: bool = False,
-    added: bool = False,
-) -> Any:
-    """Declare a field of a trainable's `Config`.
-
-    Args:
-        default: of a trial that does not set it; a list becomes a tuple.
-        doc: what it means, with its unit.
-        choices: the texts that it allows.
-        low, high: inclusive bounds of a number; `above` is an exclusive one.
-        when: the values of other fields, one or a list, under which it counts; elsewhere it keeps its default.
-        budget: it is the number of records of a trial. Asking for more extends a trial; it is not in its identity.
-        mutable: a copy of a trained state may continue with another value of it, as population based training does.
-        added: it came later. Trials that had been trained without it are those with its default.
-    """
-    options = {
-        "doc": doc, "choices": tuple(choices), "low": low, "high": high, "above": above, "when": dict(when or {}),
-        "budget": budget, "mutable": mutable, "added": added,
-    }  # fmt: skip
-    given = tuple(default) if isinstance(default, list) else default
-    return dataclass_field(default=given, metadata={_OPTION: options})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,47 +226,18 @@ def _fields_of(config: Any, name: str) -> list[Field]:
         where = f"{name}.Config.{spec.name}"
         if spec.default is MISSING:
             raise ConfigError(f"{where}: has no default")
-        options = dict(spec.metadata.get(_OPTION, {}))
+        options = dict(spec.metadata.get(OPTION, {}))
         conditions = {
             other: tuple(allowed) if isinstance(allowed, list | tuple) else (allowed,)
             for other, allowed in options.pop("when", {}).items()
         }
-        default = tuple(spec.default) if isinstance(spec.default, list) else spec.default
-        made = Field(
-            name=spec.name,
-            default=default,
-            applies=conditions,
-            **_type_of(hints[spec.name], where),
-            **{"doc": "", **options},
-        )
-        try:
-            made.checked(default)
-        except ConfigError as error:
-            raise ConfigError(f"{where}: its default: {error}", spec.name) from error
+        made = field_of(spec.name, hints[spec.name], spec.default, where, options, conditions)
         found.append(made)
     names = {spec.name for spec in found}
     for made in found:
         if unknown := set(made.applies) - names:
             raise ConfigError(f"{name}.Config.{made.name}: when: {sorted(unknown)[0]!r} is no field")
     return found
-
-
-def _type_of(hint: Any, where: str) -> dict[str, Any]:
-    """The arguments of Field for a type hint."""
-    parts, origin = typing.get_args(hint), typing.get_origin(hint)
-    if origin in (types.UnionType, typing.Union) and len(parts) == 2 and type(None) in parts:
-        (inner,) = (part for part in parts if part is not type(None))
-        return {**_type_of(inner, where), "optional": True}
-    if origin in (tuple, list) and parts and parts[0] in _ITEM_TYPES and set(parts[1:]) <= {...}:
-        return {"type": parts[0], "is_list": True}
-    if origin is typing.Literal and all(isinstance(part, str) for part in parts):
-        return {"type": str, "choices": parts}
-    if hint not in _ITEM_TYPES:
-        raise ConfigError(
-            f"{where}: type {getattr(hint, '__name__', hint)} is none of int, float, str, bool, "
-            "tuple[int, ...] or one of them with | None"
-        )
-    return {"type": hint}
 
 
 def _own_config(config: Any, values: DeclaredConfig) -> Any:

@@ -6,7 +6,10 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from mixsweep.core.trainables.image_config import ImageConfig
+from mixsweep.core.errors import ConfigError
+from mixsweep.core.registry import registered
+from mixsweep.core.trainables.image_config import OPTIMIZERS, ImageConfig
+from mixsweep.core.trainables.own_fields import call_part
 
 
 def build_optimizer(config: ImageConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
@@ -14,8 +17,13 @@ def build_optimizer(config: ImageConfig, parameters: Iterable[nn.Parameter]) -> 
 
     `sgd`, `momentum` and `adam` add weight_decay · weight to the gradient (L2); `adamw` decays the weights
     separately from the update (Loshchilov & Hutter 2017, arXiv:1711.05101).
+
+    Raises:
+        ConfigError: a registered one's file is not imported, or it made no optimizer.
     """
     parameters = list(parameters)
+    if config.optimizer not in OPTIMIZERS:
+        return _registered_optimizer(config, parameters)
     # Fused: one pass over each tensor instead of a dozen, with the same bits from run to run.
     fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
     if config.optimizer in ("sgd", "momentum"):
@@ -27,11 +35,30 @@ def build_optimizer(config: ImageConfig, parameters: Iterable[nn.Parameter]) -> 
     return rule(parameters, config.lr, weight_decay=config.weight_decay, fused=fused)
 
 
+def _registered_optimizer(config: ImageConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    build = registered("optimizer", config.optimizer)
+    if build is None:
+        raise ConfigError(
+            f"optimizer = {config.optimizer!r}: the file that registers it is not imported", "optimizer"
+        )
+    made = call_part("optimizer", config, build, parameters, lr=config.lr, weight_decay=config.weight_decay)
+    if not isinstance(made, torch.optim.Optimizer):
+        raise ConfigError(
+            f"optimizer = {config.optimizer!r}: it made a {type(made).__name__}, not a torch.optim.Optimizer",
+            "optimizer",
+        )
+    return made
+
+
 def learning_rate(config: ImageConfig, step: int, steps_per_epoch: int) -> float:
     """The learning rate of optimizer step number `step`, counted from 0.
 
     It rises linearly to `lr` over the warm-up, from lr / warm-up steps at the first step; then it is constant, or
-    decays along a half cosine to 0 at the end of the last epoch (Loshchilov & Hutter 2016, arXiv:1608.03983, eq. 5).
+    decays along a half cosine to 0 at the end of the last epoch (Loshchilov & Hutter 2016, arXiv:1608.03983, eq. 5),
+    or follows a registered schedule.
+
+    Raises:
+        ConfigError: a registered schedule's file is not imported.
     """
     warmup_steps = round(config.warmup_epochs * steps_per_epoch)
     if step < warmup_steps:
@@ -39,6 +66,13 @@ def learning_rate(config: ImageConfig, step: int, steps_per_epoch: int) -> float
     if config.schedule == "constant":
         return config.lr
     falling_steps = config.epochs * steps_per_epoch - warmup_steps
+    if config.schedule != "cosine":
+        factor = registered("schedule", config.schedule)
+        if factor is None:
+            raise ConfigError(
+                f"schedule = {config.schedule!r}: the file that registers it is not imported", "schedule"
+            )
+        return config.lr * float(call_part("schedule", config, factor, step - warmup_steps, falling_steps))
     done = min(1.0, (step - warmup_steps) / max(1, falling_steps))
     return config.lr * 0.5 * (1 + math.cos(math.pi * done))
 

@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from mixsweep.core import records
-from mixsweep.core.data.augment import Crops, draw_crops, prepare
-from mixsweep.core.data.datasets import Images, epoch_order, split_indices, stream_generator, stream_seed
+from mixsweep.core.data.augment import prepare
+from mixsweep.core.data.batches import Augmentation
+from mixsweep.core.data.datasets import Images, epoch_order, split_indices, stream_seed
 from mixsweep.core.errors import ConfigError
 from mixsweep.core.models.build import build_model
 from mixsweep.core.records import ENERGY, UTILISATION, Record
@@ -72,6 +73,9 @@ class Trial:
         self.images = images.to(device)
         train, valid = split_indices(config, images)
         self._train, self._valid = train.to(device), valid.to(device)
+        self._valid_part = (self.images.train_images, self.images.train_labels)
+        if self.images.valid_images is not None and self.images.valid_labels is not None:
+            self._valid_part = (self.images.valid_images, self.images.valid_labels)
         if len(train) < config.batch_size:
             raise ConfigError(
                 f"batch_size = {config.batch_size} is larger than the {len(train)} train images", "batch_size"
@@ -84,7 +88,9 @@ class Trial:
             )
         self._layout = torch.channels_last if config.model == "resnet18" else torch.contiguous_format
         _seed_globals(stream_seed(config.seed, 0, "weights"))
-        self.model = build_model(config, images.classes).to(device).to(memory_format=self._layout)
+        self.model = (
+            build_model(config, images.classes, images.shape).to(device).to(memory_format=self._layout)
+        )
         if ranks.world > 1 and batch_norm == "synchronised":
             self.model = synchronise(self.model, device)
         self.optimizer = build_optimizer(config, self.model.parameters())
@@ -137,9 +143,7 @@ class Trial:
                 devices.reset_peak_memory(self.device)
                 counters.begin()
                 train_loss, train_accuracy, train_seconds = self._train_epoch()
-                valid_loss, valid_accuracy, valid_seconds = self._evaluate(
-                    self.images.train_images, self.images.train_labels, self._valid
-                )
+                valid_loss, valid_accuracy, valid_seconds = self._evaluate(*self._valid_part, self._valid)
                 reading = counters.end()
                 record = Record(
                     trial_id=self.config.trial_id,
@@ -186,22 +190,19 @@ class Trial:
         config, images = self.config, self.images
         epoch = self.epoch + 1
         order = self._train[epoch_order(config, epoch, len(self._train)).to(self.device)]
-        augmentation = stream_generator(config.seed, epoch, "augmentation")
-        own = "" if self._ranks.leads else f" of rank {self._ranks.rank}"
-        _seed_globals(stream_seed(config.seed, epoch, "dropout" + own))
+        augmentation = Augmentation(config, images.shape, self.device, epoch)
+        rank = "" if self._ranks.leads else f" of rank {self._ranks.rank}"
+        _seed_globals(stream_seed(config.seed, epoch, "dropout" + rank))
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
         self.model.train()
         devices.synchronize(self.device)
         start = time.perf_counter()
-        crops = draw_crops(config.augment, self.steps_per_epoch, config.batch_size, augmentation, self.device)
-        batches: Iterable[tuple[Tensor, Crops | None]] = zip(order.split(config.batch_size), crops)
-        if self._ranks.world > 1:
-            batches = self._own_parts(batches)
-        for chosen, crop in batches:  # without an incomplete last batch
-            x_BCHW = prepare(images.train_images[chosen], images.mean, images.std, crop)
+        own = self._own_part()
+        crops = augmentation.draw(self.steps_per_epoch, config.batch_size)
+        for chosen, crop in zip(order.split(config.batch_size), crops):  # without an incomplete last batch
+            x_BCHW, labels_B = augmentation.apply(images, chosen, crop, own)
             x_BCHW = x_BCHW.contiguous(memory_format=self._layout)
-            labels_B = images.train_labels[chosen]
             set_learning_rate(self.optimizer, self._learning_rate(self.step))
             self.optimizer.zero_grad(set_to_none=True)
             for x, labels in self._micro_batches(x_BCHW, labels_B):
@@ -222,17 +223,15 @@ class Trial:
         count = self.steps_per_epoch * config.batch_size
         return loss_sum.item() / count, correct.item() / count, seconds
 
-    def _own_parts(
-        self, batches: Iterable[tuple[Tensor, Crops | None]]
-    ) -> Iterator[tuple[Tensor, Crops | None]]:
-        """This rank's images of each batch.
+    def _own_part(self) -> Tensor | None:
+        """Positions in a batch of this rank's images; None where there is one rank.
 
         Each micro-batch is split over the ranks, so that it has the same images on any number of ranks.
         """
+        if self._ranks.world == 1:
+            return None
         micro_batches = torch.arange(self.config.batch_size, device=self.device).view(self._accumulate, -1)
-        own = self._ranks.shard(micro_batches, 1).flatten()
-        for chosen, crop in batches:
-            yield chosen[own], crop and Crops(crop.rows[own], crop.columns[own])
+        return self._ranks.shard(micro_batches, 1).flatten()
 
     def _micro_batches(self, x_BCHW: Tensor, labels_B: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         parts = zip(x_BCHW.chunk(self._accumulate), labels_B.chunk(self._accumulate))

@@ -83,12 +83,17 @@ def sweep_file_schema() -> Schema:
     top = {name: {**keys.get(name, {}), **by_hand.get(name, {})} for name in TOP_KEYS}
     part = {name: top[name] for name in PART_KEYS} | {"name": _keys(Part)["name"]}
     part["base"] = {**top["base"], "not": {"required": ["seed"]}}  # seeds are paired across parts
+    images = {name: schema for name, schema in top.items() if name not in _OF_OWN}
     return {
         "$schema": _DRAFT,
         "title": "A sweep file of mixsweep",
         "if": {"anyOf": [{"required": ["trainable"]}, {"required": ["command"]}]},
         "then": _table(_with_any_fields(top, keys["metric"])),
-        "else": _table({name: schema for name, schema in top.items() if name not in _OF_OWN}),
+        "else": {
+            "if": {"required": ["imports"]},  # registered parts, and their fields
+            "then": _table({**images, **_any_fields(top)}),
+            "else": _table(images),
+        },
         "dependentSchemas": {
             # With several questions these belong inside each of [[parts]], or in a file of their own.
             "parts": {"properties": dict.fromkeys((*ONLY_IN_PARTS, "search", "stopping"), False)},
@@ -124,17 +129,18 @@ def _command() -> Schema:
 
 def _with_any_fields(top: Mapping[str, Schema], metric: Schema) -> dict[str, Schema]:
     """The keys of a sweep of a trainable of one's own: its fields and metrics are known to its class only."""
+    any_metric = {key: value for key, value in metric.items() if key != "enum"}
+    return {**top, **_any_fields(top), "metric": any_metric}
+
+
+def _any_fields(top: Mapping[str, Schema]) -> dict[str, Schema]:
+    """The keys that name fields of a trial, where only the user's files know the fields."""
     table: Schema = {"type": "object"}
     claims = {"type": "array", "items": {**_claim(), "properties": dict(_keys(Claim))}}
-    own = {"base": table, "space": table, "when": table, "claims": claims}
     parts = {"type": "array", "items": table, "minItems": 1}
     seeds = {**top["seeds"], "anyOf": [top["seeds"]["anyOf"][0], {"type": "array", "minItems": 1}]}
-    any_metric = {key: value for key, value in metric.items() if key != "enum"}
-    named = {"metric": any_metric, "parts": parts, "seeds": seeds}
-    described = {
-        name: {"description": top[name]["description"], **schema} for name, schema in (own | named).items()
-    }
-    return {**top, **described}
+    own = {"base": table, "space": table, "when": table, "claims": claims, "parts": parts, "seeds": seeds}
+    return {name: {"description": top[name]["description"], **schema} for name, schema in own.items()}
 
 
 def places_schema() -> Schema:
@@ -173,8 +179,8 @@ def _trial_fields() -> dict[str, TrialField]:
 def _trial_field(spec: TrialField) -> Schema:
     kind: Schema = {"type": {str: "string", int: "integer", float: "number"}[spec.type]}
     kind |= _bounds(low=spec.low, high=spec.high, above=spec.above)
-    if spec.choices:
-        kind["enum"] = list(spec.choices)
+    if spec.choices or spec.examples:  # further names are registered by `imports`
+        kind["enum"] = list(spec.choices or spec.examples)
     schema = {"type": "array", "items": kind, "minItems": 1} if spec.is_list else kind
     only = [f"{other} = {' or '.join(values)}" for other, values in spec.applies.items()]
     schema["description"] = spec.doc + (f"; counts for {', '.join(only)} only" if only else "")

@@ -15,7 +15,6 @@ from mixsweep.core.store.arrow import column_type
 from mixsweep.core.store.code_copy import keep_code
 from mixsweep.core.store.definitions import save_definition
 from mixsweep.core.store.store import SweepStore
-from mixsweep.core.trainables.declared import DeclaredTrainable
 from mixsweep.core.trainables.interface import Trainable
 from mixsweep.sweep.planning.schema import Part, SpecError, SweepSpec
 from mixsweep.sweep.planning.space import expand, meets
@@ -207,7 +206,7 @@ def _first_generation(spec: SweepSpec, size: int) -> Plan:
 def save_plan(plan: Plan, store: SweepStore) -> None:
     """Write the sweep file and its plan into the store."""
     store.trials_path.mkdir(parents=True, exist_ok=True)
-    if isinstance(plan.spec.trainable, DeclaredTrainable):
+    if plan.spec.trainable.definition is not None:
         save_definition(store.path, plan.spec.trainable.definition)
     if plan.spec.command is not None and plan.spec.command.code is not None:
         keep_code(store.path, plan.spec.command.code)

@@ -10,9 +10,9 @@ from mixsweep.core import registry
 from mixsweep.core.errors import ConfigError, did_you_mean
 from mixsweep.core.toml.reader import Reader
 from mixsweep.core.trainables import own_class
-from mixsweep.core.trainables.declared import DeclaredTrainable
 from mixsweep.core.trainables.interface import Trainable
 from mixsweep.core.trainables.kinds import declare, find_trainable
+from mixsweep.core.trainables.own_fields import definition_of_parts
 from mixsweep.sweep.planning.command_schema import CommandSpec, read_command
 from mixsweep.sweep.planning.schema import MODES
 
@@ -54,7 +54,7 @@ def read_user_code(reader: Reader, source: Mapping[str, Any], path: Path | None)
         located = {"kind": trainable.kind, "trainable": f"{imports[0]}:{name}"}
         code = UserCode(trainable=trainable, located=located)
     else:
-        code = UserCode(trainable=find_trainable(), located={})
+        code = _parts(reader)
     if not imports:
         return code
     files = {"imports": list(imports), "project": project}
@@ -110,7 +110,7 @@ def _import(
     return tuple(dict.fromkeys(files)), str(project), modules
 
 
-def _own_class(reader: Reader, source: Mapping[str, Any], module: ModuleType, name: str) -> DeclaredTrainable:
+def _own_class(reader: Reader, source: Mapping[str, Any], module: ModuleType, name: str) -> Trainable:
     file = Path(source["trainable"].rpartition(":")[0])
     metric, mode = reader.text(source, "metric", ""), source.get("mode")
     compared = {metric: str(mode)} if metric and mode in MODES else {}
@@ -124,6 +124,17 @@ def _own_class(reader: Reader, source: Mapping[str, Any], module: ModuleType, na
         raise reader.error("trainable", str(error)) from error
     own_class.attach(definition, cls)
     return declare(definition)
+
+
+def _parts(reader: Reader) -> UserCode:
+    """The image trainer, with the fields of the parts that the imported files registered."""
+    try:
+        definition = definition_of_parts()
+    except ConfigError as error:
+        raise reader.error("imports", str(error)) from error
+    if definition is None:
+        return UserCode(trainable=find_trainable(), located={})
+    return UserCode(trainable=declare(definition), located={"kind": definition.kind})
 
 
 def _command(reader: Reader, source: Mapping[str, Any], path: Path | None) -> UserCode:

@@ -15,10 +15,9 @@ from mixsweep.core.records import Record
 from mixsweep.core.store.code_copy import code_path, keep_code, read_code
 from mixsweep.core.store.store import SweepStore
 from mixsweep.core.store.trial.info import TrialInfo
-from mixsweep.core.trainables import own_class
+from mixsweep.core.trainables import own_class, own_fields
 from mixsweep.core.trainables.command.trial import Command
 from mixsweep.core.trainables.command.trial import attach as attach_command
-from mixsweep.core.trainables.declared import DeclaredTrainable
 from mixsweep.core.trainables.definition import Definition
 from mixsweep.core.trainables.kinds import declare
 from mixsweep.core.version import __version__
@@ -109,7 +108,7 @@ def make_worker_spec(plan: Plan, run_config: RunConfig) -> WorkerSpec:
         mode=spec.mode,
         epochs={config.trial_id: config.epochs for config in plan.trials},
         stopping=spec.stopping,
-        definition=spec.trainable.definition if isinstance(spec.trainable, DeclaredTrainable) else None,
+        definition=spec.trainable.definition,
         command=_command_of(spec, run_config.store),
         imports=spec.imports,
         project=spec.project,
@@ -180,6 +179,9 @@ def import_code(worker_spec: WorkerSpec) -> None:
     if worker_spec.definition is not None and worker_spec.command is not None:
         declare(worker_spec.definition)
         attach_command(worker_spec.definition.kind, worker_spec.command)
+    elif worker_spec.definition is not None and worker_spec.definition.source == own_fields.SOURCE:
+        own_fields.check_fields(worker_spec.definition)
+        declare(worker_spec.definition)
     elif worker_spec.definition is not None:
         _attach_class(worker_spec.definition, modules[0])
 

@@ -273,7 +273,7 @@ class _Pictures(Dataset[tuple[Tensor, int]]):
         self._transform = transforms.Compose(
             [
                 transforms.RandomHorizontalFlip(),
-                transforms.RandomResizedCrop(augment.SIDE, augment.SCALE, augment.RATIO),
+                transforms.RandomResizedCrop(32, augment.SCALE, augment.RATIO),
                 transforms.ToTensor(),
                 transforms.Normalize(images.mean, images.std),
             ]

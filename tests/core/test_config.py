@@ -69,20 +69,20 @@ def test_trials_of_a_version_before_the_courses_initial_weights_keep_their_ids(
 CONFIG_VALUES = st.fixed_dictionaries(
     {},
     optional={
-        "model": st.sampled_from(registry.BUILT_IN_MODELS),
-        "dataset": st.sampled_from(registry.BUILT_IN_DATASETS),
+        "model": st.sampled_from(registry.BUILT_IN["model"]),
+        "dataset": st.sampled_from(registry.BUILT_IN["dataset"]),
         "split": st.sampled_from(config_module.SPLITS),
-        "augment": st.sampled_from(config_module.AUGMENTS),
-        "activation": st.sampled_from(config_module.ACTIVATIONS) | st.none(),
+        "augment": st.sampled_from(registry.BUILT_IN["augment"]),
+        "activation": st.sampled_from(registry.BUILT_IN["activation"]) | st.none(),
         "hidden": st.lists(st.integers(1, 4096), min_size=1, max_size=5),
         "patch_size": st.sampled_from([1, 2, 4, 8, 16, 32]),
         "embed_dim": st.integers(1, 1024),
         "token_ratio": st.floats(0.01, 8),
         "dropout": st.floats(0, 0.99),
-        "optimizer": st.sampled_from(config_module.OPTIMIZERS),
+        "optimizer": st.sampled_from(registry.BUILT_IN["optimizer"]),
         "lr": st.floats(1e-8, 10),
         "momentum": st.floats(0, 0.9999),
-        "schedule": st.sampled_from(config_module.SCHEDULES),
+        "schedule": st.sampled_from(registry.BUILT_IN["schedule"]),
         "warmup_epochs": st.floats(0, 10),
         "batch_size": st.integers(1, 64).map(lambda n: 8 * n),
         "accumulate": st.sampled_from([1, 2, 4, 8]),
@@ -198,13 +198,13 @@ def test_one_initialisation_under_two_names_is_one_trial(monkeypatch: pytest.Mon
     assert ImageConfig(model="mixer", init="glorot_normal") != ImageConfig(model="mixer")
     assert ImageConfig(model="resnet18", init="torch") == ImageConfig(model="resnet18")
     assert ImageConfig(model="mixer", init="course") == ImageConfig(model="mixer")
-    monkeypatch.setitem(registry._models, "own", lambda config, classes: None)
+    monkeypatch.setitem(registry._registered["model"], "own", lambda config, classes: None)
     assert ImageConfig(model="own", init="torch") == ImageConfig(model="own")
     assert ImageConfig(model="own", init="glorot_normal") != ImageConfig(model="own")
 
 
 def test_a_registered_model_may_use_every_field(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(registry._models, "own", lambda config, classes: None)
+    monkeypatch.setitem(registry._registered["model"], "own", lambda config, classes: None)
     config = ImageConfig(model="own", hidden=(8,), patch_size=8, dropout=0.5)
     assert (config.hidden, config.patch_size, config.dropout) == ((8,), 8, 0.5)
 

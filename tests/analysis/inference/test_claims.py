@@ -320,7 +320,7 @@ def test_a_users_builder_that_raises_costs_the_parameter_count_alone(tmp_path, m
     def broken(config, classes):
         raise RuntimeError("no such layer")
 
-    monkeypatch.setitem(registry._models, "broken", broken)
+    monkeypatch.setitem(registry._registered["model"], "broken", broken)
     part = SyntheticPart(name="b", base={"model": "broken"}, space={"lr": [1e-3]}, final={1e-3: 0.5})
     trials = load_trials(write_sweep(tmp_path / "b", [part]))
     assert trials["parameters"].isna().all()

@@ -282,12 +282,12 @@ def test_a_temporary_cache_that_others_can_write_is_not_trusted(
 
 
 def test_files_of_like_names_are_both_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_models", {})
+    monkeypatch.setitem(registry._registered, "model", {})
     for name in ("a-b", "a_b"):
         path = tmp_path / f"{name}.py"
         path.write_text(f"from mixsweep import register_model\nregister_model({name!r}, print)\n")
         registry.import_file(path)
-    assert set(registry._models) == {"a-b", "a_b"}
+    assert set(registry._registered["model"]) == {"a-b", "a_b"}
 
 
 def test_processes_that_start_together_share_one_cache(tmp_path: Path, cache: Path) -> None:
@@ -401,7 +401,7 @@ def test_streams_of_different_purposes_seeds_and_epochs_are_different_numbers() 
 
 
 def register(monkeypatch: pytest.MonkeyPatch, result: object) -> None:
-    monkeypatch.setattr(registry, "_datasets", {"mine": lambda data_dir: result})
+    monkeypatch.setitem(registry._registered, "dataset", {"mine": lambda data_dir: result})
 
 
 def test_a_registered_set_is_loaded_and_checked(monkeypatch: pytest.MonkeyPatch) -> None:

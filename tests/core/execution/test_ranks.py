@@ -114,7 +114,7 @@ def work_together(configs: list[ImageConfig], stores: list[Path], values: dict[s
         store=stores[int(os.environ["RANK"])], ranks=int(os.environ["WORLD_SIZE"]),
         retention=Retention("all"), rank_timeout_seconds=TIMEOUT_SECONDS, checkpoint_share=0.5, stopping=True,
     )  # fmt: skip
-    registry._models.update(FAILING_MODELS)
+    registry._registered["model"].update(FAILING_MODELS)
     return list(work(configs, run_config, **values))
 
 
@@ -166,7 +166,7 @@ def stop_at_2(record: Record) -> bool:
 @pytest.fixture
 def _failing_models(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, build in FAILING_MODELS.items():
-        monkeypatch.setitem(registry._models, name, build)
+        monkeypatch.setitem(registry._registered["model"], name, build)
 
 
 # --- Starting them -------------------------------------------------------------------------------------

@@ -80,7 +80,7 @@ def register(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Callable[..., An
     """Registers a model for one test."""
 
     def add(name: str, build: Callable[..., Any]) -> None:
-        monkeypatch.setitem(registry._models, name, build)
+        monkeypatch.setitem(registry._registered["model"], name, build)
 
     return add
 
@@ -389,7 +389,7 @@ def work_on_a_deadly_trial(store: Path, configs: list[ImageConfig]) -> None:
 def test_a_trial_that_kills_its_process_each_time_ends_failed_and_holds_up_no_other(
     tmp_path: Path, tiny: Tiny, processes: ForkServerContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(registry._models, "deadly", kill_itself)
+    monkeypatch.setitem(registry._registered["model"], "deadly", kill_itself)
     deadly, sound = tiny(model="deadly", batch_size=64), tiny()
     for deaths in itertools.count():
         worker = processes.Process(target=work_on_a_deadly_trial, args=(tmp_path, [deadly, sound]))
@@ -514,7 +514,7 @@ def test_missing_data_are_tried_again_by_the_next_command_and_not_within_one(
             raise DataError("own: no images yet")
         return load_images("digits", None)
 
-    monkeypatch.setitem(registry._datasets, "own", load)
+    monkeypatch.setitem(registry._registered["dataset"], "own", load)
     config = tiny(dataset="own")
     run_config = new_command(tmp_path)
     (end,) = run([config], run_config)

@@ -206,7 +206,7 @@ def test_the_random_state_alone_decides_the_weights(model: str) -> None:
 def test_a_registered_model_is_built_and_keeps_its_own_initial_weights(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(registry, "_models", {})
+    monkeypatch.setitem(registry._registered, "model", {})
 
     def build(config: ImageConfig, classes: int) -> nn.Module:
         linear = nn.Linear(3072, classes)

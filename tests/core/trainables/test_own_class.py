@@ -23,7 +23,8 @@ from mixsweep.core.store.trial.info import TrialInfo
 from mixsweep.core.trainables import kinds, own_class
 from mixsweep.core.trainables.declared import DeclaredTrainable
 from mixsweep.core.trainables.definition import UNLIMITED, Definition
-from mixsweep.core.trainables.own_class import Run, field
+from mixsweep.core.trainables.field_types import field
+from mixsweep.core.trainables.own_class import Run
 from tests.support.trials import log_text
 
 

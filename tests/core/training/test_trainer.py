@@ -142,7 +142,7 @@ def test_a_registered_model_may_draw_from_pythons_and_numpys_random_numbers(
             noise = random.random() + np.random.random() if self.training else 0.0
             return self.linear(x.flatten(1) + noise)
 
-    monkeypatch.setitem(registry._models, "noisy", lambda config, classes: Noisy(classes))
+    monkeypatch.setitem(registry._registered["model"], "noisy", lambda config, classes: Noisy(classes))
     config = tiny(model="noisy", epochs=2)
     first = trajectory(run(config, digits))
     random.seed(1)

@@ -21,6 +21,7 @@ from tests.sweep.planning import test_parse
 from tests.sweep.planning.test_parse import KEYS, PARTS, UNHURRIED, VALUES, changed
 
 SCRIPT = ROOT / "examples" / "script" / "script.toml"
+OWN_CNN = ROOT / "examples" / "own-cnn" / "own-cnn.toml"
 CHAR_GPT = ROOT / "examples" / "char-gpt" / "char-gpt.toml"
 SWEEPS = Draft202012Validator(sweep_file_schema())
 PLACES = Draft202012Validator(places_schema())
@@ -56,10 +57,6 @@ EXAMPLES = [
 # What a schema cannot know, and `sweep plan` says: registered names and files, what several keys make together,
 # what divides what, and numbers that are not finite.
 BEYOND_A_SCHEMA = [
-    ("base.model", "resnet81"),
-    ("base.dataset", "cifar-10"),
-    ("space.model", {"grid_search": ["mlp", "mixr"]}),
-    ("when.patch_size", {"model": "mixr"}),
     ("imports", ["gone.py"]),
     ("imports", ["nul\0l.py"]),
     ("name", "a\nb"),
@@ -91,8 +88,10 @@ def test_both_are_schemas_that_say_what_every_key_means() -> None:
     for validator in (SWEEPS, PLACES):
         Draft202012Validator.check_schema(validator.schema)
         assert validator.schema["$schema"].endswith("2020-12/schema")
-    top = SWEEPS.schema["else"]["properties"]
-    assert all(key["description"] for key in (*top.values(), *SWEEPS.schema["then"]["properties"].values()))
+    others = SWEEPS.schema["else"]
+    top = others["else"]["properties"]
+    branches = (others["else"], others["then"], SWEEPS.schema["then"])
+    assert all(key["description"] for branch in branches for key in branch["properties"].values())
     fields = SWEEPS.schema["$defs"]["fields"]
     assert fields["lr"] == {
         "description": "peak learning rate",
@@ -100,7 +99,7 @@ def test_both_are_schemas_that_say_what_every_key_means() -> None:
         "exclusiveMinimum": 0,
         "default": 0.001,
     }
-    assert fields["model"]["examples"] == ["mlp", "resnet18", "mixer"]
+    assert fields["model"]["enum"] == fields["model"]["examples"] == ["mlp", "resnet18", "mixer"]
     assert "parent" not in fields
     assert "asynchronous" not in str(top["stopping"])  # one line a key, not the class's prose
 
@@ -120,6 +119,14 @@ def test_a_sweep_of_a_trainable_of_ones_own_has_any_fields_and_metrics_but_the_s
     assert problems(SWEEPS, example | {"sedes": 3})
     assert problems(SWEEPS, example | {"trainable": "char_gpt"})
     assert problems(SWEEPS, {name: value for name, value in example.items() if name != "trainable"})
+
+
+def test_a_sweep_with_imports_may_name_registered_parts_and_their_fields() -> None:
+    example = tomllib.loads(OWN_CNN.read_text(encoding="utf-8"))
+    assert problems(SWEEPS, example) == []
+    assert problems(SWEEPS, example | {"sedes": 3})
+    assert problems(SWEEPS, example | {"metric": "accuracy"})
+    assert problems(SWEEPS, {name: value for name, value in example.items() if name != "imports"})
 
 
 def test_the_files_of_the_other_tests_fit() -> None:

@@ -163,7 +163,7 @@ WRONG = [
     ("base.patch_size", 5, "base.patch_size: patch_size = 5 does not divide the image side 32; allowed: 1"),
     ("space.patch_size", {"grid_search": [4, 5]}, "space.patch_size: patch_size = 5 does not divide"),
     ("space.patch_size", {"randint": [3, 9]}, "space.patch_size: patch_size = 3 does not divide"),
-    ("space.patch_size", {"randint": [4, 64]}, "space.patch_size: patch_size = 63 is too large"),
+    ("space.patch_size", {"randint": [4, 64]}, "space.patch_size: patch_size = 63 does not divide"),
     ("space.seed", {"grid_search": [1, 2]}, "space.seed: write `seeds = N` instead"),
     ("space.lr", [0.1, 0.01], "space.lr: [0.1, 0.01] is not like { grid_search = [1, 2] }; allowed: grid_"),
     ("space.lr", {}, "space.lr: {} is not like"),
