@@ -48,9 +48,9 @@ _forms: dict[str, DataForm] = {}  # by data set
 def register_model(name: str, build: Callable[..., Any]) -> None:
     """Make `model = name` mean `build(shape, classes, *, …) -> torch.nn.Module`.
 
-    The module takes images [batch, *shape] (normalised float; `shape` is channels, height, width) and returns logits
-    [batch, classes]. Keyword-only parameters with a default become fields of the trial; one without a default that is
-    named like a built-in field gets its value, and `activation` a function that makes the module.
+    The module takes images [batch, channels, height, width] (normalised float; `shape` is the last three) and returns
+    logits [batch, classes]. Keyword-only parameters with a default become fields of the trial; one without a default
+    that is named like a built-in field gets its value, and `activation` a function that makes the module.
 
     A builder whose first parameter is not called `shape` is called with the trial's config in its place.
 

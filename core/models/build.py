@@ -40,7 +40,8 @@ def build_model(config: ImageConfig, classes: int, shape: Shape = (3, 32, 32)) -
     build = registered("model", config.model)
     model: nn.Module
     if build is not None:
-        model = call_part("model", config, build, shape if takes_shape(build) else config, classes)
+        first = shape if takes_shape(build) else config
+        model = call_part("model", config, build, first, classes, instead={"activation": act})
         if not isinstance(model, nn.Module):
             raise ConfigError(
                 f"model = {config.model!r}: its builder returned a {type(model).__name__}, not an nn.Module",

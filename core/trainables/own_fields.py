@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, make_dataclass, replace
 from dataclasses import Field as DataclassField
 from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 from mixsweep.core import config as configs
@@ -103,24 +104,22 @@ def check_fields(definition: Definition) -> None:
             )
 
 
-def call_part(part: str, config: ImageConfig, build: Callable[..., Any], *given: Any, **named: Any) -> Any:
-    """Call what builds a registered part, with the values of its own fields.
+def call_part(
+    part: str,
+    config: ImageConfig,
+    build: Callable[..., Any],
+    *given: Any,
+    instead: Mapping[str, Any] = MappingProxyType({}),
+    **named: Any,
+) -> Any:
+    """Call what builds a registered part, with the values of its own fields and of built-in ones that it names.
 
     Args:
         given, named: what any part of this sort is called with.
+        instead: what built-in fields are given as, by name, where not as their value.
     """
-    wanted = {
-        name: activation_of(config) if name == "activation" else config[name]
-        for name in _built_in_parameters(part, build)
-    }
+    wanted = {name: instead.get(name, config[name]) for name in _built_in_parameters(part, build)}
     return build(*given, **named, **config.values_of(part), **wanted)
-
-
-def activation_of(config: ImageConfig) -> Callable[[], Any]:
-    """What makes a trial's activation."""
-    from mixsweep.core.models.build import activation_maker  # it imports torch, which a plan does not need
-
-    return activation_maker(config)
 
 
 def takes_shape(build: Callable[..., Any]) -> bool:

@@ -3,10 +3,11 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-import mixsweep
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
+
+import mixsweep
 
 
 def build(

@@ -141,7 +141,7 @@ class SweepSpec:
     )
     search_seed: int = toml_key(0, "seed of drawn fields, and of a search", low=0)
     imports: tuple[str, ...] = toml_key_by_hand(
-        (), "Python files that register models or data sets, relative to the file's folder"
+        (), "Python files that register models, data sets or other parts, relative to the file's folder"
     )
     project: str = toml_key_by_hand(
         "", "the folder that comes first in sys.path; left out: the nearest with .git or pyproject.toml"

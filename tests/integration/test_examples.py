@@ -55,8 +55,19 @@ SCRIPT = Example(
 )
 
 
+OWN_CNN = Example(
+    "own-cnn",
+    (
+        "base.epochs=8", "base.train_limit=200", "base.valid_limit=50", "space.width.grid_search=[2, 4]",
+        "space.kernel_size.grid_search=[3]", "claims=[]", "seeds=2",
+    ),
+    ("valid_accuracy", "valid_loss", "train_loss"),
+    8,
+)  # fmt: skip
+
+
 # In `debug` each example is tested; elsewhere one that changes with the day. `make examples` has all everywhere.
-ALL = (CHAR_GPT, SCRIPT)
+ALL = (CHAR_GPT, SCRIPT, OWN_CNN)
 OF_TODAY = ALL if os.environ.get("EXAMPLES") == "all" else (ALL[date.today().toordinal() % len(ALL)],)
 
 

@@ -76,6 +76,44 @@ def test_a_padded_crop_equals_torchvisions_for_every_position() -> None:
             assert torch.equal(made, expected.float())
 
 
+@pytest.mark.parametrize("size", [(28, 28), (24, 40), (80, 72), (96, 96)])
+def test_crops_of_images_of_any_size_equal_torchvisions(size: tuple[int, int]) -> None:
+    count = 40
+    images = torch.randint(0, 256, (count, 2, *size), dtype=torch.uint8, generator=generator(0))
+    boxes = sample("flip_resized_crop", 1, count, generator(3), size)
+    ours = apply(images, to_crops(boxes, torch.device("cpu"), size))
+    rows = zip(*(values.tolist() for values in vars(boxes).values()))
+    for image, (top, left, height, width, flip), made in zip(images.float(), rows, ours):
+        expected = reference.resized_crop(image, top, left, height, width, size=list(size), antialias=True)
+        expected = reference.horizontal_flip(expected) if flip else expected
+        torch.testing.assert_close(made, expected, atol=1e-2, rtol=0)
+    padded = sample("flip_crop", 1, count, generator(4), size)
+    ours = apply(images, to_crops(padded, torch.device("cpu"), size))
+    for image, top, left, flip, made in zip(images, padded.top, padded.left, padded.flip, ours):
+        expected = reference.crop(
+            reference.pad(image, [4, 4, 4, 4]), int(top) + 4, int(left) + 4, size[0], size[1]
+        )
+        assert torch.equal(made, (reference.horizontal_flip(expected) if flip else expected).float())
+
+
+@pytest.mark.parametrize("size", [(28, 28), (30, 40), (20, 200)])
+def test_resized_boxes_of_images_of_any_size_are_distributed_as_torchvisions(size: tuple[int, int]) -> None:
+    count = 10_000
+    ours = sample("flip_resized_crop", 1, count, generator(1), size)
+    torch.manual_seed(2)
+    image = torch.zeros(3, *size)
+    theirs = torch.tensor([RandomResizedCrop.get_params(image, [0.8, 1], [0.9, 1.1]) for _ in range(count)])
+    for mine, column in ((ours.height, 2), (ours.width, 3)):
+        if len(mine.unique()) == 1:
+            assert mine.unique().tolist() == theirs[:, column].unique().tolist()
+        else:
+            counts = torch.stack([mine.bincount(minlength=300), theirs[:, column].bincount(minlength=300)])
+            assert stats.chi2_contingency(counts[:, counts.sum(0) >= 10].numpy()).pvalue > 0.01
+    assert torch.stack([ours.top, ours.left]).min() >= 0
+    assert (ours.top + ours.height).max() <= size[0]
+    assert (ours.left + ours.width).max() <= size[1]
+
+
 def test_resized_boxes_are_distributed_as_torchvisions() -> None:
     count = 20_000
     ours = sample("flip_resized_crop", 1, count, generator(1))

@@ -1,0 +1,106 @@
+"""Sweep files with registered parts: the example's, and typical mistakes, each of which is one line."""
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mixsweep.core import registry
+from mixsweep.sweep.planning.parse import load_spec
+from mixsweep.sweep.planning.plan import make_plan
+from mixsweep.sweep.planning.schema import SpecError, SweepSpec
+from tests.support.commands import ROOT
+
+EXAMPLE = ROOT / "examples" / "own-cnn"
+
+
+@pytest.fixture(autouse=True)
+def _nothing_registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_registered", "_recalled"):
+        table: dict[str, Any] = getattr(registry, name)
+        monkeypatch.setattr(registry, name, {part: type(values)() for part, values in table.items()})
+    monkeypatch.setattr(registry, "_forms", {})
+
+
+def load(folder: Path, code: tuple[str, str] = ("", ""), *settings: str) -> SweepSpec:
+    """The example's sweep file, with a part of its code replaced."""
+    assert code[0] in (EXAMPLE / "own_cnn.py").read_text(encoding="utf-8")
+    shutil.copytree(EXAMPLE, folder, dirs_exist_ok=True)
+    text = (folder / "own_cnn.py").read_text(encoding="utf-8")
+    (folder / "own_cnn.py").write_text(text.replace(*code) if code[0] else text, encoding="utf-8")
+    return load_spec(folder / "own-cnn.toml", settings)
+
+
+def test_the_examples_fields_are_planned(tmp_path: Path) -> None:
+    spec = load(tmp_path)
+    plan = make_plan(spec)
+    assert len(plan.trials) == 18
+    assert {(config["width"], config["kernel_size"]) for config in plan.trials} == {
+        (width, size) for width in (2, 8, 16) for size in (3, 5)
+    }
+    assert {(config["decay_share"], config["beta"], config["augment"]) for config in plan.trials} == {
+        (0.3, 0.9, "none")
+    }
+    assert spec.trainable.parameters(plan.trials[0].to_mapping()) == 2 * 10 + 4 * 19 + 10 * 197
+    assert spec.source["kind"] == spec.kind != "image"
+
+
+def test_the_resolved_file_makes_the_same_plan(tmp_path: Path) -> None:
+    spec = load(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "sweep.toml").write_text(spec.to_toml(), encoding="utf-8")
+    again = load_spec(tmp_path / "elsewhere" / "sweep.toml")
+    assert [c.trial_id for c in make_plan(again).trials] == [c.trial_id for c in make_plan(spec).trials]
+
+
+MISTAKES: dict[str, tuple[tuple[str, str], tuple[str, ...], str]] = {
+    "a field's name": (("", ""), ("base.widht=3",), "base.widht: unknown field; did you mean 'width'?"),
+    "a field's type": (
+        ("", ""),
+        ("space.width.grid_search=[1.5]",),
+        "space.width: width = 1.5 is not an integer",
+    ),
+    "a field's bound": (("", ""), ("space.width.grid_search=[0]",), "space.width: width = 0 is too small"),
+    "a model's name": (("", ""), ("base.model=cmn",), "base.model: model = 'cmn' is not known; did you mean 'cnn'?"),
+    "an optimizer's name": (("", ""), ("base.optimizer=lino",), "'lino' is not known; did you mean 'lion'?"),
+    "no default": (
+        ("kernel_size: int = 3", "kernel_size: int"),
+        (),
+        "imports: model 'cnn': its parameter 'kernel_size' has no default",
+    ),
+    "a built-in field": (
+        ("beta: float = 0.9", "momentum: float = 0.9"),
+        (),
+        "imports: optimizer 'lion': its parameter 'momentum' is a built-in field",
+    ),
+    "a file that fails": (
+        ("import mixsweep", "import mixsweeep"),
+        (),
+        "imports: 'own_cnn.py': ModuleNotFoundError: No module named 'mixsweeep'",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_typical_mistake_is_one_line(mistake: str, tmp_path: Path) -> None:
+    code, settings, message = MISTAKES[mistake]
+    with pytest.raises(SpecError, match=re.escape(message)) as raised:
+        load(tmp_path, code, *settings)
+    assert "\n" not in str(raised.value)
+
+
+def test_patches_must_divide_the_images_of_a_registered_set(tmp_path: Path) -> None:
+    spec = load(
+        tmp_path,
+        ("", ""),
+        "base.model=mixer",
+        "base.patch_size=8",
+        "claims=[]",
+        "space={weight_decay={grid_search=[0.1]}}",
+    )
+    with pytest.raises(
+        SpecError, match="patch_size = 8 does not divide the image side 28; allowed: 1, 2, 4, 7, 14, 28"
+    ):
+        make_plan(spec)
