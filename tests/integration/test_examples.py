@@ -1,4 +1,4 @@
-"""The examples in every kind of place, killed in the middle: a class of one's own, and a script.
+"""The examples in every kind of place, killed in the middle: a class of one's own, a script, and registered parts.
 
 Without a rule the tables are those of an undisturbed run in `debug`, bit for bit.
 """
@@ -35,6 +35,7 @@ class Example:
     settings: tuple[str, ...]
     metrics: tuple[str, ...]
     records: int  # of each of its four trials
+    code: str  # the file that trains
 
 
 CHAR_GPT = Example(
@@ -42,6 +43,7 @@ CHAR_GPT = Example(
     ("base.steps=4", "base.rounds=8", "space.width.grid_search=[8, 32]", "base.batch_size=4", "seeds=2"),
     ("bits_per_char", "train_bits_per_char"),
     8,
+    "char_gpt.py",
 )
 SCRIPT = Example(
     "script",
@@ -52,6 +54,7 @@ SCRIPT = Example(
     ),
     ("valid_loss", "train_loss"),
     300,
+    "train.py",
 )
 
 
@@ -63,6 +66,7 @@ OWN_CNN = Example(
     ),
     ("valid_accuracy", "valid_loss", "train_loss"),
     8,
+    "own_cnn.py",
 )  # fmt: skip
 
 
@@ -157,15 +161,12 @@ def test_in_debug(command: Callable[..., list[str]], project: Path, expected: pa
     assert killed_and_resumed(command("debug"), project / "runs" / "no-rule").equals(expected)
 
 
+@pytest.mark.parametrize("example", OF_TODAY, ids=name_of, indirect=True)
 def test_the_code_that_ran_is_kept_and_a_report_tells_of_two_versions(
     example: Example, command: Callable[..., list[str]], project: Path
 ) -> None:
     assert finish(command("debug", "--limit", "1"), folder=project).returncode == 0
-    (file,) = [
-        path
-        for path in project.glob("*.py")
-        if "def main" in path.read_text() or "CharGPT" in path.read_text()
-    ]
+    file = project / example.code
     before = file.read_text()
     file.write_text(before + "\n# a change\n")
     assert finish(command("debug"), folder=project).returncode == 0
@@ -179,6 +180,7 @@ def test_the_code_that_ran_is_kept_and_a_report_tells_of_two_versions(
     assert "Different code has trained these trials: 2 versions of yours." in page
 
 
+@pytest.mark.parametrize("example", OF_TODAY, ids=name_of, indirect=True)
 def test_readers_name_its_metrics_and_need_none_of_its_code(
     example: Example, command: Callable[..., list[str]], project: Path, tmp_path: Path
 ) -> None:
@@ -203,7 +205,8 @@ def test_readers_name_its_metrics_and_need_none_of_its_code(
         assert "2147483647" not in done.stdout
     page = (project / "runs" / example.name / "report" / "index.html").read_text()
     assert metric.replace("_", " ") in page
-    assert "accuracy" not in page.partition("How they were computed")[0]
+    if "accuracy" not in metric:
+        assert "accuracy" not in page.partition("How they were computed")[0]
     assert "2147483647" not in page
     assert set(example.metrics) <= set((project / "table.csv").read_text().partition("\n")[0].split(","))
 
