@@ -1,7 +1,8 @@
 """Optimizers and learning rate schedules."""
 
+import inspect
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
@@ -21,6 +22,7 @@ def build_optimizer(config: ImageConfig, parameters: Iterable[nn.Parameter]) -> 
     Raises:
         ConfigError: a registered one's file is not imported, or it made no optimizer.
     """
+    _spare_the_compiler()
     parameters = list(parameters)
     if config.optimizer not in OPTIMIZERS:
         return _registered_optimizer(config, parameters)
@@ -33,6 +35,34 @@ def build_optimizer(config: ImageConfig, parameters: Iterable[nn.Parameter]) -> 
         )
     rule = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
     return rule(parameters, config.lr, weight_decay=config.weight_decay, fused=fused)
+
+
+def plain_step(optimizer: torch.optim.Optimizer) -> Callable[[], object]:
+    """The update of an optimizer, as a function that does not import PyTorch's compiler.
+
+    The `step` of PyTorch's own optimizers is wrapped in one that tells the compiler where to break a graph; importing
+    the compiler takes longer than training a small model. Another's `step` is left as it is.
+    """
+    if not type(optimizer).__module__.startswith("torch.optim."):
+        return optimizer.step
+    step = inspect.unwrap(type(optimizer).step)
+
+    @torch.no_grad()
+    def update() -> None:
+        step(optimizer)
+
+    return update
+
+
+def _spare_the_compiler() -> None:
+    """Let an optimizer's methods run as they are, without importing PyTorch's compiler to be excluded from it.
+
+    They look for this attribute before they import it. Where a version of PyTorch does not, it is imported.
+    """
+    for name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict"):
+        method = inspect.unwrap(getattr(torch.optim.Optimizer, name))
+        if not hasattr(method, "__dynamo_disable"):
+            method.__dynamo_disable = method
 
 
 def _registered_optimizer(config: ImageConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:

@@ -25,7 +25,7 @@ from mixsweep.core.trainables.image_config import ImageConfig
 from mixsweep.core.trainables.image_records import has_diverged
 from mixsweep.core.training import device as devices
 from mixsweep.core.training.loss import cross_entropy
-from mixsweep.core.training.optim import build_optimizer, learning_rate, set_learning_rate
+from mixsweep.core.training.optim import build_optimizer, learning_rate, plain_step, set_learning_rate
 from mixsweep.core.training.process_group import ALONE, Ranks
 from mixsweep.core.training.sync_batch_norm import synchronise
 from mixsweep.core.training.telemetry import counters_of
@@ -94,6 +94,7 @@ class Trial:
         if ranks.world > 1 and batch_norm == "synchronised":
             self.model = synchronise(self.model, device)
         self.optimizer = build_optimizer(config, self.model.parameters())
+        self._update = plain_step(self.optimizer)
         self._infer: Callable[[Tensor], Tensor] = torch.compile(self.model) if compile else self.model
         self._forward = self._infer
         if ranks.world > 1:
@@ -213,7 +214,7 @@ class Trial:
                 # Sums stay on the device: reading one in each step would make the host wait.
                 loss_sum += loss.detach()
                 correct += (logits_BK.detach().argmax(1) == labels).sum()
-            self.optimizer.step()
+            self._update()
             self.step += 1
         self._ranks.all_reduce(loss_sum, correct)
         self._ranks.equalise(self.model)

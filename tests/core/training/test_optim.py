@@ -2,6 +2,8 @@
 
 import io
 import math
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -9,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mixsweep.core.trainables.image_config import OPTIMIZERS, ImageConfig
-from mixsweep.core.training.optim import build_optimizer, learning_rate, set_learning_rate
+from mixsweep.core.training.optim import build_optimizer, learning_rate, plain_step, set_learning_rate
 
 LR, DECAY, MOMENTUM = 0.01, 0.1, 0.8
 
@@ -147,3 +149,51 @@ def test_the_rate_that_is_set_is_the_one_of_the_next_step() -> None:
     weight.grad = torch.ones(3)
     rule.step()
     assert weight.tolist() == [-0.25, -0.25, -0.25]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_the_plain_step_is_the_optimizers_own_bit_for_bit(optimizer: str) -> None:
+    weights = [nn.Parameter(start()), nn.Parameter(start())]
+    rules = [build_optimizer(trial(optimizer), [weight]) for weight in weights]
+    steps = [rules[0].step, plain_step(rules[1])]
+    assert steps[1] is not rules[1].step
+    for gradient in gradients(20):
+        for weight, step in zip(weights, steps):
+            weight.grad = gradient.clone()
+            step()
+    assert torch.equal(*weights)
+    states = [rule.state_dict()["state"].get(0, {}) for rule in rules]
+    for name, value in states[0].items():
+        assert value is None or torch.equal(value, states[1][name])
+
+
+def test_another_optimizers_step_is_left_as_it_is() -> None:
+    class Own(torch.optim.SGD):
+        def step(self, closure: Any = None) -> None:  # type: ignore[override]
+            self.called = True
+
+    rule = Own([nn.Parameter(start())], 0.1)
+    plain_step(rule)()
+    assert rule.called
+
+
+TRAINS = """
+import sys, torch
+from mixsweep.core.data.datasets import load_images
+from mixsweep.core.trainables.image_config import ImageConfig
+from mixsweep.core.training.trainer import Trial
+config = ImageConfig(dataset="digits", hidden=(8,), epochs=2, optimizer=sys.argv[1])
+trial = Trial(config, load_images("digits", None), torch.device("cpu"))
+first = next(trial.train())
+trial.restore(trial.state())
+next(trial.train()), trial.test()
+print(sorted({"torch._dynamo", "sympy", "sklearn", "pandas"} & set(sys.modules)))
+"""
+
+
+@pytest.mark.parametrize("optimizer", ["momentum", "adamw"])
+def test_a_trial_imports_neither_pytorchs_compiler_nor_scikit_learn(optimizer: str) -> None:
+    """Each takes more than a second, in each task of an array."""
+    done = subprocess.run([sys.executable, "-c", TRAINS, optimizer], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"
