@@ -167,7 +167,7 @@ def run_trial(
         return end_attempt(begin_attempt(config, None, run_config), kind_of(error), one_line(error))
     if lease is None:
         return None
-    with lease:
+    with lease, lease.beat_apart():
         info = folder.info(verify=True)
         if is_done(info, config, run_config):
             _log.info("%s: skipped, done by another process", config.trial_id)

@@ -17,13 +17,14 @@ import socket
 import threading
 import time
 import uuid
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
 from mixsweep.core.failures import LeaseLostError
 from mixsweep.core.store import files
+from mixsweep.core.store.trial.heartbeat import beating
 
 HEARTBEAT_SECONDS = 10.0
 STALE_SECONDS = 60.0
@@ -69,6 +70,10 @@ class Lease:
         if held is None or held["token"] != self._token:
             _log.info("%s: lease lost to %s", self._path.parent, _describe(held))
             raise LeaseLostError(f"{self._path.parent}: taken over by another process")
+
+    def beat_apart(self) -> AbstractContextManager[None]:
+        """Let another process send heartbeats too, while this one runs code that may make its threads stand still."""
+        return beating(self._descriptor, HEARTBEAT_SECONDS)
 
     def release(self) -> None:
         self._stop.set()

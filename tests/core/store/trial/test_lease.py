@@ -80,6 +80,54 @@ def test_of_eight_processes_that_race_for_a_lease_exactly_one_wins(
     assert [list(folder.iterdir()) for folder in folders] == [[]] * len(folders)
 
 
+HOLDS_THE_LOCK = """
+import ctypes, sys, time
+from pathlib import Path
+from mixsweep.core.store.trial import lease as lease_module
+lease_module.HEARTBEAT_SECONDS = 0.1
+lease = lease_module.take_lease(Path(sys.argv[1]))
+with lease.beat_apart():
+    print("holds it", flush=True)
+    ctypes.PyDLL(None).usleep(4_000_000)  # a call that does not release the interpreter's lock
+    lease.check()
+    print("still has it", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.faults
+def test_a_holder_whose_threads_stand_still_keeps_its_lease_and_one_that_is_stopped_or_killed_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease_module, "STALE_SECONDS", 1.5)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDS_THE_LOCK, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "holds it\n"
+        children = Path(f"/proc/{holder.pid}/task/{holder.pid}/children")
+        (helper,) = map(int, children.read_text().split())
+        end = time.monotonic() + 3.5
+        while time.monotonic() < end:
+            assert lease_is_live(tmp_path)
+            time.sleep(0.05)
+        assert holder.stdout.readline() == "still has it\n"
+        holder.send_signal(signal.SIGSTOP)
+        time.sleep(2.0)
+        assert not lease_is_live(tmp_path)
+        take_or_fail(tmp_path).release()
+        holder.kill()
+        holder.wait()
+        end = time.monotonic() + 10
+        while Path(f"/proc/{helper}").exists() and time.monotonic() < end:
+            time.sleep(0.05)
+        assert not Path(f"/proc/{helper}").exists()
+    finally:
+        holder.kill()
+        holder.communicate()
+
+
 def test_a_lease_is_held_by_one_until_it_is_released(tmp_path: Path) -> None:
     folder = tmp_path / "made where it is absent"
     with take_or_fail(folder) as lease:
