@@ -29,7 +29,7 @@ from mixsweep.core.store.trial.info import ENDED, Attempt, TrialInfo
 from mixsweep.core.store.trial.segments import up_to
 from mixsweep.core.store.trial.term import Term
 from mixsweep.core.trainables.definition import UNLIMITED
-from mixsweep.core.trainables.interface import RunningTrial
+from mixsweep.core.trainables.interface import AsksForCheckpoints, RunningTrial
 from mixsweep.core.trainables.kinds import find_trainable
 from mixsweep.core.training import device as devices
 
@@ -216,7 +216,7 @@ def _train(attempt: RunningAttempt, trial: RunningTrial, last: Record | None) ->
             reason = attempt.pause()  # the scheduler's warning reached the command too
             if not reason:
                 raise
-            attempt.term.save_checkpoint(trial.state())
+            _save(attempt, trial)
             return reason, last
         if record is None:
             if of_all:
@@ -233,12 +233,23 @@ def _train(attempt: RunningAttempt, trial: RunningTrial, last: Record | None) ->
         if reason:
             for late in trial.leave():
                 last = _keep(attempt, late, progress)
-        if reason or record.epoch == until or cadence.is_due():
+        if reason or record.epoch == until or cadence.is_due() or _asks_for_checkpoint(trial):
             with cadence:
-                attempt.term.save_checkpoint(trial.state())
+                _save(attempt, trial)
         if reason:
             return reason, last
     return ("completed" if trial.epoch >= epochs else "paused"), last
+
+
+def _save(attempt: RunningAttempt, trial: RunningTrial) -> None:
+    """Write a checkpoint, if the trial has a new one."""
+    state = trial.state()
+    if state is not None:
+        attempt.term.save_checkpoint(state)
+
+
+def _asks_for_checkpoint(trial: RunningTrial) -> bool:
+    return isinstance(trial, AsksForCheckpoints) and trial.wants_checkpoint
 
 
 def _keep(attempt: RunningAttempt, record: Record, progress: Callable[[Record], str]) -> Record:

@@ -1,7 +1,7 @@
 """Trials of a trainable known by its definition: their configs, and the interface by which everything else uses them.
 
 Nothing here runs a trial. The code that does, by the definition's source, is named in `_STARTERS` and imported when a
-trial is started.
+trial is started, or given by `start_with` where it needs what core must not import.
 """
 
 import math
@@ -24,8 +24,15 @@ _STARTERS = {
     "command": "mixsweep.core.trainables.command.trial",
 }
 
+_given: dict[str, Callable[[TrialConfig, Run], RunningTrial]] = {}  # by kind
+
 _ROLES = ("train", "valid", "val", "test")  # prefixes of metrics that belong on one axis
 _SHOWN = 4  # metrics in a line of the log
+
+
+def start_with(kind: str, start: Callable[[TrialConfig, Run], RunningTrial]) -> None:
+    """Start the trials of a kind in this process by this function."""
+    _given[kind] = start
 
 
 @dataclass(frozen=True)
@@ -149,6 +156,11 @@ class DeclaredTrainable(Trainable):
         """Nothing: its data is its own."""
 
     def start(self, config: TrialConfig, run: Run) -> RunningTrial:
+        given = _given.get(self.kind)
+        if given is not None:
+            return given(config, run)
+        if self.definition.source not in _STARTERS:
+            raise ConfigError(f"{self.definition.name}: its code is not imported in this process")
         start: Callable[[TrialConfig, Run], RunningTrial] = import_module(
             _STARTERS[self.definition.source]
         ).start

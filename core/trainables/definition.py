@@ -30,7 +30,7 @@ class Definition:
     """A trainable's definition.
 
     Args:
-        source: what runs it: `class`.
+        source: what runs it: `class`, `command`, or `tune`.
         name: of the trainable, as its trials' identities have it: `module:qualname`.
         budget: the field for the number of records of a trial.
         has_test: whether it computes test metrics after a trial's last record.

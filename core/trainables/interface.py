@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import pyarrow as pa
 
@@ -131,8 +131,12 @@ class RunningTrial(Protocol):
         The state is that of the yielded record until the next one is requested.
         """
 
-    def state(self) -> dict[str, Any]:
-        """The content of a checkpoint: `epoch`, and tensors and plain values."""
+    def state(self) -> dict[str, Any] | None:
+        """The content of a checkpoint: `epoch`, and tensors and plain values, or the path of a `folder` with all else.
+
+        Returns:
+            None if there is nothing newer than what was returned before.
+        """
 
     def restore(self, state: dict[str, Any]) -> None:
         """Restore a state, so that `train` continues from it."""
@@ -149,6 +153,13 @@ class RunningTrial(Protocol):
 
     def close(self) -> None:
         """Remove what the trial has put outside of its store and its memory."""
+
+
+@runtime_checkable
+class AsksForCheckpoints(Protocol):
+    """A trial that can ask for a checkpoint of the state after its last record."""
+
+    wants_checkpoint: bool
 
 
 class Trainable(ABC):

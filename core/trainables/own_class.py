@@ -5,7 +5,6 @@ The class has the fields of its trials as a frozen dataclass `Config`, the names
 """
 
 import inspect
-import random
 import shutil
 import tempfile
 import time
@@ -24,6 +23,7 @@ from mixsweep.core.trainables import interface
 from mixsweep.core.trainables.declared import DeclaredConfig
 from mixsweep.core.trainables.definition import SECONDS, TEST, Definition, make_definition
 from mixsweep.core.trainables.field_types import OPTION, field_of
+from mixsweep.core.trainables.seeding import seed_record
 
 if TYPE_CHECKING:  # torch takes seconds to import, and a plan needs none
     import torch
@@ -129,13 +129,13 @@ class OwnTrial:
             log=run.log,
             scratch=self._scratch,
         )
-        self._seed(0)
+        seed_record(config, 0)
         self._own = cls(_own_config(cls.Config, config), own)
 
     def train(self, attempt: int = 1) -> Iterator[Record]:
         rounds = iter(self._own.train())
         while True:
-            self._seed(self.epoch + 1)
+            seed_record(self.config, self.epoch + 1)
             began = time.perf_counter()
             try:
                 given = next(rounds)
@@ -168,7 +168,7 @@ class OwnTrial:
     def test(self) -> Mapping[str, float]:
         if not self.config.definition.has_test:
             return {}
-        self._seed(0)
+        seed_record(self.config, 0)
         given = _checked_metrics(self._own.test(), f"{self.config.definition.name}.test")
         return {name if name.startswith(TEST) else TEST + name: value for name, value in given.items()}
 
@@ -178,17 +178,6 @@ class OwnTrial:
 
     def close(self) -> None:
         shutil.rmtree(self._scratch, ignore_errors=True)
-
-    def _seed(self, number: int) -> None:
-        """Seed what a user draws from, the same wherever and however often an attempt reaches this record."""
-        import numpy as np
-        import torch
-
-        seed = self.config.values.get("seed", 0)
-        drawn = int(np.random.SeedSequence([int(seed) % 2**32, number]).generate_state(1)[0])
-        random.seed(drawn)
-        np.random.seed(drawn)
-        torch.manual_seed(drawn)
 
 
 def _check_method(cls: Any, name: str, method: str, arguments: int) -> Any:

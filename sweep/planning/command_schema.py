@@ -1,4 +1,4 @@
-"""The tables `[command]` and `[fields]` of a sweep file: a trial that is a command, and its fields."""
+"""The tables `[command]` and `[fields]` of a sweep file: a trial that is a command, and fields declared in the file."""
 
 import shutil
 from collections.abc import Mapping
@@ -77,7 +77,7 @@ def read_command(
                 f"command.env.{variable}",
                 "looks like a secret, which the store keeps; set it in the shell or the place",
             )
-    fields = [_field(reader, name, given) for name, given in reader.table(source, "fields").items()]
+    fields = read_fields(reader, source)
     names = [spec.name for spec in fields]
     metric, mode = objective
     try:
@@ -102,6 +102,11 @@ def read_command(
     except ConfigError as error:
         raise reader.error("command.metrics", str(error).removeprefix("metrics: ")) from error
     return definition, _files_of(reader, table, definition, root)
+
+
+def read_fields(reader: Reader, source: Mapping[str, Any]) -> list[Field]:
+    """The fields that a sweep file's `[fields]` declares."""
+    return [_field(reader, name, given) for name, given in reader.table(source, "fields").items()]
 
 
 def _files_of(reader: Reader, table: CommandTable, definition: Definition, root: Path) -> CommandSpec:

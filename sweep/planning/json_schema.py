@@ -70,10 +70,13 @@ def sweep_file_schema() -> Schema:
         "command": _command(),
         "fields": {
             "type": "object",
-            "description": "the fields of a command: a default, or a table with one",
+            "description": "the fields of a command or a Ray Tune trainable: a default, or a table with one",
         },
         "kind": {"type": "string", "description": "written by mixsweep into the resolved file of a store"},
-        "trainable": {"type": "string", "pattern": r"^.+\.py:[A-Za-z_]\w*$"},
+        "trainable": {
+            "type": "string",
+            "pattern": r"^(.+\.py|[A-Za-z_]\w*(\.[A-Za-z_]\w*)*):[A-Za-z_]\w*$",
+        },
         "parts": {"type": "array", "items": {"$ref": "#/$defs/part"}, "minItems": 1},
         **{name: {"$ref": f"#/$defs/{name}"} for name in ("base", "space", "when", "claims")},
         **{name: {"$ref": f"#/$defs/{name}"} for name in TABLES},

@@ -263,7 +263,8 @@ def labels_of_columns(
             if name != "seed" and any(values[n] != values[chosen[0]] for n in chosen)
         ]
         for n in chosen:
-            shown = [name for name in (*varied, "seed") if name != "parent" or columns[name][n]]
+            named = (*varied, *(name for name in columns if name == "seed"))
+            shown = [name for name in named if name != "parent" or columns[name][n]]
             words = [part] * several + [f"{name}={brief(columns[name][n])}" for name in shown]
             labels.setdefault(trial_ids[n], " ".join(words))
     return labels

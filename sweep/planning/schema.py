@@ -152,7 +152,7 @@ class SweepSpec:
     resources: Resources = toml_key_by_hand(Resources(), "the resources of one trial")
     trainable: Trainable = toml_key_by_hand(
         MISSING,
-        "what a trial is: FILE.py:Class, a class of one's own; left out: the image trainer",
+        "what a trial is: FILE.py:NAME, a class of one's own or a Ray Tune trainable; left out: the image trainer",
         factory=find_trainable,
     )
     command: CommandSpec | None = toml_key_by_hand(None, "a trial that is a command: how it is run")

@@ -1,7 +1,9 @@
-"""Reads from a sweep file where the user's code is: files to import, a class to train, or a command to run."""
+"""Reads from a sweep file where the user's code is: files to import, a class or function, or a command to run."""
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,8 +15,9 @@ from mixsweep.core.trainables import own_class
 from mixsweep.core.trainables.interface import Trainable
 from mixsweep.core.trainables.kinds import declare, find_trainable
 from mixsweep.core.trainables.own_fields import definition_of_parts
-from mixsweep.sweep.planning.command_schema import CommandSpec, read_command
+from mixsweep.sweep.planning.command_schema import CommandSpec, read_command, read_fields
 from mixsweep.sweep.planning.schema import MODES
+from mixsweep.sweep.trainables import tune
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,30 +38,39 @@ class UserCode:
 
 
 def read_user_code(reader: Reader, source: Mapping[str, Any], path: Path | None) -> UserCode:
-    """Import the user's files, and find what trains the trials: the image trainer, a class of theirs or a command.
+    """Import the user's files, and find what trains the trials.
 
     Args:
         path: of the sweep file; paths in it are relative to its folder.
     """
     named = reader.text(source, "trainable", "")
-    file, _, name = named.rpartition(":")
-    if named and not (file.endswith(".py") and name.isidentifier()):
-        raise reader.error("trainable", f"{named!r} is not like 'file.py:Class'")
-    imports, project, modules = _import(reader, source, path, file)
+    where, _, name = named.rpartition(":")
+    module_name = module_of(named)
+    is_module = bool(module_name) and all(part.isidentifier() for part in module_name.split("."))
+    if named and not (name.isidentifier() and (is_module or where.endswith(".py"))):
+        raise reader.error("trainable", f"{named!r} is not like 'file.py:Class' or 'package.module:Class'")
+    imports, project, modules = _import(reader, source, path, "" if is_module else where)
     if "command" in source:
         code = _command(reader, source, path)
-    elif "fields" in source:
-        raise reader.error("fields", "are those of a [command]; a class has its own in Config")
     elif named:
-        trainable = _own_class(reader, source, modules[0], name)
-        located = {"kind": trainable.kind, "trainable": f"{imports[0]}:{name}"}
+        module = _installed(reader, module_name, path) if is_module else modules[0]
+        trainable = _trainable(reader, source, module, name)
+        located = {"kind": trainable.kind, "trainable": named if is_module else f"{imports[0]}:{name}"}
         code = UserCode(trainable=trainable, located=located)
+    elif "fields" in source:
+        raise reader.error("fields", "are those of a [command] or a Ray Tune trainable, and there is neither")
     else:
         code = _parts(reader)
     if not imports:
         return code
     files = {"imports": list(imports), "project": project}
     return replace(code, imports=imports, project=project, located={**files, **code.located})
+
+
+def module_of(named: str) -> str:
+    """The module in `module:Name` of a sweep file's `trainable`; '' where it names a file, or nothing."""
+    where = named.rpartition(":")[0]
+    return "" if where.endswith(".py") else where
 
 
 def find_project(folder: Path) -> Path:
@@ -110,19 +122,51 @@ def _import(
     return tuple(dict.fromkeys(files)), str(project), modules
 
 
-def _own_class(reader: Reader, source: Mapping[str, Any], module: ModuleType, name: str) -> Trainable:
-    file = Path(source["trainable"].rpartition(":")[0])
+def _installed(reader: Reader, name: str, path: Path | None) -> ModuleType:
+    """An installed module. Those of the user's project are named by file, so that they are kept and shipped."""
+    try:
+        module = import_module(name)
+    except (Exception, SystemExit) as error:
+        problem = str(error).strip().partition("\n")[0]
+        raise reader.error("trainable", f"{name!r}: {type(error).__name__}: {problem}") from error
+    project = find_project(_folder(path))
+    for inside, file in registry.project_files(project).items():
+        if file.resolve() == Path(module.__file__ or "").resolve():
+            raise reader.error("trainable", f"{name!r} is a file of this project; write '{inside}:…'")
+    return module
+
+
+def _trainable(reader: Reader, source: Mapping[str, Any], module: ModuleType, name: str) -> Trainable:
+    """A class of the user's own, or a class or function of Ray Tune."""
+    where = source["trainable"].rpartition(":")[0]
     metric, mode = reader.text(source, "metric", ""), source.get("mode")
     compared = {metric: str(mode)} if metric and mode in MODES else {}
-    cls = getattr(module, name, None)
-    if cls is None:
-        classes = [key for key, value in vars(module).items() if isinstance(value, type)]
-        raise reader.error("trainable", f"{file} has no {name}{did_you_mean(name, classes)}")
+    found = getattr(module, name, None)
+    if found is None:
+        known = [
+            key for key, value in vars(module).items() if inspect.isclass(value) or inspect.isfunction(value)
+        ]
+        raise reader.error("trainable", f"{where} has no {name}{did_you_mean(name, known)}")
+    full_name = f"{where if module_of(source['trainable']) else Path(where).stem}:{name}"
+    is_tune = tune.is_tune_class(found) or (callable(found) and not isinstance(found, type))
+    if is_tune:
+        _check_tune(reader, source, compared)
+    elif "fields" in source:
+        raise reader.error(
+            "fields",
+            f"{full_name} is neither a ray.tune.Trainable nor a function; a class of one's own has them in Config",
+        )
     try:
-        definition = own_class.define(cls, f"{file.stem}:{name}", compared)
+        if is_tune:
+            population = reader.table(source, "search").get("algorithm") == "pbt"
+            fields = read_fields(reader, source)
+            definition = tune.define(found, full_name, fields, compared, needs_checkpoints=population)
+            tune.attach(definition, found)
+        else:
+            definition = own_class.define(found, full_name, compared)
+            own_class.attach(definition, found)
     except ConfigError as error:
         raise reader.error("trainable", str(error)) from error
-    own_class.attach(definition, cls)
     return declare(definition)
 
 
@@ -135,6 +179,11 @@ def _parts(reader: Reader) -> UserCode:
     if definition is None:
         return UserCode(trainable=find_trainable(), located={})
     return UserCode(trainable=declare(definition), located={"kind": definition.kind})
+def _check_tune(reader: Reader, source: Mapping[str, Any], compared: Mapping[str, str]) -> None:
+    if "fields" not in source:
+        raise reader.error("fields", "missing: the keys of config with their defaults, like lr = 1e-3")
+    if not compared:
+        raise reader.error("metric", "missing: name the metric of its results to compare, and its mode")
 
 
 def _command(reader: Reader, source: Mapping[str, Any], path: Path | None) -> UserCode:

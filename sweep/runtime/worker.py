@@ -1,8 +1,10 @@
 """Worker processes: the worker spec that a command gives them, and how they run trials, at every kind of place."""
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,7 +25,9 @@ from mixsweep.core.trainables.kinds import declare
 from mixsweep.core.version import __version__
 from mixsweep.sweep.planning.plan import Plan, read_plan
 from mixsweep.sweep.planning.schema import Stopping, SweepSpec
+from mixsweep.sweep.planning.user_code import module_of
 from mixsweep.sweep.search.asha import make_decide
+from mixsweep.sweep.trainables import tune
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +42,7 @@ class WorkerSpec:
         stopping: the stopping rule, or None.
         definition: of a trainable of one's own, or None.
         command: that trains, where the trainable is one.
+        module: of the trainable, where it is in an installed package.
         imports: the user's files: that of the trainable first, then those that register models and data sets.
         project: the root of the project that they import from.
         grows: whether the plan grows while it runs, so that epoch budgets are read from the store.
@@ -51,6 +56,7 @@ class WorkerSpec:
     stopping: Stopping | None = None
     definition: Definition | None = None
     command: Command | None = None
+    module: str = ""
     imports: tuple[str, ...] = ()
     project: str = ""
     grows: bool = False
@@ -74,7 +80,7 @@ class WorkerSpec:
             "command": None if self.command is None else asdict(self.command),
             "imports": list(self.imports),
         }
-        names = ("metric", "mode", "project", "grows", "version")
+        names = ("metric", "mode", "module", "project", "grows", "version")
         return {**nested, **{name: getattr(self, name) for name in names}}
 
     @classmethod
@@ -110,6 +116,7 @@ def make_worker_spec(plan: Plan, run_config: RunConfig) -> WorkerSpec:
         stopping=spec.stopping,
         definition=spec.trainable.definition,
         command=_command_of(spec, run_config.store),
+        module=module_of(spec.source.get("trainable", "")),
         imports=spec.imports,
         project=spec.project,
         grows=spec.search is not None,
@@ -169,10 +176,10 @@ class _GrowingEpochs(Mapping[str, int]):
 
 
 def import_code(worker_spec: WorkerSpec) -> None:
-    """Import the user's files, and let their classes and commands train in this process.
+    """Import the user's files, and let their classes, functions and commands train in this process.
 
     Raises:
-        UserError: this process has another version than the command, or their class is not the command's.
+        UserError: this process has another version than the command, or their class is not the command's or not here.
     """
     check_version(worker_spec.version)
     modules = registry.import_files(worker_spec.imports, worker_spec.project)
@@ -183,7 +190,8 @@ def import_code(worker_spec: WorkerSpec) -> None:
         own_fields.check_fields(worker_spec.definition)
         declare(worker_spec.definition)
     elif worker_spec.definition is not None:
-        _attach_class(worker_spec.definition, modules[0])
+        module = _import_module(worker_spec.module) if worker_spec.module else modules[0]
+        _attach(worker_spec.definition, module)
 
 
 def with_code(worker_spec: WorkerSpec) -> WorkerSpec:
@@ -194,6 +202,12 @@ def with_code(worker_spec: WorkerSpec) -> WorkerSpec:
     if worker_spec.command is not None:
         return worker_spec.with_run_config(code=Path(worker_spec.command.code).name)
     paths = registry.project_files(worker_spec.project) if worker_spec.imports else {}
+    if worker_spec.module:
+        paths |= {
+            f"{worker_spec.module.replace('.', '/')}.py": Path(
+                inspect.getfile(_import_module(worker_spec.module))
+            )
+        }
     if not paths:
         return worker_spec
     code, store = read_code(paths), worker_spec.run_config.store
@@ -215,13 +229,26 @@ def prepare_worker(worker_spec: WorkerSpec) -> Callable[[Record], bool]:
     return make_decide(worker_spec.stopping, store, worker_spec.metric, worker_spec.mode, epochs)
 
 
-def _attach_class(definition: Definition, module: ModuleType) -> None:
-    """Let the class in this module run the trials of a definition.
+def _import_module(name: str) -> ModuleType:
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise UserError(f"{name}: cannot be imported in this process ({error})") from error
+
+
+def _attach(definition: Definition, module: ModuleType) -> None:
+    """Let the class or function in this module run the trials of a definition.
 
     Raises:
-        UserError: it is not the class of which the definition was made.
+        UserError: it is not the one of which the definition was made.
     """
     cls = getattr(module, definition.name.rpartition(":")[2], None)
+    if definition.source == tune.SOURCE:
+        if cls is None:
+            raise UserError(f"{definition.name}: is not in its module any more; run the same command again")
+        declare(definition)
+        tune.attach(definition, cls)
+        return
     compared = {metric.name: metric.better for metric in definition.metrics if metric.is_objective}
     if cls is None or own_class.define(cls, definition.name, compared).kind != definition.kind:
         raise UserError(

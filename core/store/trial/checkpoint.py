@@ -155,11 +155,16 @@ def load_state(
     device: "torch.device | str" = "cpu",
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any] | None:
-    """The state in the first of these checkpoints whose digest matches; None if there is none."""
+    """The state in the first of these checkpoints whose digest matches; None if there is none.
+
+    That of a folder is its `epoch`, and its path as `folder`: to be read, not changed.
+    """
     import torch
 
     for made in candidates:
         if made.is_folder:
+            if newest_whole(folder, [made], say) is not None:
+                return {"epoch": made.epoch, "folder": folder / made.name}
             continue
         try:
             content = cast(bytes, content_of(folder, made))

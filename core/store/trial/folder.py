@@ -269,7 +269,7 @@ class TrialFolder:
     def load_checkpoint(
         self, device: "torch.device | str" = "cpu", say: Callable[[str], None] = lambda line: None
     ) -> dict[str, Any] | None:
-        """The state in the newest checkpoint file that is whole; None if there is none.
+        """The state in the newest checkpoint that is whole; None if there is none.
 
         Args:
             say: called with a line for each damaged one.

@@ -177,8 +177,11 @@ class Term:
         """Write a checkpoint; the records of its epochs are written first.
 
         Args:
-            state: see core.store.trial.checkpoint.write_state.
+            state: see core.store.trial.checkpoint.write_state; or `epoch`, and the path of a `folder` to copy.
         """
+        if isinstance(state.get("folder"), Path):
+            self.save_checkpoint_folder(state["epoch"], state["folder"])
+            return
         self.flush()
         self._check()
         self._keep(checkpoint.write_state(self._path, self.number, state))

@@ -17,6 +17,7 @@ from mixsweep.core.scratch import scratch_folder
 from mixsweep.sweep.backends.base import Backend, Callbacks, Outcome, RunOptions, SweepRun
 from mixsweep.sweep.planning.plan import Plan
 from mixsweep.sweep.planning.schema import SweepSpec
+from mixsweep.sweep.planning.user_code import module_of
 
 _FILE = "submitted-sweep.toml"
 
@@ -95,7 +96,7 @@ def submit_sweep(
         source = dict(spec.source)
         if spec.imports:
             source |= {"imports": list(shipment.imports), "project": "."}
-            if "trainable" in source:
+            if "trainable" in source and not module_of(source["trainable"]):
                 cls = str(source["trainable"]).rpartition(":")[2]
                 source["trainable"] = f"{shipment.imports[0]}:{cls}"
         (shipment.working_dir / _FILE).write_text(tomli_w.dumps(source), encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Trainables that need what core must not import: those of Ray Tune."""
