@@ -166,7 +166,8 @@ def _trainable(reader: Reader, source: Mapping[str, Any], module: ModuleType, na
             definition = own_class.define(found, full_name, compared)
             own_class.attach(definition, found)
     except ConfigError as error:
-        raise reader.error("trainable", str(error)) from error
+        key = "fields" if is_tune and str(error).startswith("field ") else "trainable"
+        raise reader.error(key, str(error).replace("field(…, budget=True)", "budget = true")) from error
     return declare(definition)
 
 

@@ -11,11 +11,10 @@ from mixsweep.core.config import Field, TrialConfig
 from mixsweep.core.errors import ConfigError
 from mixsweep.core.trainables import interface
 from mixsweep.core.trainables.declared import DeclaredConfig, start_with
-from mixsweep.core.trainables.definition import UNLIMITED, Definition, make_definition
+from mixsweep.core.trainables.definition import Definition, make_definition
+from mixsweep.sweep.trainables.tune_config import SEPARATOR
 
 SOURCE = "tune"  # of a definition
-
-_SEPARATOR = "/"  # of nested keys, as in Tune's results
 
 
 def is_tune_class(target: Any) -> bool:
@@ -50,8 +49,8 @@ def define(
     found = tuple(fields)
     names = {spec.name for spec in found}
     for one in names:
-        folders = one.split(_SEPARATOR)
-        if "" in folders or any(_SEPARATOR.join(folders[:n]) in names for n in range(1, len(folders))):
+        folders = one.split(SEPARATOR)
+        if "" in folders or any(SEPARATOR.join(folders[:n]) in names for n in range(1, len(folders))):
             raise ConfigError(f"field {one!r}: a part of its name is empty, or a field itself", one)
     return make_definition(source=SOURCE, name=name, fields=found, metrics=metrics)
 
@@ -70,21 +69,6 @@ def attach(definition: Definition, target: Any) -> None:
         return FunctionTrial(config, target, run)
 
     start_with(definition.kind, start)
-
-
-def config_of(config: DeclaredConfig) -> dict[str, Any]:
-    """The dictionary that a class's `setup` or a function gets: the values of the declared fields."""
-    own: dict[str, Any] = {}
-    for name, value in config.to_mapping().items():
-        spec = next(spec for spec in config.definition.fields if spec.name == name)
-        if name == "parent" or (spec.budget and spec.default == UNLIMITED):
-            continue
-        *folders, last = name.split(_SEPARATOR)
-        table = own
-        for folder in folders:
-            table = table.setdefault(folder, {})
-        table[last] = value
-    return own
 
 
 def _base_of(cls: type) -> type | None:

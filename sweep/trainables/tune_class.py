@@ -1,15 +1,15 @@
 """A trial of a Ray Tune class: Tune's own methods `train`, `save` and `restore`, in a folder of its own."""
 
+import logging
 import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from ray.train._internal.session import _TrainingResult
-from ray.tune import Checkpoint, PlacementGroupFactory
+from ray.tune import Checkpoint
 from ray.tune.result import TRIAL_INFO
 
 from mixsweep.core.records import Record
@@ -18,7 +18,9 @@ from mixsweep.core.trainables import interface
 from mixsweep.core.trainables.declared import DeclaredConfig
 from mixsweep.core.trainables.seeding import seed_record
 from mixsweep.sweep.trainables import tune_results
-from mixsweep.sweep.trainables.tune import config_of
+from mixsweep.sweep.trainables.tune_config import config_of, trial_info
+
+logging.getLogger("ray.tune.trainable").setLevel(logging.WARNING)  # a restore is told in the trial's log
 
 
 class ClassTrial:
@@ -95,17 +97,6 @@ class ClassTrial:
             self._log(f"its cleanup failed: {type(error).__name__}: {error}")
         finally:
             self._closing.close()
-
-
-def trial_info(config: DeclaredConfig, run: interface.Run) -> SimpleNamespace:
-    """What Tune tells a trainable of its trial."""
-    resources = {"CPU": float(run.threads), "GPU": float(run.device.type == "cuda")}
-    return SimpleNamespace(
-        trial_id=config.trial_id,
-        trial_name=f"{config.definition.name.rpartition(':')[2]}_{config.trial_id}",
-        trial_resources=PlacementGroupFactory([{name: value for name, value in resources.items() if value}]),
-        experiment_name="mixsweep",
-    )
 
 
 def _placed(cls: Any, logdir: Path) -> Any:

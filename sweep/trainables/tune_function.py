@@ -16,8 +16,7 @@ from mixsweep.core.trainables.declared import DeclaredConfig
 from mixsweep.core.trainables.seeding import seed_record
 from mixsweep.core.training import device as devices
 from mixsweep.sweep.trainables import tune_results
-from mixsweep.sweep.trainables.tune import config_of
-from mixsweep.sweep.trainables.tune_class import trial_info
+from mixsweep.sweep.trainables.tune_config import config_of, trial_info
 from mixsweep.sweep.trainables.tune_session import FunctionSession
 
 
