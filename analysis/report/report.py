@@ -212,7 +212,7 @@ def _curves(part: Part, slug: str, frame: pd.DataFrame, trials: pd.DataFrame, ou
             caption += " A large cross marks where a value's trials diverged."
         if axis and values and len(values) < len(values_of(trials, axis)):
             caption += f" Drawn: the best {len(values)} of {len(values_of(trials, axis))} values."
-        name = f"{slug}-curves-{axis}" if axis else f"{slug}-curves"
+        name = f"{slug}-curves-{axis.replace('/', '.')}" if axis else f"{slug}-curves"
         drawn.append(
             _picture(figures.draw_curves(frame, axis, values, trainable=part.trainable), name, caption, out)
         )

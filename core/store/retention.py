@@ -51,7 +51,7 @@ class Retention:
         if self.policy == "none" or value is None:
             remove_checkpoints(folder)
             return
-        kept = store.path / "kept" / f"{self.metric}-{self.mode}"
+        kept = store.objective_path("kept", self.metric, self.mode)
         kept.mkdir(parents=True, exist_ok=True)
         (kept / f"{info.trial_id}_{value!r}").touch()
         ranked = sorted(filter(_ENTRY.fullmatch, os.listdir(kept)), key=self._rank)

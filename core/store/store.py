@@ -89,7 +89,11 @@ class SweepStore:
 
     def rungs_path(self, metric: str, mode: str) -> Path:
         """The folder of a stopping rule's rungs for a metric, of any name, and a mode."""
-        return self.path / "rungs" / f"{quote(metric, safe=' ()[]+,=@')}-{mode}"
+        return self.objective_path("rungs", metric, mode)
+
+    def objective_path(self, folder: str, metric: str, mode: str) -> Path:
+        """Where a folder of the sweep keeps what is about a metric, of any name, and a mode."""
+        return self.path / folder / f"{quote(metric, safe=' ()[]+,=@')}-{mode}"
 
     def exists(self) -> bool:
         return (self.path / "sweep.toml").is_file()

@@ -180,6 +180,8 @@ def _parts(reader: Reader) -> UserCode:
     if definition is None:
         return UserCode(trainable=find_trainable(), located={})
     return UserCode(trainable=declare(definition), located={"kind": definition.kind})
+
+
 def _check_tune(reader: Reader, source: Mapping[str, Any], compared: Mapping[str, str]) -> None:
     if "fields" not in source:
         raise reader.error("fields", "missing: the keys of config with their defaults, like lr = 1e-3")

@@ -115,7 +115,7 @@ def decision_path(store: SweepStore, spec: SweepSpec, epoch: int, members: Seque
 
 
 def _decisions_path(store: SweepStore, spec: SweepSpec) -> Path:
-    return store.path / "population" / f"{spec.metric}-{spec.mode}"
+    return store.objective_path("population", spec.metric, spec.mode)
 
 
 def read_decision(

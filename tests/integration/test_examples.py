@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
@@ -29,13 +29,14 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 @dataclass(frozen=True)
 class Example:
-    """A folder of `examples/` with a sweep file of its name, and settings that make it small enough to be tested."""
+    """A sweep file in a folder of `examples/` of its name, and settings that make it small enough to be tested."""
 
     name: str
     settings: tuple[str, ...]
     metrics: tuple[str, ...]
     records: int  # of each of its four trials
     code: str  # the file that trains
+    folder: str = ""  # where it has another name
 
 
 CHAR_GPT = Example(
@@ -56,6 +57,15 @@ SCRIPT = Example(
     300,
     "train.py",
 )
+TUNE_CLASS = Example(
+    "spirals-class",
+    ("base.rounds=24", 'space={"model/width" = { grid_search = [2, 24] }}', "seeds=2"),
+    ("valid/loss", "train/loss"),
+    24,
+    "spirals.py",
+    folder="ray-tune",
+)
+TUNE_FUNCTION = replace(TUNE_CLASS, name="spirals-function")
 
 
 OWN_CNN = Example(
@@ -71,7 +81,7 @@ OWN_CNN = Example(
 
 
 # In `debug` each example is tested; elsewhere one that changes with the day. `make examples` has all everywhere.
-ALL = (CHAR_GPT, SCRIPT, OWN_CNN)
+ALL = (CHAR_GPT, SCRIPT, OWN_CNN, TUNE_CLASS, TUNE_FUNCTION)
 OF_TODAY = ALL if os.environ.get("EXAMPLES") == "all" else (ALL[date.today().toordinal() % len(ALL)],)
 
 
@@ -90,7 +100,7 @@ def example(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.fixture
 def project(example: Example, tmp_path: Path) -> Path:
     """A copy of the example, in a folder whose name needs quoting."""
-    return Path(shutil.copytree(EXAMPLES / example.name, tmp_path / "my project"))
+    return Path(shutil.copytree(EXAMPLES / (example.folder or example.name), tmp_path / "my project"))
 
 
 @pytest.fixture
