@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Number
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +99,9 @@ class FunctionSession:
         """End the function at its next report, as Tune does; return whether it has ended."""
         self._is_stopped = True
         if self._thread.ident is not None:
-            self._go_on.release()
-            self._thread.join(_STOP_SECONDS)
+            with self._in_place():  # one that goes on in spite of it is told again at its next report
+                self._go_on.release()
+                self._thread.join(_STOP_SECONDS)
         return not self._thread.is_alive()
 
     def report(self, metrics: Mapping[str, Any], checkpoint: Any = None) -> None:
@@ -162,9 +164,11 @@ class FunctionSession:
         """Call the function; what it yields or returns is reported as well, as Tune does."""
         output = self._function(self._config)
         for one in output if inspect.isgenerator(output) else [output]:
+            if not one:
+                continue
             if isinstance(one, Mapping):
                 self.report(one)
-            elif isinstance(one, int | float) and one:
+            elif isinstance(one, Number):
                 self.report({DEFAULT_METRIC: one})
-            elif one:
+            else:
                 raise TypeError(f"a Tune function may return a number or a dictionary, not {one!r:.80}")

@@ -65,6 +65,27 @@ def test_all_or_none_are_kept(tmp_path: Path, tiny: Tiny, policy: str, expected:
     assert all(last_row(tmp_path, config)["test_accuracy"] is not None for config in configs)
 
 
+def test_a_metric_with_a_slash_ranks_trials_and_releases_them(tmp_path: Path, tiny: Tiny) -> None:
+    store, ranked = SweepStore(tmp_path), Retention("best:1", "valid/loss", "min")
+    configs = [tiny(seed=seed) for seed in range(2)]
+    for value, config in enumerate(configs):
+        end = TrialInfo(trial_id=config.trial_id, config=config, state="completed", epoch=1)
+        facts = {
+            "trial_id": config.trial_id,
+            "epoch": 1,
+            "step": 1,
+            "attempt": 1,
+            "recorded_at": records.now(),
+        }
+        row = make_record(**facts).with_metrics({"valid/loss": float(value)})  # type: ignore[arg-type]
+        write_trial(store.trial(config.trial_id), end, [row], {"epoch": 1})
+        ranked.apply(store, end)
+    assert kept(tmp_path, configs) == [True, False]
+    (folder,) = (tmp_path / "kept").iterdir()
+    ranked.release(store, configs[0].trial_id)
+    assert list(folder.iterdir()) == []
+
+
 def test_stopped_and_diverged_trials_keep_no_checkpoint(tmp_path: Path, tiny: Tiny) -> None:
     stopped, diverged = tiny(), tiny(optimizer="sgd", lr=1e8)
     ends = run(tmp_path, [stopped, diverged], Retention("best:5"), decide=lambda record: record.epoch == 2)

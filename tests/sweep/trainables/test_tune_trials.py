@@ -270,6 +270,22 @@ def test_a_function_cleans_up_when_its_trial_is_over(train: Train, tmp_path: Pat
     assert (info.state, info.epoch, left) == ("completed", 3, ["cleaned"])
 
 
+def test_a_function_that_catches_everything_ends_with_its_trial(train: Train) -> None:
+    tries = []
+
+    def stubborn(config: dict[str, Any]) -> None:
+        for number in range(1000):
+            try:
+                tune.report({"valid/loss": number})
+            except BaseException:
+                tries.append(number)
+                if len(tries) == 3:
+                    raise
+
+    info = train(stubborn, rounds=2)
+    assert (info.state, info.epoch, tries) == ("completed", 2, [1, 2, 3])
+
+
 def test_a_function_sees_its_trial(train: Train, tmp_path: Path) -> None:
     seen: dict[str, Any] = {}
 
