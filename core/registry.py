@@ -7,7 +7,7 @@ import hashlib
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -43,6 +43,7 @@ _BUILT_IN_FORM = DataForm(classes=10)
 _registered: dict[str, dict[str, Callable[..., Any]]] = {part: {} for part in BUILT_IN}
 _recalled: dict[str, set[str]] = {part: set() for part in BUILT_IN}
 _forms: dict[str, DataForm] = {}  # by data set
+_loaded_with: dict[str, frozenset[str]] = {}  # by the module of a user's file
 
 
 def register_model(name: str, build: Callable[..., Any]) -> None:
@@ -179,17 +180,21 @@ def form_of(dataset: str) -> DataForm | None:
     return _forms.get(dataset)
 
 
-def import_files(files: Iterable[str | Path], project: str | Path) -> list[ModuleType]:
-    """Import a user's files once in this process, with the root of their project first on `sys.path`.
+def import_files(
+    files: Iterable[str | Path], project: str | Path, folders: Sequence[str] = (".",)
+) -> list[ModuleType]:
+    """Import a user's files once in this process, with folders of their project first on `sys.path`.
 
     Raises:
         FileNotFoundError: there is no such file.
     """
-    root = str(Path(project).resolve())
+    root = Path(project).resolve()
     modules = []
     for file in files:
-        if root not in sys.path:
-            sys.path.insert(0, root)
+        for folder in reversed(folders):
+            path = str(root / folder)
+            if path not in sys.path:
+                sys.path.insert(0, path)
         modules.append(import_file(Path(file)))
     return modules
 
@@ -201,7 +206,7 @@ def import_file(path: Path) -> ModuleType:
         FileNotFoundError: there is no such file.
     """
     path = path.resolve()
-    module = "mixsweep_user_" + hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
+    module = _module_of(path)
     if module in sys.modules:
         return sys.modules[module]
     if not path.is_file():
@@ -210,34 +215,24 @@ def import_file(path: Path) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     loaded = importlib.util.module_from_spec(spec)
+    known = set(sys.modules)
     sys.modules[module] = loaded
     try:
         spec.loader.exec_module(loaded)
     except BaseException:
         del sys.modules[module]
         raise
+    _loaded_with[module] = frozenset(sys.modules) - known
     return loaded
 
 
-def project_files(project: str | Path) -> dict[str, Path]:
-    """The files of a project that this process has imported, by their paths in it, and no environment's."""
-    root = Path(project).resolve()
-    folders: dict[str, Path] = {}  # the real ones: of thousands of modules, few folders are looked up
-    found = {}
-    for name, module in list(sys.modules.items()):
-        file = getattr(module, "__file__", None)
-        if name.partition(".")[0] == "mixsweep" or not isinstance(file, str) or not os.path.isabs(file):
-            continue
-        folder, base = os.path.split(file)
-        if folder not in folders:
-            folders[folder] = Path(folder).resolve()
-        path = folders[folder] / base
-        if path.suffix != ".py" or not path.is_relative_to(root):
-            continue
-        inside = path.relative_to(root)
-        if not {"site-packages", ".venv", "venv"} & set(inside.parts) and path.is_file():
-            found[str(inside)] = path
-    return found
+def loaded_with(path: Path) -> frozenset[str]:
+    """The modules that importing a user's file has loaded in this process, itself among them."""
+    return _loaded_with.get(_module_of(path.resolve()), frozenset())
+
+
+def _module_of(path: Path) -> str:
+    return "mixsweep_user_" + hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
 
 
 def _register(part: str, name: str, value: Callable[..., Any]) -> None:

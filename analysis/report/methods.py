@@ -9,6 +9,7 @@ from mixsweep.analysis.inference.wording import listing
 from mixsweep.analysis.report.tables import Table
 from mixsweep.core.extras import is_installed
 from mixsweep.core.formatting import duration
+from mixsweep.core.store.code_copy import same_code
 from mixsweep.core.store.forecasts import saved_forecasts
 from mixsweep.core.store.store import SweepStore
 from mixsweep.core.store.trial.info import TrialInfo
@@ -165,12 +166,19 @@ def provenance(infos: dict[str, TrialInfo]) -> Table:
     return Table(("what", "value", "trials"), tuple(rows), (False, False, True))
 
 
-def code_warning(infos: Iterable[TrialInfo]) -> str:
+def code_warning(stores: Sequence[SweepStore], infos: dict[str, TrialInfo]) -> str:
     """A sentence on trials that different code has trained, '' if there are none."""
-    codes = {attempt.code for info in infos for attempt in info.attempts if attempt.code}
+    known = {attempt.code for info in infos.values() for attempt in info.attempts if attempt.code}
+    codes = {_same_code(stores, code) for code in known}
     return (
         f" Different code has trained these trials: {len(codes)} versions of yours." if len(codes) > 1 else ""
     )
+
+
+def _same_code(stores: Sequence[SweepStore], code: str) -> str:
+    """A digest by today's rules, from the copy in one of these stores."""
+    found = (same_code(store.path, code) for store in stores)
+    return next((digest for digest in found if digest != code), code)
 
 
 def _revisions(info: TrialInfo) -> set[str]:

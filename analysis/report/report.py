@@ -121,7 +121,7 @@ def write_report(sweeps: Sequence[Sweep], out: Path | None = None) -> Path:
     )
     page = environment.get_template("template.html.j2").render(
         title=listing(names),
-        summary=_summary(trials, infos) + methods.code_warning(infos.values()),
+        summary=_summary(trials, infos) + methods.code_warning(stores, infos),
         notes=methods.notes(stores, infos),
         ablations=ablations,
         forecasts=methods.forecasts(stores),

@@ -24,7 +24,7 @@ class RunConfig:
     job: str = ""  # the scheduler's job id
     restarts: int = 0  # how often that job has been requeued
     command: str = ""  # the command line, for the records
-    code: str = ""  # digest of the user's files that this process has imported, or runs
+    code: str = ""  # digest of the user's files that train its trials
     cpus: int = 1
     gpus: float = 0.0
     ranks: int = 1  # processes that train a trial together, each with these cpus and gpus

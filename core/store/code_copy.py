@@ -1,4 +1,7 @@
-"""Copies of a user's code in a sweep's folder, one for each content: `code/<digest>/`."""
+"""Copies of a user's code in a sweep's folder, one for each meaning: `code/<digest>/`.
+
+The digest of Python is that of what it means, so the copy is that of the first content that was seen with it.
+"""
 
 import hashlib
 import os
@@ -9,12 +12,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from mixsweep.core.errors import ConfigError
+from mixsweep.core.code.meaning import meaning_of
+from mixsweep.core.errors import ConfigError, UserError
 from mixsweep.core.secret_text import text_looks_secret
 
 _FOLDER = "code"
 _NEVER = ("__pycache__", ".git", ".venv", "node_modules")
 _MOST_BYTES = 100 * 2**20
+_DIGITS = 20  # of a digest; those of versions that digested bytes have fewer
 
 
 @dataclass(frozen=True)
@@ -33,12 +38,18 @@ class Code:
 
     @cached_property
     def digest(self) -> str:
-        """The first 16 hex digits of a digest of paths, contents, and what may be executed."""
+        """The first 20 hex digits of a digest of paths, contents, and what its owner may execute.
+
+        Of Python its meaning counts, without comments and layout.
+        """
         digest = hashlib.sha256()
         for name, file in sorted(self.files.items()):
-            digest.update(f"{name}\0{len(file.content)}\0{file.mode & 0o111:o}\0".encode())
-            digest.update(file.content)
-        return digest.hexdigest()[:16]
+            meaning = meaning_of(file.content) if name.endswith(".py") else None
+            content = file.content if meaning is None else meaning
+            kind = "bytes" if meaning is None else "python"
+            digest.update(f"{name}\0{kind}\0{len(content)}\0{file.mode & 0o100:o}\0".encode())
+            digest.update(content)
+        return digest.hexdigest()[:_DIGITS]
 
 
 def read_code(paths: Mapping[str, Path]) -> Code:
@@ -72,6 +83,42 @@ def collect_code(root: Path, patterns: Iterable[str]) -> Code:
 def code_path(sweep: Path, digest: str) -> Path:
     """Where a copy of this content is."""
     return sweep / _FOLDER / digest
+
+
+def kept_code(sweep: Path, digest: str) -> Path:
+    """The folder of a kept copy, checked.
+
+    Raises:
+        UserError: it is gone, or is not what was kept.
+    """
+    path = code_path(sweep, digest)
+    try:
+        code = read_code(_files_in(path))
+    except OSError as error:
+        raise UserError(f"{path}: the submitted code cannot be read: {error.strerror or error}") from error
+    if not code.files:
+        raise UserError(f"{path}: the submitted code is gone; run the same command again")
+    if code.digest != digest:
+        raise UserError(
+            f"{path}: not the code that was kept; delete this folder and run the same command again"
+        )
+    return path
+
+
+def same_code(sweep: Path, digest: str) -> str:
+    """A digest that two attempts share if the same code trained them, also where an older version made this one."""
+    if len(digest) in (0, _DIGITS):
+        return digest
+    try:
+        files = _files_in(code_path(sweep, digest))
+        return read_code(files).digest if files else digest
+    except OSError:
+        return digest
+
+
+def _files_in(folder: Path) -> dict[str, Path]:
+    """The files of a copy, by their paths in it."""
+    return {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def keep_code(sweep: Path, code: Code) -> Path:

@@ -136,6 +136,8 @@ def parse_spec(source: Mapping[str, Any], path: Path | None = None) -> SweepSpec
         command=code.command,
         source={**source, **named, **code.located},
         path=path,
+        user_code=code.code,
+        roots=code.roots,
         **plain,
     )
 

@@ -208,8 +208,8 @@ def save_plan(plan: Plan, store: SweepStore) -> None:
     store.trials_path.mkdir(parents=True, exist_ok=True)
     if plan.spec.trainable.definition is not None:
         save_definition(store.path, plan.spec.trainable.definition)
-    if plan.spec.command is not None and plan.spec.command.code is not None:
-        keep_code(store.path, plan.spec.command.code)
+    if plan.spec.user_code is not None:
+        keep_code(store.path, plan.spec.user_code)
     files.write_table(plan.table(), store.path / "plan.parquet")
     # The sweep file is written last: a folder that has one is a sweep with a plan.
     store.write_sweep_file(plan.spec.to_toml())

@@ -9,6 +9,7 @@ import tomli_w
 
 from mixsweep.core.errors import UserError
 from mixsweep.core.execution.run_config import BATCH_NORMS
+from mixsweep.core.store.code_copy import Code
 from mixsweep.core.store.retention import POLICY_HELP, POLICY_PATTERN
 from mixsweep.core.toml.keys import declared_keys, toml_key, toml_key_by_hand
 from mixsweep.core.trainables.interface import Trainable
@@ -158,6 +159,8 @@ class SweepSpec:
     command: CommandSpec | None = toml_key_by_hand(None, "a trial that is a command: how it is run")
     source: Mapping[str, Any] = field(default_factory=dict)  # the file's own tables, `--set` applied
     path: Path | None = None
+    user_code: Code | None = None  # the user's files that train its trials
+    roots: tuple[str, ...] = (".",)  # folders of the project that they are imported from
 
     @property
     def kind(self) -> str:

@@ -9,7 +9,9 @@ from types import ModuleType
 from typing import Any
 
 from mixsweep.core import registry
+from mixsweep.core.code.project import ProjectFiles, is_of_project, project_files
 from mixsweep.core.errors import ConfigError, did_you_mean
+from mixsweep.core.store.code_copy import Code, read_code
 from mixsweep.core.toml.reader import Reader
 from mixsweep.core.trainables import own_class
 from mixsweep.core.trainables.interface import Trainable
@@ -27,6 +29,8 @@ class UserCode:
     Args:
         imports: absolute paths of the files that every process of the sweep imports.
         project: the root of the project that they belong to, '' without imports.
+        code: the files that train the trials, as they are now; None where there are none.
+        roots: folders of the project that modules are imported from.
         located: the keys of the resolved sweep file that say where all this is.
     """
 
@@ -34,6 +38,8 @@ class UserCode:
     imports: tuple[str, ...] = ()
     project: str = ""
     command: CommandSpec | None = None
+    code: Code | None = None
+    roots: tuple[str, ...] = (".",)
     located: Mapping[str, Any]
 
 
@@ -50,10 +56,11 @@ def read_user_code(reader: Reader, source: Mapping[str, Any], path: Path | None)
     if named and not (name.isidentifier() and (is_module or where.endswith(".py"))):
         raise reader.error("trainable", f"{named!r} is not like 'file.py:Class' or 'package.module:Class'")
     imports, project, modules = _import(reader, source, path, "" if is_module else where)
+    installed = _installed(reader, module_name, path) if is_module else None
     if "command" in source:
         code = _command(reader, source, path)
     elif named:
-        module = _installed(reader, module_name, path) if is_module else modules[0]
+        module = installed if installed is not None else modules[0]
         trainable = _trainable(reader, source, module, name)
         located = {"kind": trainable.kind, "trainable": named if is_module else f"{imports[0]}:{name}"}
         code = UserCode(trainable=trainable, located=located)
@@ -61,10 +68,28 @@ def read_user_code(reader: Reader, source: Mapping[str, Any], path: Path | None)
         raise reader.error("fields", "are those of a [command] or a Ray Tune trainable, and there is neither")
     else:
         code = _parts(reader)
-    if not imports:
-        return code
-    files = {"imports": list(imports), "project": project}
-    return replace(code, imports=imports, project=project, located={**files, **code.located})
+    if imports or installed is not None:
+        code = _with_files(code, imports, project, installed)
+    return code
+
+
+def _with_files(
+    code: UserCode, imports: tuple[str, ...], project: str, installed: ModuleType | None
+) -> UserCode:
+    """The same, with the files that train: those named and what they import, and an installed module."""
+    found = project_files(imports, project) if imports else ProjectFiles({}, (".",))
+    kept = dict(found.files)
+    if installed is not None and installed.__file__:
+        kept[f"{installed.__name__.replace('.', '/')}.py"] = Path(installed.__file__)
+    files = {"imports": list(imports), "project": project} if imports else {}
+    return replace(
+        code,
+        imports=imports,
+        project=project,
+        code=code.code or read_code(kept),
+        roots=found.roots,
+        located={**files, **code.located},
+    )
 
 
 def module_of(named: str) -> str:
@@ -129,10 +154,10 @@ def _installed(reader: Reader, name: str, path: Path | None) -> ModuleType:
     except (Exception, SystemExit) as error:
         problem = str(error).strip().partition("\n")[0]
         raise reader.error("trainable", f"{name!r}: {type(error).__name__}: {problem}") from error
-    project = find_project(_folder(path))
-    for inside, file in registry.project_files(project).items():
-        if file.resolve() == Path(module.__file__ or "").resolve():
-            raise reader.error("trainable", f"{name!r} is a file of this project; write '{inside}:…'")
+    project, file = find_project(_folder(path)), Path(module.__file__ or "")
+    if is_of_project(file, project):
+        inside = file.resolve().relative_to(project)
+        raise reader.error("trainable", f"{name!r} is a file of this project; write '{inside}:…'")
     return module
 
 
@@ -198,4 +223,4 @@ def _command(reader: Reader, source: Mapping[str, Any], path: Path | None) -> Us
     root = (_folder(path) / reader.text(source, "project", "")).resolve()
     definition, command = read_command(reader, source, root, (metric, mode))
     located = {"kind": definition.kind, "project": str(root)}
-    return UserCode(trainable=declare(definition), command=command, located=located)
+    return UserCode(trainable=declare(definition), command=command, code=command.code, located=located)

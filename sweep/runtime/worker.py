@@ -1,8 +1,6 @@
 """Worker processes: the worker spec that a command gives them, and how they run trials, at every kind of place."""
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -10,11 +8,13 @@ from types import ModuleType
 from typing import Any
 
 from mixsweep.core import registry
+from mixsweep.core.code.project import path_in_copy
+from mixsweep.core.code.tree import tree_of
 from mixsweep.core.config import TrialConfig
 from mixsweep.core.errors import UserError
 from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.records import Record
-from mixsweep.core.store.code_copy import code_path, keep_code, read_code
+from mixsweep.core.store.code_copy import code_path, kept_code
 from mixsweep.core.store.store import SweepStore
 from mixsweep.core.store.trial.info import TrialInfo
 from mixsweep.core.trainables import own_class, own_fields
@@ -45,6 +45,9 @@ class WorkerSpec:
         module: of the trainable, where it is in an installed package.
         imports: the user's files: that of the trainable first, then those that register models and data sets.
         project: the root of the project that they import from.
+        roots: folders of the project that modules are imported from.
+        runs_copy: whether to import the copies of these files in the store, which hold what was submitted, and not
+            those in the project, which may have changed since.
         grows: whether the plan grows while it runs, so that epoch budgets are read from the store.
         version: the mixsweep version of the command.
     """
@@ -59,6 +62,8 @@ class WorkerSpec:
     module: str = ""
     imports: tuple[str, ...] = ()
     project: str = ""
+    roots: tuple[str, ...] = (".",)
+    runs_copy: bool = False
     grows: bool = False
     version: str = __version__
 
@@ -70,6 +75,10 @@ class WorkerSpec:
         """This spec with some values of the run config replaced."""
         return replace(self, run_config=replace(self.run_config, **values))
 
+    def with_copy(self) -> "WorkerSpec":
+        """This spec for workers that start later: they import the store's copy of the user's files."""
+        return replace(self, runs_copy=bool(self.imports))
+
     def to_mapping(self) -> dict[str, Any]:
         """This spec as JSON values, without `epochs`, which an array task reads from the store's plan."""
         stopping = None if self.stopping is None else asdict(self.stopping)
@@ -79,8 +88,9 @@ class WorkerSpec:
             "definition": None if self.definition is None else self.definition.to_mapping(),
             "command": None if self.command is None else asdict(self.command),
             "imports": list(self.imports),
+            "roots": list(self.roots),
         }
-        names = ("metric", "mode", "module", "project", "grows", "version")
+        names = ("metric", "mode", "module", "project", "runs_copy", "grows", "version")
         return {**nested, **{name: getattr(self, name) for name in names}}
 
     @classmethod
@@ -100,6 +110,7 @@ class WorkerSpec:
                 "definition": None if definition is None else Definition.from_mapping(definition),
                 "command": None if command is None else Command(**command),
                 "imports": tuple(values["imports"]),
+                "roots": tuple(values.get("roots", (".",))),
                 "epochs": epochs,
             }
         )
@@ -109,7 +120,7 @@ def make_worker_spec(plan: Plan, run_config: RunConfig) -> WorkerSpec:
     """The worker spec of a command that runs this plan."""
     spec = plan.spec
     return WorkerSpec(
-        run_config=run_config,
+        run_config=replace(run_config, code="" if spec.user_code is None else spec.user_code.digest),
         metric=spec.metric,
         mode=spec.mode,
         epochs={config.trial_id: config.epochs for config in plan.trials},
@@ -119,6 +130,7 @@ def make_worker_spec(plan: Plan, run_config: RunConfig) -> WorkerSpec:
         module=module_of(spec.source.get("trainable", "")),
         imports=spec.imports,
         project=spec.project,
+        roots=spec.roots,
         grows=spec.search is not None,
     )
 
@@ -182,7 +194,10 @@ def import_code(worker_spec: WorkerSpec) -> None:
         UserError: this process has another version than the command, or their class is not the command's or not here.
     """
     check_version(worker_spec.version)
-    modules = registry.import_files(worker_spec.imports, worker_spec.project)
+    files, project = worker_spec.imports, worker_spec.project
+    if worker_spec.runs_copy and files:
+        files, project = _copies_of(worker_spec)
+    modules = registry.import_files(files, project, worker_spec.roots)
     if worker_spec.definition is not None and worker_spec.command is not None:
         declare(worker_spec.definition)
         attach_command(worker_spec.definition.kind, worker_spec.command)
@@ -194,27 +209,18 @@ def import_code(worker_spec: WorkerSpec) -> None:
         _attach(worker_spec.definition, module)
 
 
-def with_code(worker_spec: WorkerSpec) -> WorkerSpec:
-    """The spec with the digest of the user's code that this process has imported, or runs.
+def _copies_of(worker_spec: WorkerSpec) -> tuple[tuple[str, ...], str]:
+    """This process's copies of the user's files, in a tree of the kept code, and the tree's root.
 
-    A copy of what it has imported is kept in the store, where this process sees it.
+    Raises:
+        UserError: the store has no copy.
     """
-    if worker_spec.command is not None:
-        return worker_spec.with_run_config(code=Path(worker_spec.command.code).name)
-    paths = registry.project_files(worker_spec.project) if worker_spec.imports else {}
-    if worker_spec.module:
-        paths |= {
-            f"{worker_spec.module.replace('.', '/')}.py": Path(
-                inspect.getfile(_import_module(worker_spec.module))
-            )
-        }
-    if not paths:
-        return worker_spec
-    code, store = read_code(paths), worker_spec.run_config.store
-    if store.is_dir():  # else this node does not see it
-        with suppress(OSError):  # a full disk is told of elsewhere
-            keep_code(store, code)
-    return worker_spec.with_run_config(code=code.digest)
+    project = Path(worker_spec.project)
+    inside = [path_in_copy(number, file, project) for number, file in enumerate(worker_spec.imports)]
+    origins = {str(Path(name).parent): Path(file).parent for name, file in zip(inside, worker_spec.imports)}
+    kept = kept_code(worker_spec.run_config.store, worker_spec.run_config.code)
+    tree = tree_of(kept, {**origins, ".": project})
+    return tuple(str(tree / name) for name in inside), str(tree)
 
 
 def prepare_worker(worker_spec: WorkerSpec) -> Callable[[Record], bool]:
@@ -274,7 +280,7 @@ def run_trials(
     from mixsweep.core.execution.runner import work  # imports torch, which a driver does not need
 
     decide = prepare_worker(worker_spec)
-    run_config = with_code(worker_spec).run_config
+    run_config = worker_spec.run_config
     return work(
         trials,
         run_config,

@@ -178,7 +178,7 @@ def test_the_code_that_ran_is_kept_and_a_report_tells_of_two_versions(
     assert finish(command("debug", "--limit", "1"), folder=project).returncode == 0
     file = project / example.code
     before = file.read_text()
-    file.write_text(before + "\n# a change\n")
+    file.write_text(before + "\nCHANGED = True\n")
     assert finish(command("debug"), folder=project).returncode == 0
     store = SweepStore(project / "runs" / "no-rule")
     codes = [attempt.code for info in infos(store) for attempt in info.attempts]

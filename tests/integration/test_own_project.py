@@ -15,7 +15,8 @@ import pytest
 import tomli_w
 
 from mixsweep.core.store.store import SweepStore
-from tests.support.commands import trajectories
+from mixsweep.sweep.backends.slurm.submissions import submissions
+from tests.support.commands import infos, trajectories, wait_until
 from tests.support.ray_cluster import plain_cluster
 from tests.support.slurm_cluster import SlurmCluster
 
@@ -131,6 +132,29 @@ def test_as_tasks_of_an_array_and_on_ray_inside_one_job(
     place = {"kind": "slurm", "launch": launch, "time": 10, "mem": "4G"}
     (project / "places.toml").write_text(tomli_w.dumps({"campus": place}))
     assert records_of(run("campus"), project / "runs").equals(expected)
+
+
+@pytest.mark.slurm
+@pytest.mark.parametrize("launch", ["array", "ray"])
+def test_tasks_that_wait_train_what_was_submitted_whatever_is_edited_meanwhile(
+    launch: str, run: Run, project: Path, expected: pa.Table, slurm: SlurmCluster
+) -> None:
+    subprocess.run(["git", "init", "--quiet", project], check=True)
+    waits = {"directives": {"begin": "now+1hour"}}
+    place = {"kind": "slurm", "launch": launch, "time": 10, "mem": "4G", **waits}
+    (project / "places.toml").write_text(tomli_w.dumps({"campus": place}))
+    submitted = run("campus", "--detach")
+    assert submitted.returncode == 0, submitted.stdout
+    blocks = project / "core" / "blocks.py"
+    blocks.write_text(FILES["core/blocks.py"].replace("nn.Linear(a, b)", "nn.Linear(a, b, bias=False)"))
+    (project / "models" / "ours.py").write_text("raise RuntimeError('half an edit')\n")
+    store = SweepStore(project / "runs" / "thesis")
+    (job,) = {submission.job_id for submission in submissions(store)}
+    slurm.scontrol("update", f"JobId={job}", "StartTime=now")
+    wait_until(lambda: [info.state for info in infos(store)] == ["completed"] * 2, 200)
+    assert trajectories(store).equals(expected)
+    codes = {attempt.code for info in infos(store) for attempt in info.attempts}
+    assert [path.name for path in (store.path / "code").iterdir() if path.is_dir()] == list(codes)
 
 
 def test_no_process_of_a_sweep_has_our_checkout_on_its_path(run: Run, project: Path) -> None:

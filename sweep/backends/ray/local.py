@@ -24,7 +24,7 @@ class LocalRayBackend(Backend):
         on_tick = ignore_read_errors(sweep_run.callbacks.on_tick)
         with local_ray(self.place.cpus, self.place.gpus) as available:
             gpus = resources.gpus if resources.gpus is not None else float(available.get("GPU", 0) > 0)
-            spec = sweep_run.worker_spec.with_run_config(gpus=gpus)
+            spec = sweep_run.worker_spec.with_copy().with_run_config(gpus=gpus)
             needs = {"CPU": float(resources.cpus), "GPU": gpus}
             slots = RaySlots(
                 count=connection.capacity(needs, resources.ranks),

@@ -34,7 +34,7 @@ from mixsweep.core.store.trial.lease import give_lease_away
 from mixsweep.core.store.trial.transfer import Stamps, apply_update, collect_changes
 from mixsweep.core.trainables.kinds import find_trainable
 from mixsweep.sweep.backends.ray.store_proxy import DONE, HELD, WAIT, UploadReply
-from mixsweep.sweep.runtime.worker import WorkerSpec, import_code, with_code
+from mixsweep.sweep.runtime.worker import WorkerSpec, import_code
 
 _SEND_SECONDS = 2.0  # between two uploads of changes; each is a heartbeat
 _CHUNK_BYTES = 8 * 2**20
@@ -52,7 +52,6 @@ def run_trials_remotely(
     import ray
 
     import_code(worker_spec)
-    worker_spec = with_code(worker_spec)
     pending = list(trials)
     progress = True
     while pending and progress:

@@ -218,7 +218,7 @@ class ArrayDriver:
             [config.trial_id for config in trials], len(trials) if in_one_job else place.trials_per_task
         )
         at_once = place.trials_per_node if in_one_job else 1
-        worker = self._worker_spec.with_run_config(
+        worker = self._worker_spec.with_copy().with_run_config(
             cpus=request.cpus // at_once, gpus=float(request.gpus // at_once)
         )
         submitted: list[Submission] = []
