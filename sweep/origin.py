@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from mixsweep.core.execution.superseded import Superseded
 from mixsweep.core.failures import DamagedError
 from mixsweep.core.provenance import SUBMITTER_VERSION
 from mixsweep.core.store import files
@@ -120,5 +121,9 @@ def _shares_trials(plan: Plan, store: SweepStore) -> bool:
         return True
     if not planned:
         return True
-    known_trials = planned.union(store.trial_names())
-    return any(config.trial_id in known_trials for config in plan.trials)
+    names = store.trial_names()
+    known_trials = planned.union(names)
+    if any(config.trial_id in known_trials for config in plan.trials):
+        return True
+    by_id = {config.trial_id: config for config in plan.trials}
+    return plan.spec.code == "pin" and bool(Superseded(store).among(names, by_id))

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mixsweep.core.config import TrialConfig
+from mixsweep.core.execution.superseded import Superseded
 from mixsweep.core.records import ENERGY, UTILISATION, now
 from mixsweep.core.store import arrow
 from mixsweep.core.store.store import SweepStore, since
@@ -61,7 +62,8 @@ class SweepStatus:
     mode: str
     trials: tuple[TrialStatus, ...]
     seconds_left: float | None
-    others: int  # trials in the store that are no longer in the plan
+    others: int  # further trials in the store that are no longer in the plan
+    superseded: tuple[str, ...] = ()  # trials of other code in the store, whose place in the plan others have
     to_come: int = 0  # trials that a search has yet to choose
     seconds_left_range: tuple[float, float] | None = None
     epochs_an_hour: float | None = None  # None while nothing runs
@@ -111,6 +113,7 @@ class SweepStatus:
             "epochs_done": self.epochs_done,
             "epochs_total": self.epochs_total,
             "to_come": self.to_come,
+            "superseded": list(self.superseded),
             "seconds_left": self.seconds_left,
             "seconds_left_range": self.seconds_left_range,
             "epochs_an_hour": self.epochs_an_hour,
@@ -144,6 +147,7 @@ class StatusReader:
     def __init__(self, store: SweepStore):
         self._store = store
         self._index = TrialIndex(store)
+        self._superseded = Superseded(store)
 
     def read(self) -> SweepStatus:
         """Return the present status."""
@@ -175,6 +179,10 @@ class StatusReader:
         todo = {t.trial_id: t.epochs - t.epoch for t in trials if t.state in _OPEN and t.epochs > t.epoch}
         left = _time_left(plan, todo, summaries, table) if newest and todo else None
         planned = [summary for trial_id, summary in summaries.items() if trial_id in plan.epochs]
+        others = sorted(set(self._index.folders()) - plan.epochs.keys())
+        superseded: tuple[str, ...] = ()
+        if others and source.get("code") == "pin":
+            superseded = self._superseded.among(others, {i: plan.config(i) for i in plan.epochs})
         return SweepStatus(
             name=self._store.name,
             question=source.get("question", ""),
@@ -192,7 +200,8 @@ class StatusReader:
             curves=_curves(table, trials, metric, mode),
             rungs=_rungs(self._store.rungs_path(metric, mode)),
             costs=plan.costs(trials),
-            others=len(set(self._index.folders()) - plan.epochs.keys()),
+            others=len(others) - len(superseded),
+            superseded=superseded,
         )
 
 

@@ -265,7 +265,7 @@ def _best(
         config=[
             (name, _value_words(part, name, plain(row[name])), name in part.axes)
             for name in names
-            if name != "parent" or row[name]
+            if name not in ("parent", "pinned_code") or row[name]
         ],
         figures=drawn + weights,
         note=note,

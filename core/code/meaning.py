@@ -72,9 +72,9 @@ def _joined(values: list[Any]) -> list[Any]:
         if not isinstance(value, ast.Constant):
             found.append(value)
         elif found and isinstance(found[-1], str):
-            found[-1] += value.value
+            found[-1] += str(value.value)
         elif value.value:
-            found.append(value.value)
+            found.append(str(value.value))
     return found
 
 

@@ -46,18 +46,11 @@ def _own_folder() -> Path:
 
 
 def _link(tree: Path, origins: Mapping[str, Path]) -> None:
-    folders = [Path(folder) for folder, _, _ in os.walk(tree)]
-    for folder in folders:
+    for folder in [Path(folder) for folder, _, _ in os.walk(tree)]:
         inside = folder.relative_to(tree)
-        origin = next(
-            (
-                origins[str(at)] / inside.relative_to(at)
-                for at in (inside, *inside.parents)
-                if str(at) in origins
-            ),
-            None,
-        )
+        at = next(at for at in (inside, *inside.parents) if str(at) in origins)
+        origin = origins[str(at)] / inside.relative_to(at)
         with suppress(OSError):  # a project that is gone, or that this host does not see
-            for name in os.listdir(origin) if origin is not None else ():
+            for name in os.listdir(origin):
                 if name not in _NOT_LINKED and not os.path.lexists(folder / name):
                     (folder / name).symlink_to(origin / name)

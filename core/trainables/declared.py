@@ -6,7 +6,7 @@ trial is started, or given by `start_with` where it needs what core must not imp
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -28,11 +28,12 @@ _given: dict[str, Callable[[TrialConfig, Run], RunningTrial]] = {}  # by kind
 
 _ROLES = ("train", "valid", "val", "test")  # prefixes of metrics that belong on one axis
 _SHOWN = 4  # metrics in a line of the log
+_PINNED = "trainable code"  # in an identity; no field can have this name
 
 
-def start_with(kind: str, start: Callable[[TrialConfig, Run], RunningTrial]) -> None:
-    """Start the trials of a kind in this process by this function."""
-    _given[kind] = start
+def start_with(definition: Definition, start: Callable[[TrialConfig, Run], RunningTrial]) -> None:
+    """Start the trials of a definition in this process by this function, whether their code is pinned or not."""
+    _given[replace(definition, code="").kind] = start
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,8 @@ class DeclaredConfig:
             if spec.added and self.values[spec.name] == spec.default:
                 left_out.add(spec.name)
         kept = {name: value for name, value in values.items() if name not in left_out}
-        return {"trainable": f"{self.definition.source} {self.definition.name}", **kept}
+        pinned = {_PINNED: self.definition.code} if self.definition.code else {}
+        return {"trainable": f"{self.definition.source} {self.definition.name}", **pinned, **kept}
 
     @cached_property
     def trial_id(self) -> str:
@@ -146,6 +148,13 @@ class DeclaredTrainable(Trainable):
     def config_from_store(self, values: Mapping[str, Any]) -> DeclaredConfig:
         return DeclaredConfig(self.definition, values)
 
+    def pinned(self, code: str) -> "DeclaredTrainable":
+        return DeclaredTrainable(replace(self.definition, code=code))
+
+    def unpinned(self, config: TrialConfig) -> TrialConfig:
+        assert isinstance(config, DeclaredConfig)
+        return DeclaredConfig(replace(config.definition, code=""), config.values)
+
     def check_value(self, name: str, value: Any) -> None:
         self.field(name).checked(value)
 
@@ -156,7 +165,7 @@ class DeclaredTrainable(Trainable):
         """Nothing: its data is its own."""
 
     def start(self, config: TrialConfig, run: Run) -> RunningTrial:
-        given = _given.get(self.kind)
+        given = _given.get(replace(self.definition, code="").kind)
         if given is not None:
             return given(config, run)
         if self.definition.source not in _STARTERS:

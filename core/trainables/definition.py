@@ -35,6 +35,7 @@ class Definition:
         budget: the field for the number of records of a trial.
         has_test: whether it computes test metrics after a trial's last record.
         multi_rank: whether several processes can train one trial.
+        code: digest of the code, where it is part of the identities of its trials.
     """
 
     source: str
@@ -44,6 +45,7 @@ class Definition:
     budget: str
     has_test: bool = False
     multi_rank: bool = False
+    code: str = ""
 
     @cached_property
     def kind(self) -> str:
@@ -57,6 +59,7 @@ class Definition:
             **{name: getattr(self, name) for name in ("source", "name", "budget", "has_test", "multi_rank")},
             "fields": [_field_to_mapping(spec) for spec in self.fields],
             "metrics": [asdict(metric) | {"type": metric.type.__name__} for metric in self.metrics],
+            **({"code": self.code} if self.code else {}),
         }
 
     @classmethod

@@ -106,6 +106,8 @@ class ImageConfig:
         "", "trial@epoch whose checkpoint this trial continues from; set only in populations"
     )
 
+    pinned_code: str = option("", "digest of your code; set only by code = 'pin'")
+
     kind: ClassVar[str] = "image"
     own: ClassVar[
         tuple[Field, ...]

@@ -42,10 +42,17 @@ class ImageTrainer(Trainable):
     Args:
         config_class: of its trials, with the fields of registered parts.
         definition: of those fields; None: there are none.
+        code: digest of the user's code, where it is part of the identities of its trials.
     """
 
-    def __init__(self, config_class: type[ImageConfig] = ImageConfig, definition: Definition | None = None):
+    def __init__(
+        self,
+        config_class: type[ImageConfig] = ImageConfig,
+        definition: Definition | None = None,
+        code: str = "",
+    ):
         self.config_class = config_class
+        self._code = code
         self.definition = definition
         self.kind = config_class.kind
         self.fields = (*FIELDS, *config_class.own)
@@ -75,10 +82,17 @@ class ImageTrainer(Trainable):
     record_products: ClassVar = {"train_images": ("images_per_second", "train_seconds")}
 
     def config(self, values: Mapping[str, Any]) -> ImageConfig:
-        return self.config_class.from_mapping(values)
+        pinned = {"pinned_code": self._code} if self._code else {}
+        return self.config_class.from_mapping({**pinned, **values})
 
     def config_from_store(self, values: Mapping[str, Any]) -> ImageConfig:
         return self.config_class.from_store(values)
+
+    def pinned(self, code: str) -> "ImageTrainer":
+        return ImageTrainer(self.config_class, self.definition, code)
+
+    def unpinned(self, config: TrialConfig) -> TrialConfig:
+        return config.with_values(pinned_code="")
 
     def check_value(self, name: str, value: Any) -> None:
         if name in {spec.name for spec in self.config_class.own}:

@@ -289,6 +289,14 @@ class Trainable(ABC):
         return self.config_from_store({name: row[name] for name in self.field_names if name in row})
 
     @abstractmethod
+    def pinned(self, code: str) -> "Trainable":
+        """This kind of trial, with the digest of the code that trains it in the identity of each config."""
+
+    @abstractmethod
+    def unpinned(self, config: TrialConfig) -> TrialConfig:
+        """A config without the digest of the code."""
+
+    @abstractmethod
     def check_value(self, name: str, value: Any) -> None:
         """Check one field's value by itself; constraints between fields are checked for each config.
 

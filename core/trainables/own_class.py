@@ -10,7 +10,7 @@ import tempfile
 import time
 import typing
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, and a plan needs none
 
 _NEEDED = {"train": 0, "state": 0, "restore": 1}  # methods, and their number of arguments
 
-_classes: dict[str, type] = {}  # by kind
+_classes: dict[str, type] = {}  # by kind, without a digest of code
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +94,7 @@ def define(cls: Any, name: str, more_metrics: Mapping[str, str] = MappingProxyTy
 
 def attach(definition: Definition, cls: type) -> None:
     """Make this class run the trials of a definition in this process."""
-    _classes[definition.kind] = cls
+    _classes[replace(definition, code="").kind] = cls
 
 
 def start(config: TrialConfig, run: interface.Run) -> "OwnTrial":
@@ -104,7 +104,7 @@ def start(config: TrialConfig, run: interface.Run) -> "OwnTrial":
         ConfigError: its class is not imported here.
     """
     assert isinstance(config, DeclaredConfig)
-    cls = _classes.get(config.kind)
+    cls = _classes.get(replace(config.definition, code="").kind)
     if cls is None:
         raise ConfigError(f"{config.definition.name}: its file is not imported in this process")
     return OwnTrial(config, cls, run)

@@ -31,7 +31,7 @@ from mixsweep.sweep.planning.space import DISTRIBUTIONS, Distribution
 Schema = dict[str, Any]
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
-_NOT_IN_FILES = ("parent",)  # only a population writes it
+_NOT_IN_FILES = ("parent", "pinned_code")  # only a population writes the one, and code = "pin" the other
 
 # The schema of a value, by the type of its field.
 _TYPES: Mapping[Any, Schema] = {

@@ -98,7 +98,7 @@ def parse_spec(source: Mapping[str, Any], path: Path | None = None) -> SweepSpec
         raise reader.error("name", f"{name!r} is not a folder name")
     code = read_user_code(reader, source, path)
     trainable = code.trainable
-    plain = read_keys(reader, source, SweepSpec, only=("question", "reaches", "cost", "search_seed"))
+    plain = read_keys(reader, source, SweepSpec, only=("question", "reaches", "cost", "search_seed", "code"))
     metric = _metric(reader, source, trainable)
     mode = reader.choice(source, "mode", trainable.better(metric), MODES)
     base = reader.table(source, "base")
@@ -332,6 +332,8 @@ def _resources(reader: Reader, source: Mapping[str, Any]) -> Resources:
 def _known_field(reader: Reader, trainable: Trainable, where: str, name: str) -> None:
     if name == "parent":
         raise reader.error(where, "is written only by a population ([search] algorithm = 'pbt')")
+    if name == "pinned_code" and not isinstance(trainable, DeclaredTrainable):
+        raise reader.error(where, "is written only by code = 'pin'")
     if name not in trainable.field_names:
         raise reader.error(where, f"unknown field{did_you_mean(name, trainable.field_names)}")
 

@@ -23,6 +23,9 @@ MODES = ("max", "min")
 RULES = ("asha",)
 
 
+CODE_RULES = ("pin",)
+
+
 FOLDER_NAME = r"[^./\\][^/\\]*"  # printable, and at most LONGEST_NAME bytes
 
 
@@ -146,6 +149,11 @@ class SweepSpec:
     )
     project: str = toml_key_by_hand(
         "", "the folder that comes first in sys.path; left out: the nearest with .git or pyproject.toml"
+    )
+    code: str = toml_key(
+        "",
+        "pin: changed code of yours makes new trials; left out: it is not part of an identity",
+        choices=CODE_RULES,
     )
     search: Search | None = toml_key_by_hand(None, "chooses trials as others end; in Ray places only")
     stopping: Stopping | None = toml_key_by_hand(None, "a rule that stops poor trials early")

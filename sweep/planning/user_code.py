@@ -14,6 +14,7 @@ from mixsweep.core.errors import ConfigError, did_you_mean
 from mixsweep.core.store.code_copy import Code, read_code
 from mixsweep.core.toml.reader import Reader
 from mixsweep.core.trainables import own_class
+from mixsweep.core.trainables.declared import DeclaredTrainable
 from mixsweep.core.trainables.interface import Trainable
 from mixsweep.core.trainables.kinds import declare, find_trainable
 from mixsweep.core.trainables.own_fields import definition_of_parts
@@ -70,7 +71,20 @@ def read_user_code(reader: Reader, source: Mapping[str, Any], path: Path | None)
         code = _parts(reader)
     if imports or installed is not None:
         code = _with_files(code, imports, project, installed)
-    return code
+    return _pinned(reader, code) if source.get("code") == "pin" else code
+
+
+def _pinned(reader: Reader, code: UserCode) -> UserCode:
+    """The same, with the digest of the code in the identities of its trials."""
+    if code.code is None:
+        raise reader.error(
+            "code", "'pin' needs code of yours: imports, a trainable, or the code of a [command]"
+        )
+    trainable = code.trainable.pinned(code.code.digest)
+    if not isinstance(trainable, DeclaredTrainable):
+        return replace(code, trainable=trainable)
+    declared = declare(trainable.definition)
+    return replace(code, trainable=declared, located={**code.located, "kind": declared.kind})
 
 
 def _with_files(

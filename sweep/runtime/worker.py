@@ -256,7 +256,8 @@ def _attach(definition: Definition, module: ModuleType) -> None:
         tune.attach(definition, cls)
         return
     compared = {metric.name: metric.better for metric in definition.metrics if metric.is_objective}
-    if cls is None or own_class.define(cls, definition.name, compared).kind != definition.kind:
+    unpinned = replace(definition, code="")
+    if cls is None or own_class.define(cls, definition.name, compared).kind != unpinned.kind:
         raise UserError(
             f"{definition.name}: its fields or metrics are not those that the sweep was submitted with; "
             "run the same command again"

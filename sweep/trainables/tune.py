@@ -68,7 +68,7 @@ def attach(definition: Definition, target: Any) -> None:
 
         return FunctionTrial(config, target, run)
 
-    start_with(definition.kind, start)
+    start_with(definition, start)
 
 
 def _base_of(cls: type) -> type | None:

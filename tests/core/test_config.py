@@ -158,7 +158,7 @@ def test_every_field_that_shapes_the_trajectory_changes_the_identity() -> None:
         "hidden": (8,), "dropout": 0.5, "init": "torch", "optimizer": "sgd", "lr": 0.5, "weight_decay": 0.1,
         "schedule": "cosine", "warmup_epochs": 1, "batch_size": 64, "accumulate": 2, "label_smoothing": 0.1,
         "precision": "bf16", "seed": 1, "train_limit": 10, "valid_limit": 10,
-        "parent": "0123456789ab@3",
+        "parent": "0123456789ab@3", "pinned_code": "0123",
     }  # fmt: skip
     mixer = {"patch_size": 8, "embed_dim": 8, "blocks": 2, "token_ratio": 2, "channel_ratio": 2}
     ids = [ImageConfig().trial_id, ImageConfig(model="mixer").trial_id]

@@ -125,6 +125,12 @@ class Toy(Trainable):
     def config_from_store(self, values: Mapping[str, Any]) -> ToyConfig:
         return self.config(values)
 
+    def pinned(self, code: str) -> "Toy":
+        return self
+
+    def unpinned(self, config: TrialConfig) -> TrialConfig:
+        return config
+
     def check_value(self, name: str, value: Any) -> None:
         self.config({name: value})
 

@@ -65,9 +65,16 @@ def summary(status: SweepStatus) -> list[RenderableType]:
         lines.append(Text(f"failures: {kinds}", "red"))
     if status.to_come:
         lines.append(Text(f"{status.to_come} more trials will be chosen by the search", "dim"))
+    if status.superseded:
+        lines.append(Text(superseded_line(len(status.superseded)), "dim"))
     if status.others:
         lines.append(Text(f"{status.others} trials in the store are no longer in the plan", "dim"))
     return lines
+
+
+def superseded_line(count: int) -> str:
+    """Say that changed code has replaced trials."""
+    return f"superseded in the store: {count}, trained by other code"
 
 
 def trials_table(trials: Sequence[TrialStatus], metric: str, with_cost: bool = False) -> Table:

@@ -12,10 +12,11 @@ from mixsweep.cluster.places import Place
 from mixsweep.core.config import TrialConfig
 from mixsweep.core.execution.remaining import is_done
 from mixsweep.core.execution.run_config import RunConfig
+from mixsweep.core.execution.superseded import Superseded
 from mixsweep.core.formatting import rough_duration
 from mixsweep.core.store.store import SweepStore
 from mixsweep.sweep.backends.base import find_backend
-from mixsweep.sweep.cli.views.live_view import STYLES
+from mixsweep.sweep.cli.views.live_view import STYLES, superseded_line
 from mixsweep.sweep.planning.forecast import RemainingWork, forecast, measured_rates
 from mixsweep.sweep.planning.plan import Plan
 from mixsweep.sweep.search.suggestions import coming, to_come
@@ -62,6 +63,7 @@ def plan_mapping(plan: Plan, root: Path, place: Place) -> dict[str, Any]:
         "to_come": to_come(plan.spec, len(plan.trials)),
         "duplicates": plan.duplicates,
         "shared": plan.shared,
+        "superseded": list(superseded_by(plan, store)),
         "forecast_seconds": cost.seconds,
         "forecast_basis": cost.basis,
         "batch_scripts": _scripts(plan, place, todo, store),
@@ -91,6 +93,8 @@ def describe_plan(plan: Plan, root: Path, place: Place, out: Console) -> None:
         out.print(f"{plan.duplicates} duplicates left out: points that are the same trial", markup=False)
     if plan.shared:
         out.print(f"{plan.shared} trials answer several questions and run once", markup=False)
+    if found := superseded_by(plan, store):
+        out.print(superseded_line(len(found)), markup=False)
     for note in ineffective(plan):
         out.print(note, style="yellow", markup=False)
     cost = forecast([RemainingWork(config, epochs) for config, epochs in todo], measured_rates(root))
@@ -100,6 +104,13 @@ def describe_plan(plan: Plan, root: Path, place: Place, out: Console) -> None:
         out.print(f"forecast: {rough_duration(cost.seconds)} of one device ({cost.basis})", markup=False)
     for script in _scripts(plan, place, todo, store):
         out.print(f"\nbatch script:\n{script}", markup=False, soft_wrap=True)
+
+
+def superseded_by(plan: Plan, store: SweepStore) -> tuple[str, ...]:
+    """Return the trials in the store that this plan has again with other code."""
+    if plan.spec.code != "pin":
+        return ()
+    return Superseded(store).among(store.trial_names(), {config.trial_id: config for config in plan.trials})
 
 
 def ineffective(plan: Plan) -> list[str]:
