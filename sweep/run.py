@@ -26,6 +26,7 @@ from mixsweep.core.store.retention import Retention
 from mixsweep.core.store.stops import forget_command, stop_command, stop_token
 from mixsweep.core.store.store import SweepStore
 from mixsweep.core.store.trial.info import TrialInfo
+from mixsweep.core.store.trial.restart import restart_trial
 from mixsweep.core.store.upgrade import bring_up_to_date
 from mixsweep.core.trainables.kinds import find_trainable
 from mixsweep.sweep.backends.base import (
@@ -112,6 +113,8 @@ def _prepare(plan: Plan, backend: Backend, options: RunOptions, callbacks: Callb
             plan = with_known(plan, store)
         run_config = make_run_config(plan.spec, store, backend.place, options)
         trials = remaining(options.only or plan.trials, store, run_config)
+        if options.fresh is not None:  # first, so that no limit leaves it out
+            trials = [options.fresh, *(one for one in trials if one.trial_id != options.fresh.trial_id)]
         if trials or searches:
             require(*backend.extras, what=f"place {backend.place.name}")
         if options.limit is not None:
@@ -121,6 +124,8 @@ def _prepare(plan: Plan, backend: Backend, options: RunOptions, callbacks: Callb
         _open_store(store)
         if announcement:
             callbacks.say(announcement)
+        if options.fresh is not None:
+            restart_trial(store.trial(options.fresh.trial_id))
         save_origin(plan, store)
         if plan.spec.search is None:
             save_plan(plan, store)

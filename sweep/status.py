@@ -41,6 +41,9 @@ class TrialStatus:
     message: str
     device_seconds: float = 0.0  # of all attempts
     energy_joules: float | None = None  # of all epochs in the store, where devices report it
+    codes: tuple[
+        str, ...
+    ] = ()  # digests of the code that has trained it; several if it was changed meanwhile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +89,11 @@ class SweepStatus:
         return dict(Counter(trial.failure for trial in self.trials if trial.failure))
 
     @property
+    def codes(self) -> dict[str, int]:
+        """The number of trials that each version of the user's code has trained, by its digest."""
+        return dict(Counter(code for trial in self.trials for code in trial.codes))
+
+    @property
     def epochs_done(self) -> int:
         """Trained epochs; those that stopped and diverged trials skip count as done."""
         ended = ("completed", "stopped", "diverged")
@@ -114,6 +122,7 @@ class SweepStatus:
             "epochs_total": self.epochs_total,
             "to_come": self.to_come,
             "superseded": list(self.superseded),
+            "codes": self.codes,
             "seconds_left": self.seconds_left,
             "seconds_left_range": self.seconds_left_range,
             "epochs_an_hour": self.epochs_an_hour,
@@ -406,6 +415,7 @@ def _trial_status(
         message=summary.message if summary else "",
         device_seconds=_device_seconds(summary) if summary else 0.0,
         energy_joules=energy,
+        codes=summary.codes if summary else (),
     )
 
 

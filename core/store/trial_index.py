@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from mixsweep.core.store import files
+from mixsweep.core.store.code_copy import same_code
 from mixsweep.core.store.store import SweepStore
 from mixsweep.core.store.trial.folder import TrialFolder, is_current
 from mixsweep.core.store.trial.info import ENDED, Attempt
 
 _NAME = "trial-index.json"
-_VERSION = 2  # of its fields
+_VERSION = 3  # of its fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,7 @@ class TrialSummary:
     device_seconds: float = 0.0  # wall time of the attempts that have ended
     began: str = ""  # when the running attempt began, ISO; empty if none runs
     ranks: int = 1  # of the last attempt, each with its own device
+    codes: tuple[str, ...] = ()  # see TrialInfo; by today's digests
     is_damaged: bool = False  # whether its files, or the disk, are at fault, which may change at any time
 
     @property
@@ -83,7 +85,10 @@ def _read_file(path: Path) -> dict[str, tuple[list[list[Any]], TrialSummary]]:
         if content.get("version") != _VERSION:
             return {}
         values = content["trials"]
-        return {name: (stamp, TrialSummary(**summary)) for name, (stamp, summary) in values.items()}
+        return {
+            name: (stamp, TrialSummary(**{**summary, "codes": tuple(summary["codes"])}))
+            for name, (stamp, summary) in values.items()
+        }
     except (
         OSError,
         ValueError,
@@ -115,6 +120,7 @@ def _summarize(folder: TrialFolder) -> TrialSummary | None:
         device_seconds=sum(map(_seconds, info.attempts)),
         began="" if last is None or last.ended_at else last.started_at,
         ranks=last.ranks if last else 1,
+        codes=tuple(dict.fromkeys(same_code(folder.path.parent.parent, code) for code in info.codes)),
         is_damaged=info.failure == "disk",
     )
 

@@ -8,6 +8,7 @@ import inspect
 import shutil
 import tempfile
 import time
+import traceback
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from mixsweep.core import records
 from mixsweep.core.config import Field, TrialConfig
 from mixsweep.core.errors import ConfigError
+from mixsweep.core.failures import kind_of
 from mixsweep.core.records import COMMON_COLUMNS, Record
 from mixsweep.core.trainables import interface
 from mixsweep.core.trainables.declared import DeclaredConfig
@@ -118,6 +120,7 @@ class OwnTrial:
         self.epoch = config.begins_after
         self.facts: Mapping[str, Any] = {}
         self._is_checked = False
+        self._run = run
         self._scratch = Path(tempfile.mkdtemp(prefix="mixsweep-"))
         own = Run(
             device=run.device,
@@ -162,7 +165,17 @@ class OwnTrial:
         return {"epoch": self.epoch, "own": state}
 
     def restore(self, state: dict[str, Any]) -> None:
-        self._own.restore(state["own"])
+        try:
+            self._own.restore(state["own"])
+        except Exception as error:
+            if kind_of(error) != "bug":
+                raise
+            self._run.log("".join(traceback.format_exception(error)).rstrip())
+            problem = str(error).strip().partition("\n")[0]
+            raise ConfigError(
+                f"{self.config.definition.name}.restore: {type(error).__name__}: {problem}; if its code does not fit "
+                f"the checkpoint any more, start the trial again: --fresh {self.config.trial_id}"
+            ) from error
         self.epoch = state["epoch"]
 
     def test(self) -> Mapping[str, float]:

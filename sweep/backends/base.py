@@ -42,6 +42,7 @@ class RunOptions:
         data_dir: the folder of the image files; None: SWEEP_DATA, or the place's folder.
         limit: the largest number of the remaining trials to run; None: no limit.
         only: run only these trials of the plan.
+        fresh: start this trial of the plan from scratch, whatever it has trained.
         retry_failed: run failed trials again, whatever the kind of failure.
         raise_errors: in `debug`, raise an exception again after it is recorded.
         detach: return once everything is submitted, where the place keeps it running.
@@ -52,6 +53,7 @@ class RunOptions:
     data_dir: Path | None = None
     limit: int | None = None
     only: tuple[TrialConfig, ...] | None = None
+    fresh: TrialConfig | None = None
     retry_failed: bool = False
     raise_errors: bool = False
     detach: bool = False

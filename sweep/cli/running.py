@@ -57,6 +57,14 @@ def run(
             help="Run only this trial: its id, or the first characters of it.", autocompletion=complete_trial
         ),
     ] = None,
+    fresh: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TRIAL",
+            help="Start this trial from scratch: its records and checkpoints are removed.",
+            autocompletion=complete_trial,
+        ),
+    ] = None,
     retry_failed: Annotated[
         bool, typer.Option(help="Retry failed trials, whatever the kind of failure.")
     ] = False,
@@ -106,6 +114,7 @@ def run(
         data_dir=data,
         limit=limit,
         only=chosen,
+        fresh=pick(made.trials, fresh, "--fresh") if fresh is not None else None,
         retry_failed=retry_failed,
         raise_errors=where.kind == "debug",
         detach=detach,

@@ -275,18 +275,18 @@ def is_trial_prefix(text: str) -> bool:
     return re.fullmatch(r"[0-9A-Za-z]{1,64}", text) is not None
 
 
-def pick(trials: Sequence[TrialConfig], prefix: str) -> TrialConfig:
+def pick(trials: Sequence[TrialConfig], prefix: str, option: str = "--trial") -> TrialConfig:
     """Return the trial whose id begins with this prefix.
 
     Raises:
         SpecError: no trial matches, or more than one.
     """
     if not is_trial_prefix(prefix):
-        raise SpecError(f"--trial {prefix!r}: not a trial's id or the start of one")
+        raise SpecError(f"{option} {prefix!r}: not a trial's id or the start of one")
     found = [config for config in trials if config.trial_id.startswith(prefix)]
     if len(found) != 1:
         problem = "no trial of the plan" if not found else f"{len(found)} trials have ids that begin with it"
-        raise SpecError(f"--trial {prefix}: {problem}; `sweep plan` lists their ids")
+        raise SpecError(f"{option} {prefix}: {problem}; `sweep plan` lists their ids")
     return found[0]
 
 

@@ -62,6 +62,19 @@ class TrialInfo:
         return self.attempts[-1].end if self.state == "failed" else ""
 
     @property
+    def codes(self) -> tuple[str, ...]:
+        """The digests of the code that has trained its present state, in their order; several if it was changed."""
+        found: dict[str, None] = {}
+        for attempt in self.attempts:
+            if (
+                attempt.from_epoch <= self.config.begins_after
+            ):  # from scratch: earlier attempts are not in its state
+                found.clear()
+            if attempt.code and (attempt.to_epoch > attempt.from_epoch or not attempt.end):
+                found[attempt.code] = None
+        return tuple(found)
+
+    @property
     def budget_met(self) -> int:
         """The largest budget within which nothing is left to train."""
         if self.state == "completed" and find_trainable(self.config.kind).ends_by_itself:

@@ -88,13 +88,18 @@ class Term:
         """Where this term's log belongs."""
         return self._path / log_name(self.number)
 
-    def begin(self, info: TrialInfo) -> None:
+    def begin(self, info: TrialInfo, from_scratch: bool = False) -> None:
         """Take the next number, with this as the trial's info.
+
+        Args:
+            from_scratch: whether earlier records and checkpoints count no more; they are removed.
 
         Raises:
             LeaseLostError: another process has the trial.
         """
         self._lease.check()
+        if from_scratch:
+            self._base, self._old_checkpoints = (), ()
         head = Head(
             term=self._next,
             token=uuid.uuid4().hex,

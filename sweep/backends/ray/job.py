@@ -60,6 +60,7 @@ def _arguments_of(options: RunOptions) -> list[str]:
     for name, value in (("limit", options.limit), ("data", options.data_dir)):
         arguments += [f"--{name}", str(value)] if value is not None else []
     arguments += [word for config in options.only or () for word in ("--trial", config.trial_id)]
+    arguments += ["--fresh", options.fresh.trial_id] if options.fresh is not None else []
     return [*arguments, *["--retry-failed"] * options.retry_failed, *["--mirror"] * options.mirror]
 
 

@@ -65,6 +65,9 @@ def summary(status: SweepStatus) -> list[RenderableType]:
         lines.append(Text(f"failures: {kinds}", "red"))
     if status.to_come:
         lines.append(Text(f"{status.to_come} more trials will be chosen by the search", "dim"))
+    if len(status.codes) > 1:
+        versions = ", ".join(f"{code[:8]}: {count}" for code, count in status.codes.items())
+        lines.append(Text(f"different code of yours has trained these trials: {versions}", "yellow"))
     if status.superseded:
         lines.append(Text(superseded_line(len(status.superseded)), "dim"))
     if status.others:
@@ -94,7 +97,7 @@ def trials_table(trials: Sequence[TrialStatus], metric: str, with_cost: bool = F
         state = (trial.failure and f"failed: {trial.failure}") or trial.state
         table.add_row(
             trial.trial_id,
-            Text(trial.label),
+            Text(trial.label + (", of two definitions" if len(trial.codes) > 1 else "")),
             Text(state, STYLES[trial.state]),
             f"{trial.epoch}/{trial.epochs}",
             _value(trial),

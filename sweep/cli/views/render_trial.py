@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mixsweep.core.store.code_copy import same_code
 from mixsweep.core.store.code_patch import patch_path
 from mixsweep.core.store.trial.folder import TrialFolder
 from mixsweep.core.store.trial.info import TrialInfo
@@ -24,6 +25,10 @@ def trial_mapping(folder: TrialFolder) -> dict[str, Any]:
     values: dict[str, Any] = json.loads(info.to_json()) if info else {"trial_id": folder.trial_id}
     if info and (path := _patch_of(folder, info)):
         values["patch"] = path
+    if info:
+        values["codes"] = list(
+            dict.fromkeys(same_code(folder.path.parent.parent, code) for code in info.codes)
+        )
     values["records"] = [
         {**row, "recorded_at": row["recorded_at"].isoformat()} for row in folder.records().to_pylist()
     ]
@@ -48,6 +53,11 @@ def describe_trial(folder: TrialFolder, out: Console, last: int = 5) -> None:
         return
     out.print(Text(info.trial_id, "bold"), Text(info.state, STYLES[info.state]), f"at epoch {info.epoch}")
     out.print(f"folder  {folder.path}", markup=False, soft_wrap=True)
+    sweep = folder.path.parent.parent
+    codes = dict.fromkeys(same_code(sweep, code) for code in info.codes)
+    if len(codes) > 1:
+        line = f"of two definitions: {' and then '.join(codes)} have trained it (code/ in {sweep})"
+        out.print(Text(line, "yellow"), soft_wrap=True)
     trainable, identity = find_trainable(info.config.kind), info.config.identity()
     config = Table("field", "value", "meaning", box=None, header_style="bold")
     for name, value in info.config.to_mapping().items():
@@ -67,8 +77,7 @@ def describe_trial(folder: TrialFolder, out: Console, last: int = 5) -> None:
             out.print(f"{name}: {value}", markup=False, highlight=False)
     if path := _patch_of(folder, info):
         out.print(f"patch on that revision: {path}", markup=False, highlight=False, soft_wrap=True)
-    sweep = folder.path.parent.parent / "sweep.toml"
-    again = f"sweep run {shlex.quote(str(sweep))} --trial {folder.trial_id} --store again"
+    again = f"sweep run {shlex.quote(str(sweep / 'sweep.toml'))} --trial {folder.trial_id} --store again"
     out.print(f"to run this trial again: {again}", markup=False, highlight=False, soft_wrap=True)
     rows = folder.records().to_pylist()[-last:]
     names = _shown_metrics(trainable, rows)
