@@ -1,4 +1,4 @@
-"""The examples in every kind of place, killed in the middle: a class of one's own, a script, and registered parts.
+"""The examples in every kind of place, killed in the middle: classes, scripts, registered parts.
 
 Without a rule the tables are those of an undisturbed run in `debug`, bit for bit.
 """
@@ -57,6 +57,13 @@ SCRIPT = Example(
     300,
     "train.py",
 )
+SKLEARN = Example(
+    "sklearn",
+    ("base.trees=300", "space.depth.grid_search=[2, 8]", "seeds=2"),
+    ("rmse", "r2"),
+    1,
+    "boosting.py",
+)
 TUNE_CLASS = Example(
     "spirals-class",
     ("base.rounds=24", 'space={"model/width" = { grid_search = [2, 24] }}', "seeds=2"),
@@ -81,7 +88,7 @@ OWN_CNN = Example(
 
 
 # In `debug` each example is tested; elsewhere one that changes with the day. `make examples` has all everywhere.
-ALL = (CHAR_GPT, SCRIPT, OWN_CNN, TUNE_CLASS, TUNE_FUNCTION)
+ALL = (CHAR_GPT, SCRIPT, OWN_CNN, SKLEARN, TUNE_CLASS, TUNE_FUNCTION)
 OF_TODAY = ALL if os.environ.get("EXAMPLES") == "all" else (ALL[date.today().toordinal() % len(ALL)],)
 
 
@@ -142,13 +149,14 @@ def complete(words: list[str], store: Path) -> pa.Table:
 
 
 def killed_and_resumed(words: list[str], store: Path) -> pa.Table:
-    """SIGKILL a command with all its processes once a trial has two records, and give it again."""
+    """SIGKILL a command with all its processes once a trial has two records or its last, and give it again."""
     process = start(words, Path.cwd())
     sweep = SweepStore(store)
 
     def is_at_work() -> bool:
         return process.poll() is not None or any(
-            info.state == "running" and sweep.trial(info.trial_id).records().num_rows >= 2
+            info.state == "completed"
+            or (info.state == "running" and sweep.trial(info.trial_id).records().num_rows >= 2)
             for info in infos(sweep)
         )
 
