@@ -35,11 +35,24 @@ class Part:
     axes: tuple[str, ...]  # varied fields, without the seed
     claims: tuple[Mapping[str, Any], ...] = ()
     kind: str = BUILT_IN  # the kind of its trials
+    zipped: tuple[tuple[str, ...], ...] = ()  # groups of axes whose values go together
 
     @property
     def trainable(self) -> Trainable:
         """The trainable of its trials."""
         return find_trainable(self.kind)
+
+    def others(self, axis: str, trials: pd.DataFrame) -> tuple[str, ...]:
+        """The other axes, whose values are the same on both sides of a comparison of two values of this one.
+
+        Without those that are zipped with it, so that each of its values has one value of theirs.
+        """
+        together = {name for group in self.zipped if axis in group for name in group}
+        return tuple(
+            other
+            for other in self.axes
+            if other != axis and not (other in together and _determines(trials, axis, other))
+        )
 
 
 def open_sweep(sweep: Sweep) -> SweepStore:
@@ -77,6 +90,7 @@ def parts(sweep: Sweep) -> tuple[Part, ...]:
                 axes=_varied(rows, store.trainable.field_names, tuple(table.get("space", {}))),
                 kind=store.trainable.kind,
                 claims=tuple(table.get("claims", ())),
+                zipped=tuple(map(tuple, table.get("combine", {}).get("zip", ()))),
             )
         )
     return tuple(found)
@@ -267,6 +281,12 @@ def _varied(rows: pd.DataFrame, names: tuple[str, ...], declared: tuple[str, ...
                 continue
         axes.append(name)
     return tuple(axes)
+
+
+def _determines(trials: pd.DataFrame, axis: str, other: str) -> bool:
+    """Whether all trials with one value of an axis have one value of another."""
+    pairs = {(plain(a), plain(b)) for a, b in zip(trials[axis], trials[other])}
+    return len(pairs) == len({a for a, _ in pairs})
 
 
 def _trial_figures(

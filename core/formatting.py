@@ -1,6 +1,8 @@
-"""Numbers with their units as readable text."""
+"""Numbers with their units, and fields with their values, as readable text."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 
 def energy_text(joules: float | None) -> str:
@@ -30,3 +32,22 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def values_text(values: Mapping[str, Any]) -> str:
+    """Return fields with their values, or with lists of alternatives: `lr = 0.1, optimizer = 'sgd' or 'adam'`."""
+    return ", ".join(
+        f"{name} = {' or '.join(map(repr, value)) if isinstance(value, list) else repr(value)}"
+        for name, value in values.items()
+    )
+
+
+def axes_lines(table: Mapping[str, Any]) -> list[str]:
+    """Return what a sweep file, or a part of one, says of its axes under `[combine]` and `[derive]`, a line each."""
+    combine = table.get("combine", {})
+    zipped = [f"zipped: {' with '.join(group)}" for group in combine.get("zip", ())]
+    excluded = [f"excluded: {values_text(one)}" for one in combine.get("exclude", ())]
+    derived = [
+        f"derived: {name} = {' '.join(text.split())}" for name, text in table.get("derive", {}).items()
+    ]
+    return zipped + excluded + derived

@@ -189,9 +189,12 @@ def _evidence(
         sentences.append(f"{lead}: paired difference in {metric_words(metric)} {words}.")
     elif not notes:
         sentences.append("No seed has a figure on both sides.")
-    others = [other for other in part.axes if other != axis]
+    others = part.others(axis, involved)
     if others:
         sentences.append(f"Averaged over {listing(axis_words(other) for other in others)}.")
+    if with_it := [axis_words(other) for other in part.axes if other not in (axis, *others)]:
+        words = listing(with_it)
+        sentences.append(f"{words[0].upper()}{words[1:]} {'goes' if len(with_it) == 1 else 'go'} with it.")
     if notes:
         sentences.append(
             "; ".join(dict.fromkeys(notes)) + "."

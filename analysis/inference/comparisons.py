@@ -98,7 +98,7 @@ def value_cells(
 ) -> dict[Any, Cells]:
     """The outcomes of the trials of each value of an axis, over all other fields."""
     outcomes = _outcomes(metric, frame, trials)
-    others = [other for other in part.axes if other != axis]
+    others = part.others(axis, trials)
     cells: dict[Any, Cells] = {}
     for row in trials.to_dict("records"):
         cell = tuple(plain(row[other]) for other in others)

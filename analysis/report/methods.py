@@ -3,12 +3,12 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from mixsweep.analysis.frames import attempt_seconds, unplanned
+from mixsweep.analysis.frames import attempt_seconds, parts, unplanned
 from mixsweep.analysis.inference import statistics
 from mixsweep.analysis.inference.wording import listing
 from mixsweep.analysis.report.tables import Table
 from mixsweep.core.extras import is_installed
-from mixsweep.core.formatting import duration
+from mixsweep.core.formatting import axes_lines, duration
 from mixsweep.core.store.code_copy import same_code
 from mixsweep.core.store.forecasts import saved_forecasts
 from mixsweep.core.store.store import SweepStore
@@ -46,6 +46,17 @@ def methods(trainables: Iterable[Trainable]) -> list[str]:
     """Sentences on how the figures of a report were computed, with the notes of each kind of trial first."""
     own = dict.fromkeys(note for trainable in trainables for note in trainable.method_notes)
     return [*own, *_METHODS]
+
+
+def axes(stores: Sequence[SweepStore]) -> list[str]:
+    """A sentence for each part whose axes are zipped, points excluded or fields derived."""
+    found = []
+    for store in stores:
+        file = store.sweep_file()
+        for part, table in zip(parts(store), file.get("parts", [file])):
+            if lines := axes_lines(table):
+                found.append(f"Axes of {part.name}: {'; '.join(lines)}.")
+    return found
 
 
 def notes(stores: Sequence[SweepStore], infos: dict[str, TrialInfo]) -> list[str]:

@@ -127,7 +127,7 @@ def write_report(sweeps: Sequence[Sweep], out: Path | None = None) -> Path:
         forecasts=methods.forecasts(stores),
         failures=methods.failures(infos),
         provenance=methods.provenance(infos),
-        methods=methods.methods(store.trainable for store in stores),
+        methods=[*methods.methods(store.trainable for store in stores), *methods.axes(stores)],
     )
     write_bytes(out / "index.html", page.encode())
     _remove_stale(out, ablations)
@@ -203,7 +203,7 @@ def _curves(part: Part, slug: str, frame: pd.DataFrame, trials: pd.DataFrame, ou
     drawn = []
     for axis in part.axes or (None,):
         values = _drawn_values(part, trials, axis) if axis else None
-        others = [axis_words(other) for other in part.axes if other != axis]
+        others = [axis_words(other) for other in (part.others(axis, trials) if axis else ())]
         caption = f"{part.trainable.curve_words.capitalize()} against epochs"
         caption += f", a line for each {axis_words(axis)}" if axis else ""
         caption += f", averaged over {listing(others)}" if others else ""
@@ -216,7 +216,11 @@ def _curves(part: Part, slug: str, frame: pd.DataFrame, trials: pd.DataFrame, ou
         drawn.append(
             _picture(figures.draw_curves(frame, axis, values, trainable=part.trainable), name, caption, out)
         )
-    if len(part.axes) == 2 and f"final_{part.metric}" in trials:
+    if (
+        len(part.axes) == 2
+        and set(part.axes) not in map(set, part.zipped)
+        and f"final_{part.metric}" in trials
+    ):
         rows, columns = part.axes
         caption = f"Final {metric_words(part.metric)} over both fields: mean over the completed trials."
         figure = figures.draw_heat(trials, (rows, columns), part.metric)

@@ -16,8 +16,9 @@ import yaml  # type: ignore[import-untyped]
 from mixsweep.core.config import TrialConfig
 from mixsweep.core.errors import ConfigError, UserError, did_you_mean
 from mixsweep.core.store.store import SweepStore
+from mixsweep.sweep.planning.derive import complete
 from mixsweep.sweep.planning.plan import Plan, labels_of, pick
-from mixsweep.sweep.planning.space import expand
+from mixsweep.sweep.planning.space import Combine, expand
 
 COMMAND = ("${env}", "${interpreter}", "-m", "mixsweep", "agent")
 
@@ -30,7 +31,8 @@ def definition(plan: Plan, file: str, store: Path, project: str) -> str:
     """Return a W&B sweep definition as YAML.
 
     A grid becomes W&B's grid over the same fields, so that its panels have them as axes. What W&B cannot express
-    (conditions, parts, our random draws) becomes a grid over the ids of the planned trials.
+    (conditions, parts, zipped axes, excluded points, our random draws) becomes a grid over the ids of the planned
+    trials.
 
     Args:
         file: the path of the sweep file for `sweep agent`.
@@ -38,7 +40,8 @@ def definition(plan: Plan, file: str, store: Path, project: str) -> str:
     """
     spec = plan.spec
     part = spec.parts[0]
-    plain = len(spec.parts) == 1 and not part.when and all("grid_search" in a for a in part.space.values())
+    grids = all("grid_search" in axis for axis in part.space.values())
+    plain = len(spec.parts) == 1 and not part.when and grids and part.combine == Combine()
     if plain:
         parameters = {key: {"values": list(axis["grid_search"])} for key, axis in part.space.items()}
         parameters["seed"] = {"values": list(spec.seeds)}
@@ -69,7 +72,8 @@ def trial_for(plan: Plan, words: Sequence[str]) -> TrialConfig:
     space = {key: {"grid_search": [value]} for key, value in values.items() if key != "seed"}
     seed = values.get("seed", spec.seeds[0])
     try:
-        (point,) = expand(part.base, space, part.when, 1, 0, spec.trainable.defaults)
+        axes = expand(part.base, space, {}, 1, 0, spec.trainable.defaults)
+        (point,) = (complete(values, part.derive, part.when, spec.trainable) for values in axes)
         wanted = spec.trainable.config({**point, "seed": seed}).trial_id
     except ConfigError as error:
         raise AgentError(f"{' '.join(words)}: {error}") from error

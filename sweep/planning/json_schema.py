@@ -26,7 +26,7 @@ from mixsweep.sweep.planning.schema import (
     SweepSpec,
 )
 from mixsweep.sweep.planning.search_schema import Search
-from mixsweep.sweep.planning.space import DISTRIBUTIONS, Distribution
+from mixsweep.sweep.planning.space import DISTRIBUTIONS, Combine, Distribution
 
 Schema = dict[str, Any]
 
@@ -78,7 +78,10 @@ def sweep_file_schema() -> Schema:
             "pattern": r"^(.+\.py|[A-Za-z_]\w*(\.[A-Za-z_]\w*)*):[A-Za-z_]\w*$",
         },
         "parts": {"type": "array", "items": {"$ref": "#/$defs/part"}, "minItems": 1},
-        **{name: {"$ref": f"#/$defs/{name}"} for name in ("base", "space", "when", "claims")},
+        **{
+            name: {"$ref": f"#/$defs/{name}"}
+            for name in ("base", "space", "when", "combine", "derive", "claims")
+        },
         **{name: {"$ref": f"#/$defs/{name}"} for name in TABLES},
     }
     keys["metric"] |= {"type": "string", "enum": list(find_trainable().objectives)}
@@ -100,7 +103,7 @@ def sweep_file_schema() -> Schema:
         "dependentSchemas": {
             # With several questions these belong inside each of [[parts]], or in a file of their own.
             "parts": {"properties": dict.fromkeys((*ONLY_IN_PARTS, "search", "stopping"), False)},
-            "search": {"properties": {"samples": False}},
+            "search": {"properties": {"samples": False, "combine": False}},
         },
         "$defs": {
             "fields": {name: _trial_field(spec) for name, spec in _trial_fields().items()},
@@ -111,6 +114,8 @@ def sweep_file_schema() -> Schema:
                 **_table({name: _condition(spec) for name, spec in _trial_fields().items()}),
                 "minProperties": 1,
             },
+            "combine": _combine(),
+            "derive": _table({name: {"type": "string"} for name in _derivable_fields()}),
             "claims": {"type": "array", "items": {"$ref": "#/$defs/claim"}},
             "claim": _claim(),
             "part": _table(part),
@@ -140,9 +145,12 @@ def _any_fields(top: Mapping[str, Schema]) -> dict[str, Schema]:
     """The keys that name fields of a trial, where only the user's files know the fields."""
     table: Schema = {"type": "object"}
     claims = {"type": "array", "items": {**_claim(), "properties": dict(_keys(Claim))}}
+    combine = _table({"zip": _zip({"type": "string"}), "exclude": {"type": "array", "items": table}})
+    derive = {"type": "object", "additionalProperties": {"type": "string"}}
     parts = {"type": "array", "items": table, "minItems": 1}
     seeds = {**top["seeds"], "anyOf": [top["seeds"]["anyOf"][0], {"type": "array", "minItems": 1}]}
-    own = {"base": table, "space": table, "when": table, "claims": claims, "parts": parts, "seeds": seeds}
+    own = {"base": table, "space": table, "when": table, "combine": combine, "derive": derive}
+    own |= {"claims": claims, "parts": parts, "seeds": seeds}
     return {name: {"description": top[name]["description"], **schema} for name, schema in own.items()}
 
 
@@ -235,6 +243,26 @@ def _condition(spec: TrialField) -> Schema:
     if spec.is_list:
         return one
     return {"anyOf": [one, {"type": "array", "items": one}]}
+
+
+def _combine() -> Schema:
+    """Return the schema of [combine]: axes by name, and conditions as under [when]."""
+    keys = _keys(Combine)
+    axes = [name for name in _trial_fields() if name != "seed"]
+    keys["zip"] |= _zip({"type": "string", "enum": axes})
+    point = _table({name: _condition(spec) for name, spec in _trial_fields().items() if name != "seed"})
+    keys["exclude"] |= {"type": "array", "items": {**point, "minProperties": 1}}
+    return _table(keys)
+
+
+def _zip(axis: Schema) -> Schema:
+    return {"type": "array", "items": {"type": "array", "items": axis, "minItems": 2, "uniqueItems": True}}
+
+
+def _derivable_fields() -> list[str]:
+    """Return the fields that [derive] can compute: single numbers."""
+    fields = _trial_fields().values()
+    return [f.name for f in fields if f.type in (int, float) and not f.is_list and f.name != "seed"]
 
 
 def _claim() -> Schema:

@@ -15,6 +15,8 @@ from mixsweep.core.toml.keys import declared_keys, read_keys
 from mixsweep.core.toml.reader import Reader, parse_toml
 from mixsweep.core.trainables.declared import DeclaredTrainable
 from mixsweep.core.trainables.interface import Trainable
+from mixsweep.sweep.planning.combine import read_combine
+from mixsweep.sweep.planning.derive import read_derive
 from mixsweep.sweep.planning.schema import (
     FOLDER_NAME,
     LONGEST_NAME,
@@ -38,6 +40,8 @@ from mixsweep.sweep.planning.user_code import read_user_code
 from mixsweep.sweep.presets.catalog import PRESETS, preset_names
 
 Table = TypeVar("Table")
+
+_HOLDERS = ("base", "space", "derive")  # tables of a part that give a field its value
 
 
 def find_sweep_file(name: str) -> Path:
@@ -112,8 +116,10 @@ def parse_spec(source: Mapping[str, Any], path: Path | None = None) -> SweepSpec
         parts = _parts(reader, trainable, source, base)
     else:
         parts = (_part(reader, trainable, source, "", name, plain.get("question", ""), base),)
-    search = read_search(reader, source, trainable, parts[0].space, parts[0].when, len(seeds))
-    _check_size(reader, parts, len(seeds), search)
+    search = read_search(
+        reader, source, trainable, parts[0].space, parts[0].when, parts[0].derive, len(seeds)
+    )
+    _check_size(reader, trainable, parts, len(seeds), search)
     stopping = _read_table(reader, source, "stopping", Stopping) if "stopping" in source else None
     if stopping and "parts" in source:
         raise reader.error(
@@ -206,8 +212,9 @@ def _parts(
             raise reader.error(f"{where}base.seed", "write it in [base], so that seeds are paired")
         parts.append(_part(reader, trainable, table, where, name, question, {**base, **own}))
     for key in base:
-        if all(key in table.get("base", {}) or key in part.space for table, part in zip(tables, parts)):
-            held = "base" if key in tables[0].get("base", {}) else "space"
+        holders = [next((h for h in _HOLDERS if key in table.get(h, {})), None) for table in tables]
+        if all(holders):
+            held = holders[0]
             others = f", parts.1.{held}.{key}, …" if len(parts) > 1 else ""
             raise reader.error(
                 f"base.{key}",
@@ -253,18 +260,30 @@ def _part(
             several = isinstance(allowed, list) and not trainable.field(other).is_list
             for value in allowed if several else [allowed]:
                 _trial_value(reader, trainable, f"{where}when.{key}.{other}", other, value)
+
+    def check_known(at: str, name: str) -> None:
+        _known_field(reader, trainable, at, name)
+
+    def check_value(at: str, name: str, value: Any) -> None:
+        _trial_value(reader, trainable, at, name, value)
+
+    fixed = {**trainable.defaults, **base}
     return Part(
         name=name,
         question=question,
         base=base,
         space=space,
         when=when,
+        combine=read_combine(reader, table, where, trainable, fixed, check_value),
+        derive=read_derive(reader, table, where, trainable, check_known),
         claims=_claims(reader, trainable, table, where, space),
         **read_keys(reader, table, Part, where, only=("samples",)),
     )
 
 
-def _check_size(reader: Reader, parts: Sequence[Part], replicas: int, search: Search | None) -> None:
+def _check_size(
+    reader: Reader, trainable: Trainable, parts: Sequence[Part], replicas: int, search: Search | None
+) -> None:
     """Refuse a sweep of more trials than a store can hold, before anything is expanded."""
     if search is not None:
         key, wanted = (
@@ -273,7 +292,11 @@ def _check_size(reader: Reader, parts: Sequence[Part], replicas: int, search: Se
             else ("search.population", search.population)
         )
     else:
-        key, wanted = "", sum(count_points(part.space, part.samples) * replicas for part in parts)
+        counts = (
+            count_points(part.space, part.samples, part.combine, {**trainable.defaults, **part.base})
+            for part in parts
+        )
+        key, wanted = "", sum(counts) * replicas
     if wanted > MOST_TRIALS:
         raise reader.error(key, f"{wanted} trials are too many; allowed: {MOST_TRIALS} in one sweep")
 

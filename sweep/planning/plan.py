@@ -1,7 +1,7 @@
 """The plan: the trials of a sweep, identified, deduplicated, in the order in which they run."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -16,8 +16,9 @@ from mixsweep.core.store.code_copy import keep_code
 from mixsweep.core.store.definitions import save_definition
 from mixsweep.core.store.store import SweepStore
 from mixsweep.core.trainables.interface import Trainable
+from mixsweep.sweep.planning.derive import complete
 from mixsweep.sweep.planning.schema import Part, SpecError, SweepSpec
-from mixsweep.sweep.planning.space import expand, meets
+from mixsweep.sweep.planning.space import Combine, SpaceError, count_points, expand, meets
 
 _DRAWS_A_MEMBER = 50  # draws per member of a population, at most: draws may repeat a trial
 
@@ -50,6 +51,7 @@ class Plan:
     spec: SweepSpec
     rows: tuple[Planned, ...]  # one per trial and part; a trial that answers two questions has two
     duplicates: int  # trials left out, because an earlier point of their part is the same trial
+    excluded: int = 0  # points left out by [combine] exclude
 
     @cached_property
     def trials(self) -> tuple[TrialConfig, ...]:
@@ -87,23 +89,16 @@ def make_plan(spec: SweepSpec) -> Plan:
         SpecError: a point is not a valid trial; with the point's values.
     """
     rows: list[Planned] = []
-    duplicates = 0
+    duplicates = excluded = 0
     if spec.search is not None and spec.search.algorithm == "tpe":
         return Plan(spec=spec, rows=(), duplicates=0)
     if spec.search is not None and spec.search.algorithm == "pbt":
         return _first_generation(spec, spec.search.population)
     for part in spec.parts:
         seen: dict[str, int] = {}  # the index in `rows` of each trial of this part
-        for point, values in enumerate(
-            expand(
-                part.base,
-                part.space,
-                part.when,
-                part.samples,
-                spec.search_seed,
-                spec.trainable.defaults,
-            )
-        ):
+        points = list(points_of(spec, part))
+        excluded += count_points(part.space, part.samples, Combine(zip=part.combine.zip)) - len(points)
+        for point, values in enumerate(points):
             for replica, seed in enumerate(spec.seeds):
                 config = _trial(spec, part, values, seed)
                 row = Planned(part=part.name, point=point, replica=replica, config=config)
@@ -115,7 +110,33 @@ def make_plan(spec: SweepSpec) -> Plan:
                 if config.epochs > rows[earlier].config.epochs:
                     rows[earlier] = replace(rows[earlier], config=config)
     _check_effects(spec, rows)
-    return Plan(spec=spec, rows=tuple(rows), duplicates=duplicates)
+    return Plan(spec=spec, rows=tuple(rows), duplicates=duplicates, excluded=excluded)
+
+
+def points_of(spec: SweepSpec, part: Part, samples: int | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the points of a part, with the derived fields.
+
+    Raises:
+        SpecError: a field cannot be derived at a point, or an exclude matches no point.
+    """
+    trainable = spec.trainable
+
+    def completed(values: Mapping[str, Any]) -> dict[str, Any]:
+        return complete(values, part.derive, part.when, trainable)
+
+    try:
+        yield from expand(
+            part.base,
+            part.space,
+            part.when,
+            part.samples if samples is None else samples,
+            spec.search_seed,
+            trainable.defaults,
+            combine=part.combine,
+            complete=completed,
+        )
+    except (ConfigError, SpaceError) as error:
+        raise SpecError(f"{spec.path or spec.name}: {part.name}: {error}") from error
 
 
 def _check_effects(spec: SweepSpec, rows: Sequence[Planned]) -> None:
@@ -125,19 +146,22 @@ def _check_effects(spec: SweepSpec, rows: Sequence[Planned]) -> None:
         SpecError: names the field, and what it would need.
     """
     trainable = spec.trainable
-    limited = {  # by part: the fields of [base] that count under conditions only
-        part.name: [
-            name
-            for name in part.base
-            if name not in part.space and (trainable.field(name).applies or name in part.when)
-        ]
+    set_by_hand = {  # by part: fields of [base], or of [derive], with the table that they are in
+        part.name: {
+            **{name: "base" for name in part.base if name not in part.space and name not in part.derive},
+            **dict.fromkeys(part.derive, "derive"),
+        }
+        for part in spec.parts
+    }
+    limited = {  # those of them that count under conditions only
+        part.name: [n for n in set_by_hand[part.name] if trainable.field(n).applies or n in part.when]
         for part in spec.parts
     }
     felt = {
         (part.name, name)
         for part in spec.parts
-        for name in part.base
-        if name not in part.space and name not in limited[part.name]
+        for name in set_by_hand[part.name]
+        if name not in limited[part.name]
     }
     whens = {part.name: part.when for part in spec.parts}
     for row in rows:
@@ -145,12 +169,14 @@ def _check_effects(spec: SweepSpec, rows: Sequence[Planned]) -> None:
             if (row.part, name) not in felt and _is_felt(trainable, name, row, whens[row.part]):
                 felt.add((row.part, name))
     for number, part in enumerate(spec.parts):
-        own = spec.source["parts"][number].get("base", {}) if "parts" in spec.source else {}
-        for name in part.base:
+        of_part = spec.source["parts"][number] if "parts" in spec.source else {}
+        own = {**of_part.get("base", {}), **of_part.get("derive", {})}
+        for name in (*part.base, *part.derive):
             concerned = [part] if name in own else spec.parts
             if any((one.name, name) in felt for one in concerned):
                 continue
-            where = f"parts[{number}].base.{name}" if name in own else f"base.{name}"
+            held = set_by_hand[part.name].get(name, "base")
+            where = f"parts[{number}].{held}.{name}" if name in own else f"{held}.{name}"
             conditions = {**trainable.field(name).applies, **part.when.get(name, {})}
             words = " and ".join(
                 f"{other} = {_alternatives(allowed)}" for other, allowed in conditions.items()
@@ -184,15 +210,7 @@ def _first_generation(spec: SweepSpec, size: int) -> Plan:
     """Return the plan of a population's first generation: `size` different trials, drawn at random."""
     (part,) = spec.parts
     found: dict[str, TrialConfig] = {}
-    draws = expand(
-        part.base,
-        part.space,
-        part.when,
-        _DRAWS_A_MEMBER * size,
-        spec.search_seed,
-        spec.trainable.defaults,
-    )
-    for values in draws:
+    for values in points_of(spec, part, _DRAWS_A_MEMBER * size):
         config = _trial(spec, part, values, spec.seeds[0])
         found.setdefault(config.trial_id, config)
         if len(found) == size:

@@ -14,8 +14,10 @@ from mixsweep.core.store.retention import POLICY_HELP, POLICY_PATTERN
 from mixsweep.core.toml.keys import declared_keys, toml_key, toml_key_by_hand
 from mixsweep.core.trainables.interface import Trainable
 from mixsweep.core.trainables.kinds import find_trainable
+from mixsweep.sweep.planning.arithmetic import Expression
 from mixsweep.sweep.planning.command_schema import CommandSpec
 from mixsweep.sweep.planning.search_schema import Search
+from mixsweep.sweep.planning.space import Combine
 
 MODES = ("max", "min")
 
@@ -71,6 +73,12 @@ class Part:
     )
     when: Mapping[str, Mapping[str, Any]] = toml_key_by_hand(
         {}, "fields that count for some values of others: patch_size = { model = 'mixer' }"
+    )
+    combine: Combine = toml_key_by_hand(
+        Combine(), "axes that go together by position, and points to leave out"
+    )
+    derive: Mapping[str, Expression] = toml_key_by_hand(
+        {}, "fields computed from others: weight_decay = '0.1 * lr'"
     )
     claims: tuple[Claim, ...] = toml_key_by_hand((), "what the report tests")
     samples: int = toml_key(

@@ -9,6 +9,8 @@ from mixsweep.core.errors import did_you_mean
 from mixsweep.core.toml.keys import keys_beside, read_keys, toml_key
 from mixsweep.core.toml.reader import Reader
 from mixsweep.core.trainables.interface import Trainable
+from mixsweep.sweep.planning.arithmetic import Expression
+from mixsweep.sweep.planning.derive import depends_on
 
 ALGORITHMS = ("tpe", "pbt")
 
@@ -61,6 +63,7 @@ def read_search(
     trainable: Trainable,
     space: Mapping[str, Any],
     when: Mapping[str, Any],
+    derive: Mapping[str, Expression],
     replicas: int,
 ) -> Search | None:
     """Check a sweep file's `[search]` table, and the rest of the file against it; return None without the table.
@@ -78,6 +81,10 @@ def read_search(
     if "samples" in source:
         wanted = "search.trials" if algorithm == "tpe" else "search.population"
         raise reader.error("samples", f"not with [search]: write {wanted}")
+    if "combine" in source:
+        raise reader.error(
+            "combine", "not with [search], which draws each trial; leave values out of [space]"
+        )
     if replicas > 1:
         raise reader.error(
             "seeds", "not with [search]: a trial is one seed; repeat the best ones in a file of their own"
@@ -92,13 +99,24 @@ def read_search(
             raise reader.error(f"space.{key}", f"tpe has no {name}; write {_NOT_IN_TPE[name]}")
     search = Search(**{"algorithm": algorithm, **read_keys(reader, table, Search, at)})
     if algorithm == "tpe":
-        _check_tpe(reader, search, space)
+        _check_tpe(reader, search, trainable, space, when, derive)
     else:
-        _check_pbt(reader, source, search, trainable, space, when)
+        _check_pbt(reader, source, search, trainable, space, when, derive)
     return search
 
 
-def _check_tpe(reader: Reader, search: Search, space: Mapping[str, Any]) -> None:
+def _check_tpe(
+    reader: Reader,
+    search: Search,
+    trainable: Trainable,
+    space: Mapping[str, Any],
+    when: Mapping[str, Any],
+    derive: Mapping[str, Expression],
+) -> None:
+    for key in space:
+        for other in (*trainable.field(key).applies, *when.get(key, {})):
+            if other in derive:
+                raise reader.error(f"derive.{other}", f"not with tpe: whether {key} counts depends on it")
     points = math.prod(_size(axis) for axis in space.values())
     if search.trials > points:
         raise reader.error("search.trials", f"{search.trials}, but the space has only {points:g} points")
@@ -111,6 +129,7 @@ def _check_pbt(
     trainable: Trainable,
     space: Mapping[str, Any],
     when: Mapping[str, Any],
+    derive: Mapping[str, Expression],
 ) -> None:
     budget, mutable = trainable.budget, trainable.mutable_fields
     if "stopping" in source:
@@ -125,8 +144,19 @@ def _check_pbt(
             raise reader.error(f"search.mutate[{number}]", f"{name!r} is not in [space]")
         if name in when:
             raise reader.error(f"search.mutate[{number}]", f"{name!r} has a condition in [when]; remove one")
-    if budget in space:
-        raise reader.error(f"space.{budget}", "not with pbt: a population is compared at the same epochs")
+    for table, values in (("space", space), ("derive", derive)):
+        if budget in values:
+            raise reader.error(
+                f"{table}.{budget}", "not with pbt: a population is compared at the same epochs"
+            )
+    changing = set(search.mutate)
+    for name, expression in derive.items():  # each after those that it depends on
+        if changing & depends_on(expression, name, when, trainable):
+            changing.add(name)
+            if name not in mutable:
+                raise reader.error(
+                    f"derive.{name}", f"changes with [search] mutate, but a trained state depends on {name}"
+                )
     epochs = reader.table(source, "base").get(budget, trainable.defaults[budget])
     if search.interval_epochs >= epochs:
         raise reader.error(

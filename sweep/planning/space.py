@@ -7,12 +7,16 @@ generator.
 import itertools
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mixsweep.core.errors import did_you_mean
 from mixsweep.core.extras import require
+from mixsweep.core.toml.keys import toml_key_by_hand
+
+Space = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +54,19 @@ DISTRIBUTIONS: dict[str, Distribution] = {
 
 
 class SpaceError(ValueError):
-    """An axis that is not a valid distribution."""
+    """An axis that is not a valid distribution, or an exclude that leaves out no point, or every one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Combine:
+    """How the axes of a space are combined, where it is not in all combinations."""
+
+    zip: tuple[tuple[str, ...], ...] = toml_key_by_hand(
+        (), "grids of equal length whose values go together by position: [['lr', 'batch_size']]"
+    )
+    exclude: tuple[Mapping[str, Any], ...] = toml_key_by_hand(
+        (), "points to leave out: those with all of these values, each one or a list of several"
+    )
 
 
 def check_axis(axis: Any) -> list[Any]:
@@ -98,27 +114,97 @@ def check_axis(axis: Any) -> list[Any]:
 
 def expand(
     base: Mapping[str, Any],
-    space: Mapping[str, Mapping[str, Any]],
+    space: Space,
     when: Mapping[str, Mapping[str, Any]],
     samples: int,
     seed: int,
     defaults: Mapping[str, Any],
+    *,
+    combine: Combine = Combine(),
+    complete: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Yield the points of a space: every combination of the grids, `samples` times with fresh draws of the rest.
 
     A field under `when` is left out of a point whose other fields (or their `defaults`) do not meet its condition.
+
+    Args:
+        complete: makes a point of the values of `base` and `space`, instead of `when` alone.
+
+    Raises:
+        SpaceError: after the last point: an exclude has matched none, or all.
     """
-    grids = {key: axis["grid_search"] for key, axis in space.items() if "grid_search" in axis}
-    drawn = {key: axis for key, axis in space.items() if key not in grids}
-    draws = _draw(drawn, grids, samples, seed) if drawn else _product(grids)
-    for point in draws:
-        yield switch_off({**base, **{key: point[key] for key in space}}, when, defaults)
+    axes = grid_axes(space, combine.zip)
+    drawn = {key: axis for key, axis in space.items() if "grid_search" not in axis}
+    points = _draw(drawn, axes, samples, seed) if drawn else _product(axes)
+    matched: set[int] = set()
+    left = 0
+    for point in points:
+        values = {**base, **{key: point[key] for key in space}}
+        full = {**defaults, **values}
+        if found := [
+            n for n, one in enumerate(combine.exclude) if all(meets(full[k], v) for k, v in one.items())
+        ]:
+            matched.update(found)
+            continue
+        left += 1
+        yield complete(values) if complete is not None else switch_off(values, when, defaults)
+    for number in range(len(combine.exclude)):
+        if number not in matched:
+            raise SpaceError(f"combine.exclude[{number}]: matches no point")
+    if not left:
+        raise SpaceError("combine.exclude: leaves out every point")
 
 
-def count_points(space: Mapping[str, Mapping[str, Any]], samples: int) -> int:
-    """Return how many points `expand` yields, without expanding anything."""
-    grids = [axis["grid_search"] for axis in space.values() if "grid_search" in axis]
-    return math.prod(map(len, grids)) * (samples if len(grids) < len(space) else 1)
+def grid_axes(space: Space, zipped: Sequence[Sequence[str]] = ()) -> list[list[dict[str, Any]]]:
+    """Return the axes of the grids, each as its values by field. A zipped group is one axis, where its first is."""
+    groups = {name: group for group in zipped for name in group}
+    axes: list[list[dict[str, Any]]] = []
+    done: set[str] = set()
+    for name, axis in space.items():
+        if name in done or "grid_search" not in axis:
+            continue
+        names = groups.get(name, (name,))
+        done.update(names)
+        rows = zip(*(space[one]["grid_search"] for one in names), strict=True)
+        axes.append([dict(zip(names, row)) for row in rows])
+    return axes
+
+
+def count_points(
+    space: Space, samples: int, combine: Combine = Combine(), fixed: Mapping[str, Any] | None = None
+) -> int:
+    """Return how many points `expand` yields, without expanding anything.
+
+    Points that are excluded by a drawn field are counted: which ones these are is known once they are drawn.
+
+    Args:
+        fixed: the values of the fields that do not vary, which an exclude may name.
+    """
+    fixed = fixed or {}
+    excludes = [one for one in combine.exclude if _could_match(one, space, fixed)]
+    # How many combinations of the axes so far match which of the excludes.
+    counts: Counter[frozenset[int]] = Counter({frozenset(range(len(excludes))): 1})
+    for axis in grid_axes(space, combine.zip):
+        kinds = Counter(frozenset(n for n, one in enumerate(excludes) if _fits(one, point)) for point in axis)
+        after: Counter[frozenset[int]] = Counter()
+        for matched, count in counts.items():
+            for kind, size in kinds.items():
+                after[matched & kind] += count * size
+        counts = after
+    drawn = any("grid_search" not in axis for axis in space.values())
+    return counts[frozenset()] * (samples if drawn else 1)
+
+
+def _could_match(exclude: Mapping[str, Any], space: Space, fixed: Mapping[str, Any]) -> bool:
+    """Whether an exclude names grids and fixed values only, and the fixed ones are met."""
+    if any(name in space and "grid_search" not in space[name] for name in exclude):
+        return False
+    return all(meets(fixed[name], value) for name, value in exclude.items() if name not in space)
+
+
+def _fits(exclude: Mapping[str, Any], point: Mapping[str, Any]) -> bool:
+    """Whether the values of one axis are those that an exclude names, if it names any of them."""
+    return all(meets(value, exclude[name]) for name, value in point.items() if name in exclude)
 
 
 def switch_off(
@@ -150,23 +236,32 @@ def to_ray(space: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return objects
 
 
-def _product(grids: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
-    for values in itertools.product(*grids.values()):
-        yield dict(zip(grids, values))
+def _product(axes: Sequence[Sequence[Mapping[str, Any]]]) -> Iterator[dict[str, Any]]:
+    for chosen in itertools.product(*axes):
+        yield {name: value for values in chosen for name, value in values.items()}
 
 
 def _draw(
-    drawn: Mapping[str, Mapping[str, Any]], grids: Mapping[str, Sequence[Any]], samples: int, seed: int
+    drawn: Space, axes: Sequence[Sequence[Mapping[str, Any]]], samples: int, seed: int
 ) -> Iterator[dict[str, Any]]:
     require("ray", what="a random draw in [space]")
     import numpy as np
     from ray.tune.search.variant_generator import generate_variants
 
     state = np.random.default_rng(seed)
-    spec = to_ray({**{key: {"grid_search": list(values)} for key, values in grids.items()}, **drawn})
+    named = {next(iter(axis[0])): axis for axis in axes}  # Ray sees the positions of a zipped group's values
+    grids = {
+        name: {"grid_search": list(range(len(axis))) if len(axis[0]) > 1 else [point[name] for point in axis]}
+        for name, axis in named.items()
+    }
+    spec = to_ray({**grids, **drawn})
     for _ in range(samples):
         for _resolved, point in generate_variants(spec, random_state=state):
-            yield {key: _plain(value) for key, value in point.items()}
+            values = {key: _plain(value) for key, value in point.items()}
+            for name, axis in named.items():
+                if len(axis[0]) > 1:
+                    values |= axis[values[name]]
+            yield values
 
 
 def _plain(value: Any) -> Any:

@@ -26,6 +26,7 @@ from mixsweep.core.store.store import SweepStore
 from mixsweep.core.store.trial.lease import take_lease
 from mixsweep.core.store.trial.term import amend
 from mixsweep.core.store.trial.transfer import copy_checkpoint
+from mixsweep.sweep.planning.derive import complete
 from mixsweep.sweep.planning.plan import Plan, Planned
 from mixsweep.sweep.planning.schema import SweepSpec
 from mixsweep.sweep.planning.space import to_ray
@@ -87,8 +88,22 @@ def decide(
         made = [json.dumps([e.parent, e.values], sort_keys=True) for e in exploits if e is not None]
         if len(set(made)) == len(made):
             break
+    exploits = [e and _with_derived(spec, members, e) for e in exploits]
     ids = tuple(config.trial_id for config in members)
     return PopulationDecision(epoch=epoch, members=ids, scores=tuple(scores), exploits=tuple(exploits))
+
+
+def _with_derived(
+    spec: SweepSpec, members: Sequence[TrialConfig], exploit: ExploitDecision
+) -> ExploitDecision:
+    """Return an exploit with the derived fields that its values change."""
+    (part,) = spec.parts
+    (parent,) = (config for config in members if config.trial_id == exploit.parent)
+    given = {n: v for n, v in parent.to_mapping().items() if n not in part.derive} | dict(exploit.values)
+    made = complete(given, part.derive, part.when, spec.trainable)
+    derived = {name: made.get(name, spec.trainable.defaults[name]) for name in part.derive}
+    changed = {name: value for name, value in derived.items() if value != parent[name]}
+    return ExploitDecision(exploit.parent, {**exploit.values, **changed})
 
 
 def exploited_configs(decision: PopulationDecision, members: Sequence[TrialConfig]) -> list[TrialConfig]:

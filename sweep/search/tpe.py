@@ -18,8 +18,9 @@ from mixsweep.core.store.store import SweepStore
 from mixsweep.core.store.trial.info import TrialInfo
 from mixsweep.core.trainables.interface import Trainable
 from mixsweep.core.trainables.kinds import find_trainable
+from mixsweep.sweep.planning.derive import complete
 from mixsweep.sweep.planning.schema import Part, SpecError, SweepSpec
-from mixsweep.sweep.planning.space import meets, switch_off, to_ray
+from mixsweep.sweep.planning.space import meets, to_ray
 
 # Draws until a trial is new; those after the first 20 are random.
 _MAX_DRAWS, _TPE_DRAWS = 200, 20
@@ -123,7 +124,7 @@ def point_of(part: Part, config: TrialConfig) -> dict[str, Any] | None:
 
 
 def _trial(spec: SweepSpec, part: Part, values: Mapping[str, Any]) -> TrialConfig:
-    point = switch_off({**part.base, **values}, part.when, spec.trainable.defaults)
+    point = complete({**part.base, **values}, part.derive, part.when, spec.trainable)
     return spec.trainable.config({**point, "seed": spec.seeds[0]})
 
 

@@ -13,7 +13,7 @@ from mixsweep.core.config import TrialConfig
 from mixsweep.core.execution.remaining import is_done
 from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.execution.superseded import Superseded
-from mixsweep.core.formatting import rough_duration
+from mixsweep.core.formatting import axes_lines, rough_duration
 from mixsweep.core.store.store import SweepStore
 from mixsweep.sweep.backends.base import find_backend
 from mixsweep.sweep.cli.views.live_view import STYLES, superseded_line
@@ -62,6 +62,8 @@ def plan_mapping(plan: Plan, root: Path, place: Place) -> dict[str, Any]:
         "trials": rows,
         "to_come": to_come(plan.spec, len(plan.trials)),
         "duplicates": plan.duplicates,
+        "excluded": plan.excluded,
+        "axes": axes_of(plan),
         "shared": plan.shared,
         "superseded": list(superseded_by(plan, store)),
         "forecast_seconds": cost.seconds,
@@ -91,6 +93,8 @@ def describe_plan(plan: Plan, root: Path, place: Place, out: Console) -> None:
         out.print(f"{len(more)} more will be chosen by the search as others end", markup=False)
     if plan.duplicates:
         out.print(f"{plan.duplicates} duplicates left out: points that are the same trial", markup=False)
+    for line in axes_of(plan):
+        out.print(line, markup=False)
     if plan.shared:
         out.print(f"{plan.shared} trials answer several questions and run once", markup=False)
     if found := superseded_by(plan, store):
@@ -113,6 +117,21 @@ def superseded_by(plan: Plan, store: SweepStore) -> tuple[str, ...]:
     return Superseded(store).among(store.trial_names(), {config.trial_id: config for config in plan.trials})
 
 
+def axes_of(plan: Plan) -> list[str]:
+    """Return lines that say which axes are zipped, which points are excluded and which fields are derived."""
+    source = plan.spec.source
+    several = "parts" in source
+    lines = [
+        f"{part.name}: {line}" if several else line
+        for part, table in zip(plan.spec.parts, source.get("parts", [source]))
+        for line in axes_lines(table)
+    ]
+    if plan.excluded:
+        points = "1 point" if plan.excluded == 1 else f"{plan.excluded} points"
+        lines.append(f"{points} left out by [combine] exclude")
+    return lines
+
+
 def ineffective(plan: Plan) -> list[str]:
     """Return notes on fields that are set but have no effect on any trial."""
     notes = []
@@ -120,7 +139,8 @@ def ineffective(plan: Plan) -> list[str]:
         trials = [row.config for row in plan.rows if row.part == part.name]
         for name, value in part.base.items():
             wanted = tuple(value) if isinstance(value, list) else value
-            if name != "seed" and name not in part.space and all(c[name] != wanted for c in trials):
+            varies = name in part.space or name in part.derive
+            if name != "seed" and not varies and all(c[name] != wanted for c in trials):
                 notes.append(
                     f"note: {part.name}: {name} = {value!r} has no effect with the other fields as they are"
                 )

@@ -9,8 +9,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mixsweep.core.errors import UserError
+from mixsweep.core.formatting import axes_lines
 from mixsweep.core.store.code_copy import same_code
 from mixsweep.core.store.code_patch import patch_path
+from mixsweep.core.store.store import SweepStore
 from mixsweep.core.store.trial.folder import TrialFolder
 from mixsweep.core.store.trial.info import TrialInfo
 from mixsweep.core.trainables.definition import UNLIMITED
@@ -29,10 +32,27 @@ def trial_mapping(folder: TrialFolder) -> dict[str, Any]:
         values["codes"] = list(
             dict.fromkeys(same_code(folder.path.parent.parent, code) for code in info.codes)
         )
+    if derived := _derived_of(folder):
+        values["derived"] = derived
     values["records"] = [
         {**row, "recorded_at": row["recorded_at"].isoformat()} for row in folder.records().to_pylist()
     ]
     return values
+
+
+def _derived_of(folder: TrialFolder) -> dict[str, str]:
+    """Return the expressions of a trial's derived fields, as its sweep's file now has them."""
+    store = SweepStore(folder.path.parent.parent)
+    try:
+        file, plan = store.sweep_file(), store.plan().select(["trial_id", "part"]).to_pylist()
+    except (UserError, OSError, KeyError):  # the trial is shown without
+        return {}
+    mine = {row["part"] for row in plan if row["trial_id"] == folder.trial_id}
+    found: dict[str, str] = {}
+    for number, table in enumerate(file.get("parts", [file]), start=1):
+        if "parts" not in file or table.get("name", f"part-{number}") in mine:
+            found |= table.get("derive", {})
+    return found if mine else {}
 
 
 def _patch_of(folder: TrialFolder, info: TrialInfo) -> str:
@@ -65,6 +85,8 @@ def describe_trial(folder: TrialFolder, out: Console, last: int = 5) -> None:
         shown = "until it ends" if name == trainable.budget and value == UNLIMITED else str(value)
         config.add_row(name, Text(shown, style), trainable.field(name).doc)
     out.print(config)
+    for line in axes_lines({"derive": _derived_of(folder)}):
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
     attempts = Table("attempt", "place", "host", "from epoch", "start", "end", box=None, header_style="bold")
     for one in info.attempts:
         ending = f"{one.end or 'runs'} {one.message}".strip()
