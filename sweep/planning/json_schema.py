@@ -250,7 +250,8 @@ def _combine() -> Schema:
     keys = _keys(Combine)
     axes = [name for name in _trial_fields() if name != "seed"]
     keys["zip"] |= _zip({"type": "string", "enum": axes})
-    point = _table({name: _condition(spec) for name, spec in _trial_fields().items() if name != "seed"})
+    fields = {name: _field_ref(name) for name in axes}
+    point = _table({n: {"anyOf": [one, {"type": "array", "items": one}]} for n, one in fields.items()})
     keys["exclude"] |= {"type": "array", "items": {**point, "minProperties": 1}}
     return _table(keys)
 

@@ -22,6 +22,7 @@ from mixsweep.core.store import files
 from mixsweep.core.store.store import FORMAT, FORMAT_FILE, SweepStore
 from mixsweep.core.store.trial.info import Attempt, TrialInfo
 from mixsweep.core.trainables.image_config import ImageConfig
+from mixsweep.sweep.planning.space import grid_axes
 from tests.support.records import make_record
 from tests.support.trials import write_trial
 
@@ -49,6 +50,10 @@ class SyntheticPart:
     claims: Sequence[Mapping[str, Any]] = ()
     noise: float = 0.003  # standard deviation of a trial's own noise, as a fraction
     states: Mapping[Any, Sequence[str]] = field(default_factory=dict)  # by value: one state a replica
+    zipped: Sequence[Sequence[str]] = ()  # groups of axes whose values go together
+    derive: Mapping[str, str] = field(
+        default_factory=dict
+    )  # as in a sweep file; the trials have base's values
 
 
 def write_sweep(
@@ -69,7 +74,10 @@ def write_sweep(
     store = SweepStore(path)
     plan, clock = [], START
     for part in parts:
-        for point, values in enumerate(product(*part.space.values())):
+        grids = {axis: {"grid_search": list(values)} for axis, values in part.space.items()}
+        for point, chosen in enumerate(product(*grid_axes(grids, part.zipped))):
+            by_axis = {axis: value for one in chosen for axis, value in one.items()}
+            values = tuple(by_axis[axis] for axis in part.space)
             key = values[0] if len(values) == 1 else values
             states = part.states.get(key, ("completed",) * seeds)
             for replica in range(seeds):
@@ -143,6 +151,8 @@ def _part_table(part: SyntheticPart) -> dict[str, Any]:
         "base": dict(part.base),
         "space": {axis: {"grid_search": list(values)} for axis, values in part.space.items()},
         "claims": [dict(claim) for claim in part.claims],
+        **({"combine": {"zip": [list(group) for group in part.zipped]}} if part.zipped else {}),
+        **({"derive": dict(part.derive)} if part.derive else {}),
     }
 
 

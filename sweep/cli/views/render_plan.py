@@ -93,8 +93,8 @@ def describe_plan(plan: Plan, root: Path, place: Place, out: Console) -> None:
         out.print(f"{len(more)} more will be chosen by the search as others end", markup=False)
     if plan.duplicates:
         out.print(f"{plan.duplicates} duplicates left out: points that are the same trial", markup=False)
-    for line in axes_of(plan):
-        out.print(line, markup=False)
+    for words in axes_of(plan):
+        out.print(words, markup=False, soft_wrap=True)
     if plan.shared:
         out.print(f"{plan.shared} trials answer several questions and run once", markup=False)
     if found := superseded_by(plan, store):

@@ -181,6 +181,47 @@ def test_a_claim_may_name_its_own_metric(tmp_path):
     assert "valid loss −" in verdict.evidence
 
 
+@pytest.mark.parametrize(
+    ("axis", "better", "other"), [("lr", 1e-3, "batch size"), ("batch_size", 64, "learning rate")]
+)
+def test_a_claim_on_a_zipped_axis_compares_the_pairs(tmp_path, axis, better, other):
+    values = {"lr": [1e-3, 1e-2], "batch_size": [64, 256], "dropout": [0.0, 0.3]}
+    final = {
+        (lr, size, dropout): 0.4 + (lr == 1e-3) / 10
+        for lr, size in ((1e-3, 64), (1e-2, 256))
+        for dropout in (0.0, 0.3)
+    }
+    claim = {"text": "small", "compare": axis, "better": better, "than": "rest"}
+    part = SyntheticPart(
+        name="pairs",
+        space=values,
+        final=final,
+        claims=[claim],
+        zipped=[["lr", "batch_size"]],
+        base={"model": "mlp"},
+    )
+    _, (verdict,) = judged(write_sweep(tmp_path / "pairs", [part]))
+    assert verdict.verdict == "supported"
+    (compared,) = verdict.comparisons
+    assert compared.difference is not None
+    assert compared.difference.n == 3
+    assert compared.difference.interval.mean == pytest.approx(0.1, abs=0.01)
+    assert f"Averaged over dropout. {other[0].upper()}{other[1:]} goes with it." in verdict.evidence
+
+
+def test_zipped_axes_with_a_value_twice_are_compared_where_the_other_is_equal(tmp_path):
+    values = {"lr": [1e-3, 1e-3, 1e-2], "batch_size": [64, 256, 64]}
+    final = {(1e-3, 64): 0.5, (1e-3, 256): 0.9, (1e-2, 64): 0.4}
+    claim = {"text": "1e-3", "compare": "lr", "better": 1e-3, "than": "rest"}
+    part = SyntheticPart(
+        name="pairs", space=values, final=final, claims=[claim], zipped=[["lr", "batch_size"]]
+    )
+    _, (verdict,) = judged(write_sweep(tmp_path / "pairs", [part]))
+    (compared,) = verdict.comparisons
+    assert compared.difference is not None
+    assert compared.difference.interval.mean == pytest.approx(0.1, abs=0.01)
+
+
 def test_one_axis_of_several_is_averaged_over_the_others(tmp_path):
     values = {"lr": [1e-3, 1e-2], "dropout": [0.0, 0.3]}
     final = {(1e-3, 0.0): 0.5, (1e-3, 0.3): 0.6, (1e-2, 0.0): 0.4, (1e-2, 0.3): 0.5}

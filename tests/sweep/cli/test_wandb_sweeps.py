@@ -59,6 +59,19 @@ def test_what_wandb_has_no_words_for_is_a_grid_over_the_planned_trials(tmp_path:
     assert [trial_for(plan, [f"--trial={trial_id}"]) for trial_id in ids] == list(plan.trials)
 
 
+def test_zipped_axes_are_a_grid_over_the_planned_trials_and_derived_fields_need_no_words(
+    tmp_path: Path,
+) -> None:
+    zipped = make_plan(load_spec(write(tmp_path, SMALL | {"combine": {"zip": [["lr", "activation"]]}})))
+    made = yaml.safe_load(definition(zipped, "small.toml", tmp_path, "p"))
+    assert made["parameters"] == {"trial": {"values": [config.trial_id for config in zipped.trials]}}
+    derived = make_plan(load_spec(write(tmp_path, SMALL | {"derive": {"weight_decay": "lr / 10"}})))
+    made = yaml.safe_load(definition(derived, "small.toml", tmp_path, "p"))
+    assert sorted(made["parameters"]) == ["activation", "lr", "seed"]
+    found = trial_for(derived, ["--lr=0.01", "--activation=relu", "--seed=42"])
+    assert found["weight_decay"] == 0.001
+
+
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [

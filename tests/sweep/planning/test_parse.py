@@ -467,6 +467,7 @@ PLACES = [
     *(f"space.lr.{name}" for name in DISTRIBUTIONS),
     "when.patch_size.model", "when.hidden.hidden", "stopping.rule", "stopping.grace_epochs", "claims.0",
     "claims.0.compare", "claims.0.better", "claims.0.than", "keep.checkpoints", "resources.gpus",
+    "combine", "combine.zip", "combine.exclude", "derive", "derive.weight_decay", "derive.batch_size",
 ]  # fmt: skip
 
 

@@ -84,6 +84,37 @@ def test_the_worst_quarter_goes_on_from_the_best_one_with_values_of_its_own() ->
     assert len({config.trial_id for config in after}) == 8
 
 
+def test_derived_fields_follow_the_values_that_change() -> None:
+    spec = spec_with(search__population=8, derive__weight_decay="lr / 100")
+    members = list(make_plan(spec).trials)
+    assert all(config["weight_decay"] == pytest.approx(config["lr"] / 100) for config in members)
+    decision = decide(spec, 2, members, [0.1, 0.9, 0.5, 0.4, 0.2, 0.6, 0.8, 0.3])
+    after = exploited_configs(decision, members)
+    assert all(config["weight_decay"] == pytest.approx(config["lr"] / 100) for config in after)
+    assert sum(config["weight_decay"] not in {c["weight_decay"] for c in members} for config in after) == 2
+    assert exploited_configs(PopulationDecision.from_mapping(decision.to_mapping()), members) == after
+    plain = decide(EIGHT, 2, list(make_plan(EIGHT).trials), [0.1, 0.9, 0.5, 0.4, 0.2, 0.6, 0.8, 0.3])
+    changed = [e and {n: v for n, v in e.values.items() if n != "weight_decay"} for e in decision.exploits]
+    assert changed == [e and dict(e.values) for e in plain.exploits]
+
+
+@pytest.mark.parametrize(
+    ("derive", "said"),
+    [
+        (
+            {"batch_size": "int(64 * lr) + 1"},
+            "derive.batch_size: changes with [search] mutate, but a trained state",
+        ),
+        ({"epochs": "4 + 2"}, "derive.epochs: not with pbt: a population is compared at the same epochs"),
+    ],
+)
+def test_what_a_trained_state_depends_on_cannot_follow(derive: dict[str, str], said: str) -> None:
+    tables = {**FILE, "base": {k: v for k, v in FILE["base"].items() if k not in derive}, "derive": derive}
+    with pytest.raises(SpecError) as caught:
+        parse_spec(tables)
+    assert said in str(caught.value)
+
+
 def test_a_decision_depends_on_its_values_alone_and_draws_from_nobody_elses_numbers() -> None:
     members = list(make_plan(EIGHT).trials)
     values = [random.random() for _ in members]

@@ -156,6 +156,16 @@ def test_a_trial_outside_the_space_as_it_is_now_is_not_of_the_plan() -> None:
     assert refit(spec_with(base__seed=1), config) is None
 
 
+def test_a_suggestion_has_its_derived_fields_and_a_trial_of_another_derivation_is_outside() -> None:
+    spec = spec_with(derive__weight_decay="lr / 100")
+    found = [result.config for result in search_all(spec, 5, far_from_a_hundredth)]
+    assert all(config["weight_decay"] == pytest.approx(config["lr"] / 100) for config in found)
+    assert [refit(spec, config) for config in found] == found
+    plain = [result.config for result in search_all(spec_with(), 5, far_from_a_hundredth)]
+    assert [config["lr"] for config in found] == [config["lr"] for config in plain]
+    assert all(refit(spec_with(derive__weight_decay="lr / 10"), config) is None for config in found)
+
+
 def test_suggestions_of_which_none_is_a_trial_are_an_error_with_their_values() -> None:
     spec = spec_with(space={"accumulate": {"choice": [3, 5]}}, search={"trials": 2})
     with pytest.raises(SpecError, match=r"accumulate = . does not divide .* \(at accumulate = .\)"):
