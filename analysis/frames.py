@@ -12,6 +12,7 @@ import pandas as pd
 
 from mixsweep.core.errors import UserError
 from mixsweep.core.records import ENERGY
+from mixsweep.core.scoring import scored_row
 from mixsweep.core.store.store import SweepStore
 from mixsweep.core.store.trial.folder import TrialFolder, as_damaged
 from mixsweep.core.store.trial.info import Attempt, TrialInfo
@@ -35,12 +36,18 @@ class Part:
     axes: tuple[str, ...]  # varied fields, without the seed
     claims: tuple[Mapping[str, Any], ...] = ()
     kind: str = BUILT_IN  # the kind of its trials
+    score: str = "last"  # which record of a trial counts: one of core.scoring.SCORES
     zipped: tuple[tuple[str, ...], ...] = ()  # groups of axes whose values go together
 
     @property
     def trainable(self) -> Trainable:
         """The trainable of its trials."""
         return find_trainable(self.kind)
+
+    @property
+    def figure_word(self) -> str:
+        """How the figure of a trial is called: `final`, or `best` where its best record counts."""
+        return "best" if self.score == "best" else "final"
 
     def others(self, axis: str, trials: pd.DataFrame) -> tuple[str, ...]:
         """The other axes, whose values are the same on both sides of a comparison of two values of this one.
@@ -87,6 +94,7 @@ def parts(sweep: Sweep) -> tuple[Part, ...]:
                 question=str(table.get("question", "")),
                 metric=objective.metric,
                 mode=objective.mode,
+                score=objective.score,
                 axes=_varied(rows, store.trainable.field_names, tuple(table.get("space", {}))),
                 kind=store.trainable.kind,
                 claims=tuple(table.get("claims", ())),
@@ -153,7 +161,8 @@ def load_trials(*sweeps: Sweep) -> pd.DataFrame:
 
     Beyond the keys, the state and the config: `epochs_planned`, the budget; `epochs_trained`; `trained_on_to`,
     the last epoch of a trial that was trained beyond its part's budget, else NaN; `final_<metric>`, of each objective
-    and test metric at the last epoch of a completed trial, NaN for any other; `last`, the sweep's metric at the last
+    in the record of a completed trial that counts (its last one, or its best by the sweep's metric), and of each test
+    metric in its last one, NaN for any other trial; `last`, the sweep's metric at the last
     recorded epoch; `best` and `best_epoch`, by the sweep's metric over all epochs (optimistic, since chosen on it;
     test figures are those of the last epoch); the seconds of a record (`train_seconds` and `valid_seconds`) and
     its size (`train_images`), medians over the epochs without the first, which warms up; `parameters`; `device`,
@@ -323,15 +332,20 @@ def _trial_figures(
     epochs = epochs[epochs["epoch"] <= asked_for].sort_values("epoch")
     last = epochs.iloc[-1]
     figures["epochs_trained"] = int(last["epoch"])
-    if state == "completed":
-        figures |= {f"final_{name}": float(last[name]) for name in trainable.result_metrics}
+    counted = last
     if part is not None and part.metric in epochs:
-        scores = epochs[part.metric].replace([np.inf, -np.inf], np.nan)
+        numbers, values = epochs["epoch"].to_numpy(), epochs[part.metric].to_numpy(dtype=float)
         figures["last"] = float(last[part.metric])
-        if scores.notna().any():
-            position = int((scores if part.mode == "max" else -scores).argmax())
-            figures["best"] = float(scores.iloc[position])
-            figures["best_epoch"] = int(epochs["epoch"].iloc[position])
+        best = epochs.iloc[scored_row(numbers, values, part.mode, "best")]
+        if math.isfinite(best[part.metric]):
+            figures |= {"best": float(best[part.metric]), "best_epoch": int(best["epoch"])}
+        counted = epochs.iloc[scored_row(numbers, values, part.mode, part.score)]
+    if state == "completed":
+        tests = trainable.test_metrics
+        figures |= {
+            f"final_{name}": float((last if name in tests else counted)[name])
+            for name in trainable.result_metrics
+        }
     warm = epochs[epochs["epoch"] > 1] if len(epochs) > 1 else epochs
     for name in trainable.second_metrics:
         figures[name] = float(warm[name].median())

@@ -187,7 +187,7 @@ def make_run_config(
         compile=spec.resources.compile,
         ranks=spec.resources.ranks,
         batch_norm=spec.resources.batch_norm,
-        retention=Retention(spec.keep_checkpoints, spec.metric, spec.mode),
+        retention=Retention(spec.keep_checkpoints, spec.metric, spec.mode, spec.score),
         started_at=records.now().isoformat(),
         command_id=uuid.uuid4().hex,
         stop_seen=stop_token(store.path),

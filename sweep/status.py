@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from mixsweep.core.config import TrialConfig
 from mixsweep.core.execution.superseded import Superseded
 from mixsweep.core.records import ENERGY, UTILISATION, now
+from mixsweep.core.scoring import scored_rows
 from mixsweep.core.store import arrow
 from mixsweep.core.store.store import SweepStore, since
 from mixsweep.core.store.trial_index import TrialIndex, TrialSummary
@@ -29,7 +30,7 @@ from mixsweep.sweep.planning.search_schema import Search
 
 @dataclass(frozen=True, kw_only=True)
 class TrialStatus:
-    """The status of one trial. `value` is the sweep's metric at the newest epoch, None before the first."""
+    """The status of one trial. `value` is the sweep's metric in the record that counts, None before the first."""
 
     trial_id: str
     label: str
@@ -74,6 +75,7 @@ class SweepStatus:
     energy_joules: float | None = None  # of all epochs in the store, where devices report it
     device_utilisation: float | None = None  # fraction, mean over epochs, where devices report it
     devices: Mapping[str, int] = field(default_factory=dict)  # running trials, by device name
+    score: str = "last"  # which record of a trial counts: one of core.scoring.SCORES
     curves: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # the best trials, by id
     rungs: Mapping[int, int] = field(default_factory=dict)  # recorded values, by epoch
     costs: Mapping[str, Mapping[str, Cost]] = field(default_factory=dict)  # by varied field and value
@@ -105,7 +107,7 @@ class SweepStatus:
 
     @property
     def best(self) -> TrialStatus | None:
-        """The completed trial with the best metric at its last epoch."""
+        """The completed trial with the best metric in the record that counts."""
         done = [t for t in self.trials if t.state == "completed" and t.value is not None]
         sign = 1 if self.mode == "max" else -1
         return max(done, key=lambda t: sign * (t.value or 0.0), default=None)
@@ -116,6 +118,7 @@ class SweepStatus:
             "sweep": self.name,
             "question": self.question,
             "metric": self.metric,
+            "score": self.score,
             "counts": self.counts,
             "failures": self.failures,
             "epochs_done": self.epochs_done,
@@ -163,14 +166,14 @@ class StatusReader:
         source = self._store.sweep_file()
         trainable = self._store.trainable
         objective = trainable.objective(source)
-        metric, mode = objective.metric, objective.mode
+        metric, mode, score = objective.metric, objective.mode, objective.score
         plan = _Trials(self._store.plan(), trainable)
         summaries = self._index.read()
         columns = ("trial_id", "epoch", metric, *trainable.second_metrics, "recorded_at")
         table = self._store.records(
             (*columns, *(name for name in _DEVICE_METRICS if name in trainable.schema.names))
         )
-        newest = _newest(table, plan.epochs, metric)
+        newest = _newest(table, plan.epochs, metric, mode, score)
         energy = _energy(table)
         trials = tuple(
             _trial_status(
@@ -197,6 +200,7 @@ class StatusReader:
             question=source.get("question", ""),
             metric=metric,
             mode=mode,
+            score=score,
             trials=trials,
             to_come=_to_come(source, len(trials)),
             seconds_left=left[1] / max(1, running) if left else None,
@@ -280,8 +284,10 @@ def _varies(column: pa.ChunkedArray) -> bool:
     return not pa.types.is_null(column.type) and len(column.unique()) > 1
 
 
-def _newest(table: pa.Table, epochs: Mapping[str, int], metric: str) -> dict[str, tuple[int, float]]:
-    """Return each trial's newest epoch within its planned budget, and the metric there."""
+def _newest(
+    table: pa.Table, epochs: Mapping[str, int], metric: str, mode: str, score: str
+) -> dict[str, tuple[int, float]]:
+    """Return each trial's newest epoch within its planned budget, and the metric in the record that counts."""
     ids = list(epochs)
     trials = arrow.dictionary_codes(
         table["trial_id"], {trial_id: n for n, trial_id in enumerate(ids)}, len(ids)
@@ -289,9 +295,15 @@ def _newest(table: pa.Table, epochs: Mapping[str, int], metric: str) -> dict[str
     at = arrow.numbers(table["epoch"])
     limits = np.array([*epochs.values(), 0], dtype=np.int64)
     rows = np.flatnonzero(at <= limits[trials])
-    rows = rows[np.lexsort((at[rows], trials[rows]))]
-    last = rows[np.append(trials[rows][1:] != trials[rows][:-1], True)] if len(rows) else rows
-    values = arrow.rows_at(table.select([metric]), last)[metric].to_pylist()
+    last = rows[scored_rows(trials[rows], at[rows], at[rows], mode, "last")]
+    if score == "best":
+        scores = arrow.numbers(pc.fill_null(table[metric].cast(pa.float64()), math.nan))
+    elif table[metric].null_count:  # NaN is a value: that of a trial that diverged
+        scores = np.where(table[metric].is_valid().to_pylist(), 0.0, math.nan)
+    else:
+        scores = np.zeros(len(at))
+    counted = rows[scored_rows(trials[rows], at[rows], scores[rows], mode, score)] if len(rows) else rows
+    values = arrow.rows_at(table.select([metric]), counted)[metric].to_pylist()
     return {ids[n]: (epoch, v) for n, epoch, v in zip(trials[last].tolist(), at[last].tolist(), values)}
 
 

@@ -17,13 +17,14 @@ from mixsweep.analysis.frames import Part, plain, values_of
 from mixsweep.analysis.inference import statistics
 from mixsweep.analysis.inference.statistics import Interval, PairedDifference
 from mixsweep.analysis.inference.wording import listing, point_label
+from mixsweep.core.scoring import scored_so_far
 
 FINISHED = ("completed", "stopped", "diverged")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One trial in a comparison: the metric by epoch, and how the trial ended."""
+    """One trial in a comparison: the metric by epoch, in the record that counts there, and how the trial ended."""
 
     state: str
     epochs: int
@@ -48,7 +49,7 @@ Cells = dict[tuple[Any, ...], dict[int, Outcome]]
 
 def point_cells(part: Part, frame: pd.DataFrame, trials: pd.DataFrame) -> dict[int, Cells]:
     """The outcomes of each point by replica, with points in natural order of their values."""
-    outcomes = _outcomes(part.metric, frame, trials)
+    outcomes = _outcomes(part, part.metric, frame, trials)
     cells: dict[int, Cells] = {}
     for point in ordered_points(part, trials):
         rows = trials[trials["point"] == point]
@@ -97,7 +98,7 @@ def value_cells(
     part: Part, axis: str, metric: str, frame: pd.DataFrame, trials: pd.DataFrame
 ) -> dict[Any, Cells]:
     """The outcomes of the trials of each value of an axis, over all other fields."""
-    outcomes = _outcomes(metric, frame, trials)
+    outcomes = _outcomes(part, metric, frame, trials)
     others = part.others(axis, trials)
     cells: dict[Any, Cells] = {}
     for row in trials.to_dict("records"):
@@ -213,16 +214,35 @@ def _diverged(cells: Sequence[Mapping[int, Outcome]]) -> tuple[int, int]:
     return states.count("diverged"), len(states)
 
 
-def _outcomes(metric: str, frame: pd.DataFrame, trials: pd.DataFrame) -> dict[str, Outcome]:
-    """Every trial's outcome on a metric of records, or on a figure of whole trials such as `parameters`."""
+def _outcomes(part: Part, metric: str, frame: pd.DataFrame, trials: pd.DataFrame) -> dict[str, Outcome]:
+    """Every trial's outcome on a metric of records, or on a figure of whole trials such as `parameters`.
+
+    Where the best record counts, it is the best by the part's own metric, whatever is compared.
+    """
     by_trial: dict[str, dict[int, float]] = {}
     whole_trial = metric in trials
     if not whole_trial:
         for trial_id, epoch, value in zip(frame["trial_id"], frame["epoch"], frame[metric]):
             by_trial.setdefault(trial_id, {})[int(epoch)] = float(value)
+        scored_by = part.metric if part.score == "best" and part.metric in frame else metric
+        if part.score == "best" or frame[metric].isna().any():
+            by_trial = _counted(part, scored_by, frame, by_trial)
     outcomes = {}
     for row in trials.to_dict("records"):
         epochs = int(row["epochs_trained"])
         values = {epochs: float(row[metric])} if whole_trial else by_trial.get(row["trial_id"], {})
         outcomes[row["trial_id"]] = Outcome(row["state"], epochs, values)
     return outcomes
+
+
+def _counted(
+    part: Part, scored_by: str, frame: pd.DataFrame, by_trial: Mapping[str, Mapping[int, float]]
+) -> dict[str, dict[int, float]]:
+    """The values by trial and epoch, where each epoch has that of the record which counts up to there."""
+    found = {}
+    for trial_id, records in frame.sort_values("epoch").groupby("trial_id"):
+        epochs, scores = records["epoch"].to_numpy(), records[scored_by].to_numpy(dtype=float)
+        counted = epochs[scored_so_far(scores, part.mode, part.score)]
+        values = by_trial[str(trial_id)]
+        found[str(trial_id)] = {int(epoch): values[int(at)] for epoch, at in zip(epochs, counted)}
+    return found

@@ -163,13 +163,14 @@ def draw_best(
     return figure
 
 
-def draw_heat(trials: pd.DataFrame, axes: tuple[str, str], metric: str) -> Figure:
+def draw_heat(trials: pd.DataFrame, axes: tuple[str, str], metric: str, word: str = "final") -> Figure:
     """Draw the final metric over two axes: the mean over the completed trials of each pair of values.
 
     Args:
         trials: one row per trial of one part, from `analysis.load_trials`.
         axes: the fields of the rows and of the columns.
         metric: a metric that has a `final_` column.
+        word: how its figures are called.
     """
     rows, columns = (values_of(trials, axis) for axis in axes)
     grid = np.full((len(rows), len(columns)), np.nan)
@@ -203,7 +204,7 @@ def draw_heat(trials: pd.DataFrame, axes: tuple[str, str], metric: str) -> Figur
             along.set_ticks(range(len(axis_values)), [_safe(value_label(axis, v)) for v in axis_values])
             along.set_label_text(_safe(axis_words(axis)))
         unit = "%" if scale == 100 else unit_of(metric)
-        label = f"final {metric_words(metric)}"
+        label = f"{word} {metric_words(metric)}"
         figure.colorbar(picture, label=f"{label} ({unit})" if unit else label)
     return figure
 

@@ -13,13 +13,17 @@ from mixsweep.core.store.code_copy import same_code
 from mixsweep.core.store.forecasts import saved_forecasts
 from mixsweep.core.store.store import SweepStore
 from mixsweep.core.store.trial.info import TrialInfo
-from mixsweep.core.trainables.interface import Trainable
 from mixsweep.core.trainables.kinds import find_trainable
 
+_SCORES = {
+    "last": "The final figure is that of the last epoch. The best epoch is chosen on the sweep's own metric, so its "
+    "figure is optimistic; no conclusion here rests on it.",
+    "best": "The figure of a trial is that of its best epoch (score = 'best'), chosen on the sweep's own metric, so "
+    "it is optimistic, the more so the more records a trial has. Test figures are those of the last epoch.",
+}
 _METHODS = (
-    "The final figure is that of the last epoch. The best epoch is chosen on the sweep's own metric, so its "
-    "figure is optimistic; no conclusion here rests on it. A trial that is trained further for another part is shown "
-    "up to the last epoch of the part, and has no test figure there.",
+    "A trial that is trained further for another part is shown up to the last epoch of the part, and has no test "
+    "figure there.",
     "± and CI: 95 % t-interval over seeds. Replicas of one number share their seed across values, and are "
     "compared in pairs: the interval of a difference is that of the paired differences. n is the number of "
     "seeds; with one seed there is no interval.",
@@ -42,10 +46,17 @@ _METHODS = (
 _COMMAND_ENDS = (140, 60)  # characters shown from the start and the end of a long command
 
 
-def methods(trainables: Iterable[Trainable]) -> list[str]:
+def methods(stores: Sequence[SweepStore]) -> list[str]:
     """Sentences on how the figures of a report were computed, with the notes of each kind of trial first."""
-    own = dict.fromkeys(note for trainable in trainables for note in trainable.method_notes)
-    return [*own, *_METHODS]
+    own = dict.fromkeys(note for store in stores for note in store.trainable.method_notes)
+    scores = {store.name: store.objective().score for store in stores}
+    several = len(set(scores.values())) > 1
+    which = [
+        f"Of {listing(name for name, one in scores.items() if one == score)}: {text}" if several else text
+        for score, text in _SCORES.items()
+        if score in scores.values()
+    ]
+    return [*own, *which, *_METHODS]
 
 
 def axes(stores: Sequence[SweepStore]) -> list[str]:

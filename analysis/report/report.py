@@ -127,7 +127,7 @@ def write_report(sweeps: Sequence[Sweep], out: Path | None = None) -> Path:
         forecasts=methods.forecasts(stores),
         failures=methods.failures(infos),
         provenance=methods.provenance(infos),
-        methods=[*methods.methods(store.trainable for store in stores), *methods.axes(stores)],
+        methods=[*methods.methods(stores), *methods.axes(stores)],
     )
     write_bytes(out / "index.html", page.encode())
     _remove_stale(out, ablations)
@@ -151,8 +151,11 @@ def _ablation(
     each_text = tables.trial_text(part, each)
     tests = listing(map(metric_words, part.trainable.reported_tests))
     tested = f", and {tests} at the last epoch" if tests else ""
+    epochs = (
+        "at each trial's best epoch" if part.score == "best" else "at the last epoch and at each trial's best"
+    )
     results_caption = (
-        f"{metric_words(part.metric).capitalize()} at the last epoch and at each trial's best{tested}: "
+        f"{metric_words(part.metric).capitalize()} {epochs}{tested}: "
         "mean ± 95 % t-interval over the seeds that have it."
     )
     costs_caption = (
@@ -222,8 +225,9 @@ def _curves(part: Part, slug: str, frame: pd.DataFrame, trials: pd.DataFrame, ou
         and f"final_{part.metric}" in trials
     ):
         rows, columns = part.axes
-        caption = f"Final {metric_words(part.metric)} over both fields: mean over the completed trials."
-        figure = figures.draw_heat(trials, (rows, columns), part.metric)
+        caption = f"{part.figure_word.capitalize()} {metric_words(part.metric)} over both fields: "
+        caption += "mean over the completed trials."
+        figure = figures.draw_heat(trials, (rows, columns), part.metric, part.figure_word)
         drawn.append(_picture(figure, f"{slug}-heat", caption, out))
     return drawn
 
@@ -242,7 +246,7 @@ def _drawn_values(part: Part, trials: pd.DataFrame, axis: str) -> list[Any]:
 def _best(
     store: SweepStore, part: Part, slug: str, frame: pd.DataFrame, trials: pd.DataFrame, out: Path
 ) -> _Best | None:
-    """The completed trial with the best final metric, its curves and, if its checkpoint is kept, its weights."""
+    """The completed trial with the best figure, its curves and, if its checkpoint is kept, its weights."""
     finals = trials.dropna(subset=[f"final_{part.metric}"])
     if finals.empty:
         return None
@@ -262,7 +266,7 @@ def _best(
     command = f"sweep run {shlex.quote(str(store.path / 'sweep.toml'))} --trial {trial_id} --store again"
     return _Best(
         trial_id=trial_id,
-        sentence=f"Final {', '.join(reached)}"
+        sentence=f"{part.figure_word.capitalize()} {', '.join(reached)}"
         f"{tables.trained_on_text(row['trained_on_to'])}, after {row['epochs_trained']} epochs. "
         "Chosen among all trials of the part, so partly by the luck of its seed.",
         command=command,

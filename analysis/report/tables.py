@@ -38,7 +38,7 @@ def ablation_table(part: Part, frame: pd.DataFrame, trials: pd.DataFrame) -> pd.
     """One row per point, in natural order.
 
     Columns: the part's axes; `seeds`; mean, low and high (95 % t-interval over seeds) of `final` (the part's
-    metric at the last epoch; a diverged trial counts as the part's worst figure), of `best` (at each trial's
+    metric in the record that counts; a diverged trial counts as the part's worst figure), of `best` (at each trial's
     best epoch) and of each test metric that its kind of trial reports (at the last epoch); `probability_best`,
     if all trials have finished; `trained_on_to`, the last epoch of trials whose test figures belong to a
     longer part's run; the numbers of completed, stopped, diverged, failed and unfinished trials.
@@ -72,7 +72,8 @@ def ablation_table(part: Part, frame: pd.DataFrame, trials: pd.DataFrame) -> pd.
 def ablation_text(part: Part, table: pd.DataFrame) -> Table:
     """An ablation table as text."""
     metric = part.metric
-    header = [*map(axis_words, part.axes), "seeds", f"final {metric_words(metric)}", "at its best epoch"]
+    header = [*map(axis_words, part.axes), "seeds", f"{part.figure_word} {metric_words(metric)}"]
+    header += ["at its best epoch"] * (part.score != "best")
     tests = part.trainable.reported_tests
     header += [*map(metric_words, tests), "probability of being best", "trials"]
     rows = []
@@ -84,7 +85,7 @@ def ablation_text(part: Part, table: pd.DataFrame) -> Table:
                 *(value_label(axis, plain(row[axis])) for axis in part.axes),
                 str(row["seeds"]),
                 interval_text(metric, _interval(row, "final")),
-                interval_text(metric, _interval(row, "best")),
+                *[interval_text(metric, _interval(row, "best"))] * (part.score != "best"),
                 *(
                     interval_text(test, _interval(row, test)) + trained_on_text(row["trained_on_to"])
                     for test in tests
@@ -93,7 +94,8 @@ def ablation_text(part: Part, table: pd.DataFrame) -> Table:
                 ", ".join(f"{row[state]} {state}" for state in states if row[state]),
             )
         )
-    numeric = (*(False for _ in part.axes), True, True, True, *(True for _ in tests), True, False)
+    figures = (True,) * (len(header) - len(part.axes) - 1)
+    numeric = (*(False for _ in part.axes), *figures, False)
     return Table(tuple(header), tuple(rows), numeric)
 
 
@@ -172,7 +174,12 @@ def trial_text(part: Part, table: pd.DataFrame) -> Table:
     energy = bool(table["energy_joules"].notna().any())
     tests = part.trainable.reported_tests
     header = ("trial", *map(axis_words, part.axes), "seed", "state", "epochs")
-    header += (f"final {metric_words(part.metric)}", *map(metric_words, tests), "attempts", "device time")
+    header += (
+        f"{part.figure_word} {metric_words(part.metric)}",
+        *map(metric_words, tests),
+        "attempts",
+        "device time",
+    )
     header += ("energy",) * energy
     rows = [
         (

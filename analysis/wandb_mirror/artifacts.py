@@ -7,7 +7,10 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 from mixsweep.analysis.wandb_mirror.payload import ArtifactContent, RunContent, run_id_of
+from mixsweep.core.scoring import scored_row
 from mixsweep.core.store.store import SweepStore
 from mixsweep.core.store.trial.info import TrialInfo
 from mixsweep.core.trainables.interface import Objective
@@ -69,13 +72,20 @@ def written_report(store: SweepStore) -> ArtifactContent | None:
 
 
 def _best(store: SweepStore, objective: Objective) -> tuple[TrialInfo, dict[str, Any]] | None:
-    """The completed trial of the plan with the best metric at its last epoch, and that epoch's record."""
+    """The completed trial of the plan with the best metric in the record that counts.
+
+    And that metric, with the test metrics of its last record.
+    """
     planned = set(store.plan()["trial_id"].to_pylist())
     metric = objective.metric
     columns = ["trial_id", "epoch", metric, *store.trainable.reported_tests]
-    lasts: dict[str, dict[str, Any]] = {}
+    of_trial: dict[str, list[dict[str, Any]]] = {}
     for record in store.records(list(dict.fromkeys(columns))).sort_by("epoch").to_pylist():
-        lasts[record["trial_id"]] = record
+        of_trial.setdefault(record["trial_id"], []).append(record)
+    lasts = {
+        trial_id: {**records[-1], metric: _counted(records, objective)[metric]}
+        for trial_id, records in of_trial.items()
+    }
     sign = -1 if objective.mode == "max" else 1
     ranked = sorted(
         (sign * last[metric], trial_id)
@@ -87,6 +97,15 @@ def _best(store: SweepStore, objective: Objective) -> tuple[TrialInfo, dict[str,
         if info is not None and info.state == "completed":
             return info, lasts[trial_id]
     return None
+
+
+def _counted(records: list[dict[str, Any]], objective: Objective) -> dict[str, Any]:
+    """The record of a trial that counts."""
+    values = [
+        math.nan if record[objective.metric] is None else record[objective.metric] for record in records
+    ]
+    epochs = np.array([record["epoch"] for record in records])
+    return records[scored_row(epochs, np.array(values, dtype=float), objective.mode, objective.score)]
 
 
 def _run(store: SweepStore, artifact: ArtifactContent) -> RunContent:

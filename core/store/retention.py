@@ -6,6 +6,9 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
+from mixsweep.core.scoring import scored_row
 from mixsweep.core.store.store import SweepStore
 from mixsweep.core.store.trial import checkpoint
 from mixsweep.core.store.trial.folder import TrialFolder
@@ -27,15 +30,17 @@ def is_policy(text: str) -> bool:
 
 @dataclass(frozen=True)
 class Retention:
-    """A retention policy: `all`, `none`, or the `best` few by the sweep's metric at the last epoch.
+    """A retention policy: `all`, `none`, or the `best` few by the sweep's metric in the record that counts.
 
     The sweep's folder `kept/<metric>-<mode>/` has one empty file per kept trial with its value in the name, so that
-    one listing ranks them. It is derived: if it is deleted, checkpoints are only kept longer.
+    one listing ranks them; where the best record counts, it is `kept/<metric>-<mode>-best/`. It is derived: if it is
+    deleted, checkpoints are only kept longer.
     """
 
     policy: str = "best:5"
     metric: str = field(default_factory=lambda: find_trainable().objective({}).metric)
     mode: str = field(default_factory=lambda: find_trainable().objective({}).mode)
+    score: str = "last"  # one of core.scoring.SCORES
 
     def __post_init__(self) -> None:
         if not is_policy(self.policy):
@@ -47,11 +52,12 @@ class Retention:
         remove_previous_checkpoints(folder)
         if self.policy == "all":
             return
-        value = _last_value(folder, self.metric) if info.state == "completed" else None
+        value = self._value(folder) if info.state == "completed" else None
         if self.policy == "none" or value is None:
             remove_checkpoints(folder)
             return
         kept = store.objective_path("kept", self.metric, self.mode)
+        kept = kept if self.score == "last" else kept.with_name(f"{kept.name}-best")
         kept.mkdir(parents=True, exist_ok=True)
         (kept / f"{info.trial_id}_{value!r}").touch()
         ranked = sorted(filter(_ENTRY.fullmatch, os.listdir(kept)), key=self._rank)
@@ -69,6 +75,16 @@ class Retention:
         """Remove a continuing trial from the ranking, so that no other trial displaces the checkpoint it needs."""
         for path in (store.path / "kept").glob(f"*/{trial_id}_*"):
             path.unlink(missing_ok=True)
+
+    def _value(self, folder: TrialFolder) -> float | None:
+        """The metric in the record that counts; None if there is no record, or it has not that metric."""
+        table = folder.records()
+        if not table.num_rows or self.metric not in table.column_names:
+            return None
+        values = table[self.metric].to_pylist()
+        numbers = np.array([math.nan if value is None else value for value in values], dtype=float)
+        position = scored_row(np.array(table["epoch"].to_pylist()), numbers, self.mode, self.score)
+        return None if values[position] is None else float(values[position])
 
     def _rank(self, name: str) -> tuple[float, str]:
         trial_id, _, value = name.partition("_")
@@ -95,10 +111,3 @@ def remove_previous_checkpoints(folder: TrialFolder) -> None:
     made = folder.checkpoints()
     if made and checkpoint.newest_whole(folder.path, made[:1]) is not None:
         checkpoint.remove(folder.path, made[1:])
-
-
-def _last_value(folder: TrialFolder, metric: str) -> float | None:
-    """A metric in the trial's last record; None if it has no record, or not that metric."""
-    table = folder.records()
-    value = table[metric][-1].as_py() if table.num_rows and metric in table.column_names else None
-    return None if value is None else float(value)

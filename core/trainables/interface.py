@@ -30,6 +30,7 @@ class Objective:
 
     metric: str
     mode: str
+    score: str = "last"  # which record of a trial counts: one of core.scoring.SCORES
 
 
 @dataclass(frozen=True)
@@ -266,7 +267,8 @@ class Trainable(ABC):
     def objective(self, sweep_file: Mapping[str, Any]) -> Objective:
         """The objective in a sweep file, or the default one."""
         metric = str(sweep_file.get("metric", self.default_metric))
-        return Objective(metric, str(sweep_file.get("mode", self.better(metric))))
+        mode = str(sweep_file.get("mode", self.better(metric)))
+        return Objective(metric, mode, str(sweep_file.get("score", "last")))
 
     @abstractmethod
     def config(self, values: Mapping[str, Any]) -> TrialConfig:

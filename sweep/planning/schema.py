@@ -10,6 +10,7 @@ import tomli_w
 from mixsweep.core.errors import UserError
 from mixsweep.core.execution.run_config import BATCH_NORMS
 from mixsweep.core.store.code_copy import Code
+from mixsweep.core.scoring import SCORES
 from mixsweep.core.store.retention import POLICY_HELP, POLICY_PATTERN
 from mixsweep.core.toml.keys import declared_keys, toml_key, toml_key_by_hand
 from mixsweep.core.trainables.interface import Trainable
@@ -148,6 +149,7 @@ class SweepSpec:
     mode: str = toml_key(
         MISSING, "whether more or less of it is better; left out: as the metric wants", choices=MODES
     )
+    score: str = toml_key("last", "which record of a trial counts: its last one, or its best", choices=SCORES)
     seeds: tuple[int, ...] = toml_key_by_hand(
         (42,), "replicas of every point (3), or the seeds themselves ([1, 2])"
     )

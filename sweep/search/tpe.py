@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import numpy as np
+
 from mixsweep.core.config import TrialConfig
 from mixsweep.core.errors import ConfigError
+from mixsweep.core.scoring import scored_so_far
 from mixsweep.core.store.store import SweepStore
 from mixsweep.core.store.trial.info import TrialInfo
 from mixsweep.core.trainables.interface import Trainable
@@ -34,8 +37,8 @@ class Result:
 
     Args:
         state: one of STATES; `waiting` for a trial without a result.
-        value: the metric at the last epoch of a completed trial.
-        curve: the metric by epoch.
+        value: the metric in the record of a completed trial that counts.
+        curve: the metric by epoch, each in the record that counts up to there.
         point: the varied fields (see point_of), if already computed: that takes longer than a draw from TPE.
     """
 
@@ -53,8 +56,14 @@ def read_result(
     if info is None or not done:
         return Result(config=config, state="waiting", value=None, curve={})
     table = store.trial(config.trial_id).records()
-    curve = dict(zip(table["epoch"].to_pylist(), table[spec.metric].to_pylist()))
-    value = curve.get(config.epochs) if info.state == "completed" else None
+    recorded = [
+        (e, v) for e, v in zip(table["epoch"].to_pylist(), table[spec.metric].to_pylist()) if v is not None
+    ]
+    epochs, values = np.array([e for e, _ in recorded]), np.array([v for _, v in recorded], dtype=float)
+    counted = scored_so_far(values, spec.mode, spec.score)
+    curve = dict(zip(epochs.tolist(), values[counted].tolist()))
+    reached = max((epoch for epoch in curve if epoch <= config.epochs), default=0)
+    value = curve.get(reached) if info.state == "completed" else None
     point = point_of(spec.parts[0], config)
     return Result(config=config, state=info.state, value=value, curve=curve, point=point)
 

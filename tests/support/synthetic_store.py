@@ -50,6 +50,9 @@ class SyntheticPart:
     claims: Sequence[Mapping[str, Any]] = ()
     noise: float = 0.003  # standard deviation of a trial's own noise, as a fraction
     states: Mapping[Any, Sequence[str]] = field(default_factory=dict)  # by value: one state a replica
+    curves: Mapping[Any, Sequence[float | None]] = field(
+        default_factory=dict
+    )  # exact accuracies by epoch, by value
     zipped: Sequence[Sequence[str]] = ()  # groups of axes whose values go together
     derive: Mapping[str, str] = field(
         default_factory=dict
@@ -64,11 +67,13 @@ def write_sweep(
     epochs: int = 12,
     metric: str = "valid_accuracy",
     mode: str = "max",
+    score: str = "",
 ) -> SweepStore:
     """Write sweep.toml, plan.parquet and the files of every begun trial."""
     path.mkdir(parents=True)
     tables = [_part_table(part) for part in parts]
     header = {"name": path.name, "metric": metric, "mode": mode, "seeds": seeds}
+    header |= {"score": score} if score else {}
     file = header | (tables[0] | {"name": path.name} if len(parts) == 1 else {"parts": tables})
     files.write_bytes(path / "sweep.toml", tomli_w.dumps(file).encode())
     store = SweepStore(path)
@@ -90,7 +95,9 @@ def write_sweep(
                     | config.to_mapping()
                 )
                 final = part.final.get(key, 0.1)
-                _write_trial(store, config, states[replica], final, part.noise, replica, clock)
+                _write_trial(
+                    store, config, states[replica], final, part.noise, replica, clock, part.curves.get(key)
+                )
                 clock += timedelta(minutes=30)
     files.write_table(pa.Table.from_pylist(plan), path / "plan.parquet")
     files.write_bytes(path / FORMAT_FILE, f"{FORMAT}\n".encode())
@@ -164,6 +171,7 @@ def _write_trial(
     noise: float,
     replica: int,
     clock: datetime,
+    exact: Sequence[float | None] | None = None,
 ) -> None:
     if state == "waiting":
         return
@@ -171,6 +179,8 @@ def _write_trial(
     kind, message = ("bug", "RuntimeError: shapes <2> & 3 do not match") if state == "failed" else (state, "")
     trained = {"failed": 0, "diverged": 2, "stopped": 3, "interrupted": 4}.get(state, config.epochs)
     rows = list(_curve(config, final, noise, replica, trained, state, clock))
+    if exact is not None:
+        rows = [row.with_metrics({"valid_accuracy": value}) for row, value in zip(rows, exact)]
     ended = clock + timedelta(seconds=5 + 12 * trained)
     attempt = Attempt(
         number=1,
