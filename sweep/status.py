@@ -77,7 +77,8 @@ class SweepStatus:
     devices: Mapping[str, int] = field(default_factory=dict)  # running trials, by device name
     score: str = "last"  # which record of a trial counts: one of core.scoring.SCORES
     curves: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # the best trials, by id
-    rungs: Mapping[int, int] = field(default_factory=dict)  # recorded values, by epoch
+    rungs: Mapping[int, int] = field(default_factory=dict)  # recorded values, by epoch, or by step
+    rung_unit: str = "epoch"
     costs: Mapping[str, Mapping[str, Cost]] = field(default_factory=dict)  # by varied field and value
 
     @property
@@ -167,6 +168,7 @@ class StatusReader:
         trainable = self._store.trainable
         objective = trainable.objective(source)
         metric, mode, score = objective.metric, objective.mode, objective.score
+        unit = str(source.get("stopping", {}).get("unit", "epoch"))
         plan = _Trials(self._store.plan(), trainable)
         summaries = self._index.read()
         columns = ("trial_id", "epoch", metric, *trainable.second_metrics, "recorded_at")
@@ -211,7 +213,8 @@ class StatusReader:
             device_utilisation=_known(pc.mean, table, UTILISATION),
             devices=dict(Counter(s.device for s in planned if s.state == "running" and s.device)),
             curves=_curves(table, trials, metric, mode),
-            rungs=_rungs(self._store.rungs_path(metric, mode)),
+            rungs=_rungs(self._store.rungs_path(metric, mode, unit)),
+            rung_unit=unit,
             costs=plan.costs(trials),
             others=len(others) - len(superseded),
             superseded=superseded,

@@ -87,9 +87,9 @@ class SweepStore:
     def trials_path(self) -> Path:
         return self.path / "trials"
 
-    def rungs_path(self, metric: str, mode: str) -> Path:
-        """The folder of a stopping rule's rungs for a metric, of any name, and a mode."""
-        return self.objective_path("rungs", metric, mode)
+    def rungs_path(self, metric: str, mode: str, unit: str = "epoch") -> Path:
+        """The folder of a stopping rule's rungs for a metric, of any name, a mode, and what the rungs count."""
+        return self.objective_path("rungs", metric, mode if unit == "epoch" else f"{mode}-{unit}")
 
     def objective_path(self, folder: str, metric: str, mode: str) -> Path:
         """Where a folder of the sweep keeps what is about a metric, of any name, and a mode."""

@@ -23,6 +23,7 @@ from mixsweep.sweep.planning.schema import (
     TOP_KEYS,
     Claim,
     Part,
+    Stopping,
     SweepSpec,
 )
 from mixsweep.sweep.planning.search_schema import Search
@@ -121,6 +122,7 @@ def sweep_file_schema() -> Schema:
             "part": _table(part),
             **{name: _table(_keys(table)) for name, table in TABLES.items()},
             "search": _search(),
+            "stopping": _stopping(),
         },
     }
 
@@ -293,6 +295,17 @@ def _search() -> Schema:
         then = {"properties": dict.fromkeys(others, False), "required": wanted}
         schema["allOf"].append({"if": condition, "then": then})
     return schema
+
+
+def _stopping() -> Schema:
+    """Return the schema of [stopping]; each unit has its own key for the grace."""
+    step: Schema = {"properties": {"unit": {"const": "step"}}, "required": ["unit"]}
+    return {
+        **_table(_keys(Stopping)),
+        "if": step,
+        "then": {"properties": {"grace_epochs": False}},
+        "else": {"properties": {"grace_steps": False}},
+    }
 
 
 def _is_allowed_with(spec: Field[Any], algorithm: str) -> bool:

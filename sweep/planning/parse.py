@@ -7,11 +7,12 @@ metrics of a trial and their allowed values.
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from mixsweep.core.errors import ConfigError, did_you_mean
-from mixsweep.core.toml.keys import declared_keys, read_keys
+from mixsweep.core.toml.keys import declared_keys, keys_beside, read_keys
 from mixsweep.core.toml.reader import Reader, parse_toml
 from mixsweep.core.trainables.declared import DeclaredTrainable
 from mixsweep.core.trainables.interface import Trainable
@@ -26,6 +27,7 @@ from mixsweep.sweep.planning.schema import (
     ONLY_IN_PARTS,
     PART_KEYS,
     TOP_KEYS,
+    UNITS,
     Claim,
     Keep,
     Part,
@@ -120,7 +122,7 @@ def parse_spec(source: Mapping[str, Any], path: Path | None = None) -> SweepSpec
         reader, source, trainable, parts[0].space, parts[0].when, parts[0].derive, len(seeds)
     )
     _check_size(reader, trainable, parts, len(seeds), search)
-    stopping = _read_table(reader, source, "stopping", Stopping) if "stopping" in source else None
+    stopping = _stopping(reader, source) if "stopping" in source else None
     if stopping and "parts" in source:
         raise reader.error(
             "stopping", "not with [[parts]]: trials of several questions would compete; split the file"
@@ -260,13 +262,8 @@ def _part(
             several = isinstance(allowed, list) and not trainable.field(other).is_list
             for value in allowed if several else [allowed]:
                 _trial_value(reader, trainable, f"{where}when.{key}.{other}", other, value)
-
-    def check_known(at: str, name: str) -> None:
-        _known_field(reader, trainable, at, name)
-
-    def check_value(at: str, name: str, value: Any) -> None:
-        _trial_value(reader, trainable, at, name, value)
-
+    check_known = partial(_known_field, reader, trainable)
+    check_value = partial(_trial_value, reader, trainable)
     fixed = {**trainable.defaults, **base}
     return Part(
         name=name,
@@ -341,6 +338,16 @@ def _read_table(reader: Reader, source: Mapping[str, Any], name: str, table: typ
     values, at = reader.table(source, name), f"{name}."
     reader.keys(values, declared_keys(table), at)
     return table(**read_keys(reader, values, table, at))
+
+
+def _stopping(reader: Reader, source: Mapping[str, Any]) -> Stopping:
+    table = reader.table(source, "stopping")
+    unit = reader.choice(table, "unit", "epoch", UNITS, "stopping.")
+    for other in UNITS:
+        if other != unit and f"grace_{other}s" in table:
+            raise reader.error(f"stopping.grace_{other}s", f"with unit = {unit!r} write grace_{unit}s")
+    reader.keys(table, keys_beside(Stopping, unit=unit), "stopping.")
+    return _read_table(reader, source, "stopping", Stopping)
 
 
 def _resources(reader: Reader, source: Mapping[str, Any]) -> Resources:

@@ -29,6 +29,9 @@ RULES = ("asha",)
 CODE_RULES = ("pin",)
 
 
+UNITS = ("epoch", "step")
+
+
 FOLDER_NAME = r"[^./\\][^/\\]*"  # printable, and at most LONGEST_NAME bytes
 
 
@@ -92,8 +95,17 @@ class Stopping:
     """Asynchronous successive halving (Li et al., 2020, arXiv:1810.05934), as Ray Tune implements it."""
 
     rule: str = toml_key("asha", "the stopping rule", choices=RULES)
-    grace_epochs: int = toml_key(1, "epochs before a trial can be stopped", low=1)
+    unit: str = toml_key("epoch", "what grace and rungs count: records, or their steps", choices=UNITS)
+    grace_epochs: int = toml_key(
+        1, "epochs before a trial can be stopped", low=1, applies={"unit": ("epoch",)}
+    )
+    grace_steps: int = toml_key(1, "steps before a trial can be stopped", low=1, applies={"unit": ("step",)})
     reduction_factor: float = toml_key(3.0, "one trial in this many continues at each rung", low=1.5)
+
+    @property
+    def grace(self) -> int:
+        """Where the first rung is, in its unit."""
+        return self.grace_steps if self.unit == "step" else self.grace_epochs
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,9 +27,9 @@ def check_rungs(store: SweepStore) -> Iterator[Finding]:
     except (UserError, OSError, KeyError, TypeError):  # without a rule, or found by the check of the files
         return
     stops: dict[str, set[int]] = {}
-    folder = store.rungs_path(metric, mode)
+    folder = store.rungs_path(metric, mode, rule.unit)
     for rung in sorted(folder.glob("[0-9]*"), key=lambda path: int(path.name)) if folder.is_dir() else ():
-        epoch = int(rung.name)
+        at = int(rung.name)
         entries = [entry for entry in read_rung(rung) if entry.number]
         for position, entry in enumerate(entries):
             before = entries[:position]
@@ -40,9 +40,13 @@ def check_rungs(store: SweepStore) -> Iterator[Finding]:
                 yield Finding(
                     rung / entry.name, f"the rule decides {allowed.pop()} over the values before it"
                 )
-            yield from _check_value(store, metric, epoch, entry, rung / entry.name)
+            epochs = {at} if rule.unit == "epoch" else _epochs_past(store, metric, at, entry)
+            if rule.unit == "epoch":
+                yield from _check_value(store, metric, at, entry, rung / entry.name)
+            elif not epochs:
+                yield Finding(rung / entry.name, f"no record of the trial from step {at} on has this value")
             if entry.decision == STOP:
-                stops.setdefault(entry.trial_id, set()).add(epoch)
+                stops.setdefault(entry.trial_id, set()).update(epochs)
     for trial in store.trials():
         info = trial.info()
         if info is not None and info.state == "stopped" and info.epoch not in stops.get(info.trial_id, ()):
@@ -57,3 +61,17 @@ def _check_value(
         recorded = dict(zip(table["epoch"].to_pylist(), table[metric].to_pylist()))
         if epoch in recorded and repr(float(recorded[epoch])) != repr(entry.value):
             yield Finding(path, f"the trial's record has {recorded[epoch]!r}")
+
+
+def _epochs_past(store: SweepStore, metric: str, step: int, entry: RungEntry) -> set[int]:
+    """The epochs of the records at or past a step that have the value of an entry."""
+    with suppress(KeyError, UserError, OSError):
+        rows = store.trial(entry.trial_id).records(["epoch", "step", metric]).to_pylist()
+        return {
+            row["epoch"]
+            for row in rows
+            if row["step"] >= step
+            and row[metric] is not None
+            and repr(float(row[metric])) == repr(entry.value)
+        }
+    return set()

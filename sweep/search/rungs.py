@@ -57,9 +57,13 @@ class RungEntry:
         )
 
 
-def rung_path(store: SweepStore, metric: str, mode: str, epoch: int) -> Path:
-    """Return the folder of a rung. It holds the values of one metric and mode, which alone are comparable."""
-    return store.rungs_path(metric, mode) / str(epoch)
+def rung_path(store: SweepStore, metric: str, mode: str, at: int, unit: str = "epoch") -> Path:
+    """Return the folder of a rung. It holds the values of one metric and mode, which alone are comparable.
+
+    Args:
+        at: its epoch, or its step.
+    """
+    return store.rungs_path(metric, mode, unit) / str(at)
 
 
 def read_rung(rung: Path) -> list[RungEntry]:

@@ -58,7 +58,7 @@ def summary(status: SweepStatus) -> list[RenderableType]:
     if pace := _pace(status):
         lines.append(Text(pace, "dim"))
     if status.rungs:
-        rungs = ", ".join(f"epoch {epoch}: {count}" for epoch, count in status.rungs.items())
+        rungs = ", ".join(f"{status.rung_unit} {at}: {count}" for at, count in status.rungs.items())
         lines.append(Text(f"rungs: {rungs}"))
     if status.failures:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(status.failures.items()))

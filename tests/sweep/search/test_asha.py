@@ -19,12 +19,14 @@ from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.execution.runner import work
 from mixsweep.core.records import Record
 from mixsweep.core.store.store import SweepStore
+from mixsweep.core.store.trial.info import TrialInfo
 from mixsweep.core.trainables.image_config import ImageConfig
 from mixsweep.sweep.planning.schema import Stopping
 from mixsweep.sweep.search import rungs
 from mixsweep.sweep.search.asha import decide, make_decide, milestones
 from mixsweep.sweep.search.rungs import CONTINUE, STOP, RungEntry, read_rung, rung_path
 from tests.support.records import make_record
+from tests.support.trials import write_trial
 
 FACTORS = [1.5, 2.0, 2.5, 3.0, 4.0, 10.0]
 
@@ -98,6 +100,64 @@ def test_decisions_are_those_of_rays_scheduler_driven_live(
         assert stopped == (theirs == TrialScheduler.STOP), f"epoch {epoch}, trial {number}, {value}"
         if stopped:
             del epoch_of[number]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_decisions_over_steps_are_those_of_rays_scheduler_with_step_as_its_time(
+    seed: int, tmp_path: Path
+) -> None:
+    drawn = random.Random(seed)
+    factor, grace, mode = drawn.choice(FACTORS), drawn.randint(1, 40), drawn.choice(["max", "min"])
+    rule = Stopping(unit="step", grace_steps=grace, reduction_factor=factor)
+    ours = make_decide(rule, SweepStore(tmp_path), "valid_loss", mode, Everyone(30))
+    live = ASHAScheduler("step", "value", mode, max_t=10**6, grace_period=grace, reduction_factor=factor)
+    trials = {number: RayTrial(name(number)) for number in range(4)}
+    for trial in trials.values():
+        live.on_trial_add(None, trial)
+    at = dict.fromkeys(trials, (0, 0))
+    while at:
+        number = drawn.choice(sorted(at))
+        epoch, step = at[number][0] + 1, at[number][1] + drawn.choice([1, 7, 100])
+        at[number] = epoch, step
+        if epoch == 20:
+            del at[number]
+            continue
+        value = drawn.choice([0.0, 0.1, 0.25, 0.5, 0.9])
+        row = replace(record(name(number), epoch, value), step=step)
+        theirs = live.on_trial_result(None, trials[number], {"step": step, "value": value})
+        stopped = ours(row)
+        assert stopped == (theirs == TrialScheduler.STOP), f"step {step}, trial {number}, {value}"
+        assert ours(row) == stopped  # trained again after a kill
+        if stopped:
+            del at[number]
+
+
+def test_a_resumed_trial_enters_the_rung_that_it_would_have_entered(tmp_path: Path) -> None:
+    store, rule = SweepStore(tmp_path), Stopping(unit="step", grace_steps=10)
+    steps = (12, 100, 101)
+    rows = [replace(record(name(1), n, 0.5), step=step) for n, step in enumerate(steps, start=1)]
+    first = make_decide(rule, store, "valid_loss", "min", Everyone(9))
+    assert not any(first(row) for row in rows[:2])
+    begun = TrialInfo(trial_id=name(1), config=ImageConfig(), state="interrupted", epoch=2)
+    write_trial(store.trial(name(1)), begun, rows[:2])
+    resumed = make_decide(rule, store, "valid_loss", "min", Everyone(9))
+    assert not resumed(replace(rows[2], attempt=2))
+    rungs_of = {path.name: [entry.attempt for entry in read_rung(path)] for path in
+                store.rungs_path("valid_loss", "min", "step").iterdir()}  # fmt: skip
+    assert rungs_of == {"10": [1], "90": [1], "30": [2]}
+
+
+def test_a_record_without_the_metric_enters_no_rung_and_the_last_one_is_not_compared(tmp_path: Path) -> None:
+    store = SweepStore(tmp_path)
+    ours = make_decide(Stopping(unit="step", grace_steps=10), store, "valid_loss", "min", {name(1): 3})
+    first = replace(record(name(1), 1, 0.5), step=12)
+    assert not ours(first.with_metrics({"valid_loss": None}))
+    assert not store.rungs_path("valid_loss", "min", "step").exists()
+    assert not ours(replace(record(name(1), 2, 0.4), step=29))
+    assert not ours(replace(record(name(1), 3, 0.3), step=90))
+    (rung,) = store.rungs_path("valid_loss", "min", "step").iterdir()
+    assert (rung.name, [entry.value for entry in read_rung(rung)]) == ("10", [0.4])
+    assert not store.rungs_path("valid_loss", "min").exists()
 
 
 @given(factor=st.sampled_from(FACTORS), grace=st.integers(1, 10), epochs=st.integers(1, 300))
