@@ -1,7 +1,7 @@
 """The background of a report: how its figures were computed, which trials did not finish, and provenance."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from mixsweep.analysis.frames import attempt_seconds, parts, unplanned
 from mixsweep.analysis.inference import statistics

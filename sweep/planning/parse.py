@@ -104,7 +104,9 @@ def parse_spec(source: Mapping[str, Any], path: Path | None = None) -> SweepSpec
         raise reader.error("name", f"{name!r} is not a folder name")
     code = read_user_code(reader, source, path)
     trainable = code.trainable
-    plain = read_keys(reader, source, SweepSpec, only=("question", "reaches", "cost", "score", "search_seed", "code"))
+    plain = read_keys(
+        reader, source, SweepSpec, only=("question", "reaches", "cost", "score", "search_seed", "code")
+    )
     metric = _metric(reader, source, trainable)
     mode = reader.choice(source, "mode", trainable.better(metric), MODES)
     base = reader.table(source, "base")

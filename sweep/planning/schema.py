@@ -9,8 +9,8 @@ import tomli_w
 
 from mixsweep.core.errors import UserError
 from mixsweep.core.execution.run_config import BATCH_NORMS
-from mixsweep.core.store.code_copy import Code
 from mixsweep.core.scoring import SCORES
+from mixsweep.core.store.code_copy import Code
 from mixsweep.core.store.retention import POLICY_HELP, POLICY_PATTERN
 from mixsweep.core.toml.keys import declared_keys, toml_key, toml_key_by_hand
 from mixsweep.core.trainables.interface import Trainable
