@@ -59,6 +59,15 @@ cpus = 1
 # [when]
 # patch_size = {{ model = "mixer" }}
 
+# [combine]: grids whose values go together by position, and points to leave out.
+# [combine]
+# zip = [["lr", "batch_size"]]
+# exclude = [{{ lr = 1e-1, activation = "tanh" }}]
+
+# [derive]: fields computed from others.
+# [derive]
+# weight_decay = "0.1 * lr"
+
 # [stopping]: stops poor trials early, by successive halving.
 # [stopping]
 # rule = "asha"
