@@ -175,6 +175,7 @@ def expected(example: Example, command: Callable[..., list[str]], project: Path)
     return found
 
 
+@pytest.mark.faults
 def test_in_debug(command: Callable[..., list[str]], project: Path, expected: pa.Table) -> None:
     assert killed_and_resumed(command("debug"), project / "runs" / "no-rule").equals(expected)
 
