@@ -6,7 +6,7 @@ needs none of the user's files.
 
 import inspect
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, make_dataclass, replace
 from dataclasses import Field as DataclassField
 from functools import cache
@@ -28,16 +28,21 @@ SOURCE = "image"  # of a definition that adds fields to the image trainer's
 _GIVEN = {"optimizer": ("lr", "weight_decay")}
 
 
-def definition_of_parts() -> Definition | None:
-    """The definition of image trials with the fields of all parts registered in this process; None without fields.
+def definition_of_parts(used: Collection[tuple[str, str]]) -> Definition | None:
+    """The definition of image trials with the fields of these registered parts; None without fields.
 
     Parts of one sort may share a field: its default is that of the part that a trial uses.
+
+    Args:
+        used: the parts, as the field that names one, such as `model`, and a name; others are left out.
 
     Raises:
         ConfigError: a parameter that cannot be a field, in one line.
     """
     found: dict[str, Field] = {}
     for part, name, build in registry.registrations():
+        if (part, name) not in used:
+            continue
         for spec in _fields_of(part, name, build):
             same = found.setdefault(spec.name, spec)
             if same is spec:
@@ -92,7 +97,10 @@ def check_fields(definition: Definition) -> None:
     Raises:
         ConfigError: names the first that is another one, or is gone.
     """
-    made = definition_of_parts()
+    used = {
+        (part, name) for spec in definition.fields for part, names in spec.applies.items() for name in names
+    }
+    made = definition_of_parts(used)
     found = {} if made is None else {spec.name: replace(spec, applies={}) for spec in made.fields}
     for spec in definition.fields:
         (part, names), *_ = spec.applies.items()

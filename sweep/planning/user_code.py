@@ -68,7 +68,7 @@ def read_user_code(reader: Reader, source: Mapping[str, Any], path: Path | None)
     elif "fields" in source:
         raise reader.error("fields", "are those of a [command] or a Ray Tune trainable, and there is neither")
     else:
-        code = _parts(reader)
+        code = _parts(reader, source)
     if imports or installed is not None:
         code = _with_files(code, imports, project, installed)
     return _pinned(reader, code) if source.get("code") == "pin" else code
@@ -210,15 +210,35 @@ def _trainable(reader: Reader, source: Mapping[str, Any], module: ModuleType, na
     return declare(definition)
 
 
-def _parts(reader: Reader) -> UserCode:
-    """The image trainer, with the fields of the parts that the imported files registered."""
+def _parts(reader: Reader, source: Mapping[str, Any]) -> UserCode:
+    """The image trainer, with the fields of the registered parts that the sweep names."""
     try:
-        definition = definition_of_parts()
+        definition = definition_of_parts(_named_parts(source))
     except ConfigError as error:
         raise reader.error("imports", str(error)) from error
     if definition is None:
         return UserCode(trainable=find_trainable(), located={})
     return UserCode(trainable=declare(definition), located={"kind": definition.kind})
+
+
+def _named_parts(source: Mapping[str, Any]) -> set[tuple[str, str]]:
+    """The parts that a sweep file names, built in or registered, known or not."""
+    parts = source.get("parts")
+    found = set()
+    for table in (source, *(parts if isinstance(parts, list) else ())):
+        for key in ("base", "space"):
+            values = table.get(key) if isinstance(table, Mapping) else None
+            for part in registry.BUILT_IN:
+                given = values.get(part) if isinstance(values, Mapping) else None
+                lists = given.values() if isinstance(given, Mapping) else [[given]]
+                found |= {
+                    (part, name)
+                    for names in lists
+                    if isinstance(names, list)
+                    for name in names
+                    if isinstance(name, str)
+                }
+    return found
 
 
 def _check_tune(reader: Reader, source: Mapping[str, Any], compared: Mapping[str, str]) -> None:

@@ -96,6 +96,10 @@ def sgd_with_sign(parameters: Any, *, lr: float, weight_decay: float, rho: float
     return torch.optim.SGD(parameters, lr, momentum=rho, weight_decay=weight_decay)
 
 
+def everything() -> set[tuple[str, str]]:
+    return {(part, name) for part, name, _ in registry.registrations()}
+
+
 def register_all() -> ImageTrainer:
     registry.register_model("linear", linear)
     registry.register_dataset("halves", images, shape=SHAPE, classes=2, augment="none")
@@ -103,7 +107,7 @@ def register_all() -> ImageTrainer:
     registry.register_schedule("falling", falling)
     registry.register_activation("doubled", doubled)
     registry.register_augmentation("scaled", scaled)
-    definition = definition_of_parts()
+    definition = definition_of_parts(everything())
     assert definition is not None
     found = kinds.declare(definition)
     assert isinstance(found, ImageTrainer)
@@ -170,7 +174,7 @@ def test_fields_of_the_parts_in_use_are_all_in_an_identity_and_others_are_not() 
 def test_a_part_without_fields_leaves_the_kind_and_the_ids_as_they_were() -> None:
     registry.register_model("old", lambda config, classes: nn.Linear(config.embed_dim, classes))
     registry.register_optimizer("adamax", torch.optim.Adamax)
-    assert definition_of_parts() is None
+    assert definition_of_parts(everything()) is None
     config = TRAINABLE.config({"model": "old", "optimizer": "adamax"})
     assert config.identity() == {"model": "old", "optimizer": "adamax"}
     made = build_optimizer(ImageConfig(optimizer="adamax", lr=0.3), [nn.Parameter(torch.zeros(2))])
@@ -248,7 +252,7 @@ def test_a_parameter_that_cannot_be_a_field_is_named_in_one_line(
 ) -> None:
     registry.register_model("wrong", build)
     with pytest.raises(ConfigError, match=r"^model 'wrong': its parameter ") as raised:
-        definition_of_parts()
+        definition_of_parts(everything())
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
 
@@ -257,7 +261,7 @@ def test_parts_of_different_sorts_do_not_share_a_field() -> None:
     registry.register_schedule("falling", falling)
     registry.register_activation("powered", lambda *, power=1.0: nn.Identity())
     with pytest.raises(ConfigError, match="has no type"):
-        definition_of_parts()
+        definition_of_parts(everything())
 
     def powered(*, power: float = 1.0) -> nn.Module:
         return nn.Identity()
@@ -266,7 +270,7 @@ def test_parts_of_different_sorts_do_not_share_a_field() -> None:
     with pytest.raises(
         ConfigError, match="'power' is of another kind than that of schedule 'falling'; rename"
     ):
-        definition_of_parts()
+        definition_of_parts(everything())
 
 
 def test_a_worker_refuses_parts_that_have_changed_since_the_sweep_was_submitted() -> None:

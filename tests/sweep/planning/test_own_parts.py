@@ -47,6 +47,21 @@ def test_the_examples_fields_are_planned(tmp_path: Path) -> None:
     assert spec.source["kind"] == spec.kind != "image"
 
 
+def test_a_sweep_has_the_fields_of_the_parts_that_it_names_whatever_else_is_registered(
+    tmp_path: Path,
+) -> None:
+    own = load(tmp_path)
+
+    def other(shape: Any, classes: int, *, width: float = 0.5, depth: int = 2) -> None: ...
+
+    registry.register_model("other", other)
+    assert load_spec(tmp_path / "own-cnn.toml").kind == own.kind
+    (tmp_path / "plain.toml").write_text(
+        '[base]\ndataset = "digits"\n[space]\nlr = { grid_search = [0.1] }\n'
+    )
+    assert load_spec(tmp_path / "plain.toml").kind == "image"
+
+
 def test_the_resolved_file_makes_the_same_plan(tmp_path: Path) -> None:
     spec = load(tmp_path)
     (tmp_path / "elsewhere").mkdir()

@@ -1,0 +1,2 @@
+steps = 60
+log_every = 5
