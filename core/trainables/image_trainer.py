@@ -17,6 +17,7 @@ from mixsweep.core.trainables.image_config import FIELDS, ImageConfig, applies
 from mixsweep.core.trainables.interface import (
     CurvePanel,
     EpochWork,
+    MeasuredEpoch,
     Run,
     RunningTrial,
     Trainable,
@@ -165,6 +166,13 @@ class ImageTrainer(Trainable):
 
     def epoch_work(self, config: TrialConfig) -> EpochWork:
         return image_costs.epoch_work(cast(ImageConfig, config))
+
+    def measure_epoch(self, config: TrialConfig, run: Run, seconds: float) -> MeasuredEpoch:
+        from mixsweep.core.trainables.image_timing import measure_epoch
+
+        config = cast(ImageConfig, config)
+        images = _images(config.dataset, _own_of_dataset(config), run.data_dir, run.device)
+        return measure_epoch(config, images, run, seconds)
 
     def parameters(self, values: Mapping[str, Any]) -> float:
         return image_costs.count_parameters(values, self.config_class)

@@ -51,6 +51,21 @@ class EpochWork:
 
 
 @dataclass(frozen=True)
+class MeasuredEpoch:
+    """The time of an epoch, from a few steps.
+
+    Args:
+        seconds: of an epoch, the median of some measurements.
+        spread: their range over the median; None of one alone.
+        device: on which they were made.
+    """
+
+    seconds: float
+    spread: float | None
+    device: str
+
+
+@dataclass(frozen=True)
 class CurvePanel:
     """Metrics that share an axis in figures of learning curves.
 
@@ -349,6 +364,19 @@ class Trainable(ABC):
     @abstractmethod
     def epoch_work(self, config: TrialConfig) -> EpochWork:
         """The cost of an epoch of a trial."""
+
+    @property
+    def can_measure(self) -> bool:
+        """Whether `measure_epoch` measures anything."""
+        return type(self).measure_epoch is not Trainable.measure_epoch
+
+    def measure_epoch(self, config: TrialConfig, run: Run, seconds: float) -> MeasuredEpoch | None:
+        """Measure the time of an epoch in about so many seconds, without storing anything; None: it cannot be.
+
+        Raises:
+            ConfigError, DataError: the trial cannot be trained here.
+        """
+        return None
 
     @abstractmethod
     def parameters(self, values: Mapping[str, Any]) -> float:

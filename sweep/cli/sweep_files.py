@@ -9,7 +9,7 @@ import typer
 from rich.text import Text
 
 from mixsweep.cluster.places import find_place
-from mixsweep.sweep.cli.arguments import File, Json, PlaceName, Set, Store, check_store, out, plan_of
+from mixsweep.sweep.cli.arguments import Data, File, Json, PlaceName, Set, Store, check_store, out, plan_of
 from mixsweep.sweep.cli.completion import complete_preset
 
 app = typer.Typer()
@@ -76,9 +76,16 @@ def plan(
     store: Store = Path("runs"),
     place: PlaceName = "local",
     settings: Set = None,
+    measure: Annotated[
+        bool,
+        typer.Option(
+            "--measure", help="Time a few steps here of kinds of trials that the store does not know yet."
+        ),
+    ] = False,
+    data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """Trials, duplicates, what is done already, and what the rest will cost; runs nothing."""
+    """Trials, duplicates, what is done already, and what the rest will cost; runs nothing but a few steps, if asked."""
     from mixsweep.core.store.store import SweepStore
     from mixsweep.sweep.cli.views.render_plan import describe_plan, plan_mapping
     from mixsweep.sweep.origin import check_origin
@@ -88,10 +95,16 @@ def plan(
     made = plan_of(file, settings, store)
     if (kept := SweepStore(store / made.spec.name)).exists():
         check_origin(made, kept)
+    measured = None
+    if measure:
+        from mixsweep.sweep.planning.measuring import measure_plan
+        from mixsweep.sweep.run import find_data
+
+        measured = measure_plan(made, store, find_data(data, where))
     if as_json:
-        out.print_json(json.dumps(plan_mapping(made, store, where)))
+        out.print_json(json.dumps(plan_mapping(made, store, where, measured)))
     else:
-        describe_plan(made, store, where, out)
+        describe_plan(made, store, where, out, measured)
 
 
 @app.command(rich_help_panel=_PANEL)

@@ -22,7 +22,7 @@ from mixsweep.core.config import TrialConfig
 from mixsweep.core.errors import UserError
 from mixsweep.core.store import arrow
 from mixsweep.core.store.store import SweepStore
-from mixsweep.core.trainables.interface import Trainable
+from mixsweep.core.trainables.interface import MeasuredEpoch, Trainable
 from mixsweep.core.trainables.kinds import find_trainable
 from mixsweep.sweep.planning.plan import read_plan
 
@@ -38,6 +38,38 @@ class Pace:
 
     rates: Mapping[str, float] = field(default_factory=dict)
     extras: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class MeasuredPace:
+    """The time of an epoch of one trial of each group, measured on the machine at hand.
+
+    Args:
+        epochs: by group, for the trial of this config.
+    """
+
+    epochs: Mapping[str, tuple[TrialConfig, MeasuredEpoch]] = field(default_factory=dict)
+
+    def seconds_of(self, config: TrialConfig) -> float | None:
+        """Seconds of an epoch; in proportion to its work, where that is known, and else as the measured trial's."""
+        work = find_trainable(config.kind).epoch_work(config)
+        if work.group not in self.epochs:
+            return None
+        measured, epoch = self.epochs[work.group]
+        of_measured = find_trainable(measured.kind).epoch_work(measured).units
+        return epoch.seconds * (work.units / of_measured if work.units and of_measured else 1.0)
+
+    @property
+    def basis(self) -> str:
+        """What was measured, and how sure it is."""
+        device = next(iter(self.epochs.values()))[1].device
+        spreads = [epoch.spread for _, epoch in self.epochs.values() if epoch.spread is not None]
+        count = len(self.epochs)
+        trials = (
+            "a few steps of one trial" if count == 1 else f"a few steps of {count} trials, one of each kind"
+        )
+        sure = f", which varied by {max(spreads):.0%}" if spreads else ""
+        return f"measured now: {trials} on this {device}{sure}; starting them is not counted"
 
 
 @dataclass(frozen=True)
@@ -134,22 +166,40 @@ def extras_of(
     return _medians(extras)
 
 
-def forecast(todo: Sequence[RemainingWork], pace: Pace) -> Forecast:
-    """Return the device-seconds that the remaining work takes."""
-    seconds, rough = 0.0, False
+def forecast(todo: Sequence[RemainingWork], pace: Pace, measured: MeasuredPace | None = None) -> Forecast:
+    """Return the device-seconds that the remaining work takes.
+
+    Args:
+        measured: of groups that the store does not know.
+    """
+    seconds, rough, fresh = 0.0, False, False
     for left in todo:
         work = find_trainable(left.config.kind).epoch_work(left.config)
+        epoch = None if measured is None else measured.seconds_of(left.config)
+        if epoch is not None:
+            seconds += epoch * left.epochs
+            fresh = True
+            continue
         rate = pace.rates.get(work.group)
         if rate is None:
             rate = work.rough_rate
             rough = True
         if work.units is None or rate is None:
-            return Forecast(None, f"no record of {work.subject} yet; run one trial with --limit 1")
+            hint = "run one trial with --limit 1"
+            if measured is None and find_trainable(left.config.kind).can_measure:
+                hint += ", or time a few steps with `sweep plan --measure`"
+            return Forecast(None, f"no record of {work.subject} yet; {hint}")
         seconds += work.units * left.epochs / rate + pace.extras.get(work.group, 0.0) * left.trials
     if not todo:
         return Forecast(0.0, "nothing is left")
+    if measured is not None and fresh:
+        more = "; the rest from this store's own records" if pace.rates else ""
+        return Forecast(seconds, f"{measured.basis}{more}")
     if rough:
-        return Forecast(seconds, "rough, from one core of a server CPU: this store has no such trial yet")
+        return Forecast(
+            seconds,
+            "rough, from one core of a server CPU: this store has no such trial yet; --measure times a few steps",
+        )
     return Forecast(seconds, "from this store's own records")
 
 

@@ -17,7 +17,7 @@ from mixsweep.core.formatting import axes_lines, rough_duration
 from mixsweep.core.store.store import SweepStore
 from mixsweep.sweep.backends.base import find_backend
 from mixsweep.sweep.cli.views.live_view import STYLES, superseded_line
-from mixsweep.sweep.planning.forecast import RemainingWork, forecast, measured_rates
+from mixsweep.sweep.planning.forecast import MeasuredPace, RemainingWork, forecast, measured_rates
 from mixsweep.sweep.planning.plan import Plan
 from mixsweep.sweep.search.suggestions import coming, to_come
 
@@ -42,7 +42,9 @@ def next_action(config: TrialConfig, store: SweepStore, run_config: RunConfig) -
     return action, config.epochs - trained
 
 
-def plan_mapping(plan: Plan, root: Path, place: Place) -> dict[str, Any]:
+def plan_mapping(
+    plan: Plan, root: Path, place: Place, measured: MeasuredPace | None = None
+) -> dict[str, Any]:
     """Return the plan as plain values for `--json`."""
     store, run_config = _where(plan, root, place)
     rows = []
@@ -54,7 +56,7 @@ def plan_mapping(plan: Plan, root: Path, place: Place) -> dict[str, Any]:
         todo.append((config, epochs))
     todo += [(config, config.epochs) for config in coming(plan)]
     cost = forecast(
-        [RemainingWork(config, epochs) for config, epochs in todo if epochs], measured_rates(root)
+        [RemainingWork(config, epochs) for config, epochs in todo if epochs], measured_rates(root), measured
     )
     return {
         "sweep": plan.spec.name,
@@ -72,7 +74,9 @@ def plan_mapping(plan: Plan, root: Path, place: Place) -> dict[str, Any]:
     }
 
 
-def describe_plan(plan: Plan, root: Path, place: Place, out: Console) -> None:
+def describe_plan(
+    plan: Plan, root: Path, place: Place, out: Console, measured: MeasuredPace | None = None
+) -> None:
     """Print the plan."""
     store, run_config = _where(plan, root, place)
     out.print(Text(plan.spec.name, "bold"), Text(plan.spec.question, "italic"))
@@ -101,7 +105,8 @@ def describe_plan(plan: Plan, root: Path, place: Place, out: Console) -> None:
         out.print(superseded_line(len(found)), markup=False)
     for note in ineffective(plan):
         out.print(note, style="yellow", markup=False)
-    cost = forecast([RemainingWork(config, epochs) for config, epochs in todo], measured_rates(root))
+    work = [RemainingWork(config, epochs) for config, epochs in todo]
+    cost = forecast(work, measured_rates(root), measured)
     if cost.seconds is None:
         out.print(f"forecast: unknown: {cost.basis}", markup=False)
     else:
