@@ -13,6 +13,16 @@ def energy_text(joules: float | None) -> str:
     return f"{watt_hours / 1000:.3g} kWh" if watt_hours >= 1000 else f"{watt_hours:.3g} Wh"
 
 
+def size_text(count: int) -> str:
+    """`12 B`, `3.4 KiB`, `1.25 GiB`."""
+    size, unit = float(count), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if size < 1000:
+            break
+        size, unit = size / 1024, larger
+    return f"{size:.3g} {unit}"
+
+
 def rough_duration(seconds: float) -> str:
     """`42 s`, `12 min`, `2.2 h`: for forecasts and for values that change while they are shown."""
     if not math.isfinite(seconds):

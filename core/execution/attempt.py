@@ -29,7 +29,7 @@ from mixsweep.core.store.trial.info import ENDED, Attempt, TrialInfo
 from mixsweep.core.store.trial.segments import up_to
 from mixsweep.core.store.trial.term import Term
 from mixsweep.core.trainables.definition import UNLIMITED
-from mixsweep.core.trainables.interface import AsksForCheckpoints, RunningTrial
+from mixsweep.core.trainables.interface import AsksForCheckpoints, KeepsFiles, RunningTrial
 from mixsweep.core.trainables.kinds import find_trainable
 from mixsweep.core.training import device as devices
 
@@ -106,12 +106,22 @@ def begin_attempt(config: TrialConfig, info: TrialInfo | None, run_config: RunCo
 
 def run_attempt(attempt: RunningAttempt, info: TrialInfo) -> TrialInfo:
     """Train a trial from its checkpoint until it ends or has to stop, and return it with the attempt ended."""
-    run_config = attempt.run_config
     trial = build_trial(
-        info.config, info.attempts[-1].accumulate, run_config, attempt.device, attempt.channel, attempt.say
+        info.config,
+        info.attempts[-1].accumulate,
+        attempt.run_config,
+        attempt.device,
+        attempt.channel,
+        attempt.say,
+        attempt.term.kept_files(attempt.say),
     )
     with closing(trial):
-        return _run(attempt, trial, info)
+        try:
+            return _run(attempt, trial, info)
+        except Exception:
+            with suppress(Exception):  # the error counts; files of a failed attempt help to find its cause
+                _keep_files(attempt, trial, is_last=True)
+            raise
 
 
 def _run(attempt: RunningAttempt, trial: RunningTrial, info: TrialInfo) -> TrialInfo:
@@ -148,6 +158,7 @@ def _run(attempt: RunningAttempt, trial: RunningTrial, info: TrialInfo) -> Trial
         if tested:
             attempt.term.append(last.with_metrics(tested))
             attempt.say(", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in tested.items()))
+    _keep_files(attempt, trial, is_last=True)
     info = end_attempt(info, state)
     # The end is written first: a process killed here leaves an unneeded checkpoint, but loses no result.
     if state in ENDED:
@@ -242,10 +253,16 @@ def _train(attempt: RunningAttempt, trial: RunningTrial, last: Record | None) ->
 
 
 def _save(attempt: RunningAttempt, trial: RunningTrial) -> None:
-    """Write a checkpoint, if the trial has a new one."""
+    """Write a checkpoint, if the trial has a new one; the files that it keeps are kept first."""
+    _keep_files(attempt, trial)
     state = trial.state()
     if state is not None:
         attempt.term.save_checkpoint(state)
+
+
+def _keep_files(attempt: RunningAttempt, trial: RunningTrial, is_last: bool = False) -> None:
+    if isinstance(trial, KeepsFiles):
+        attempt.term.keep_files(trial.files_to_keep(is_last))
 
 
 def _asks_for_checkpoint(trial: RunningTrial) -> bool:

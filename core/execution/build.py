@@ -1,6 +1,7 @@
 """Build a trial for this process, the same on all ranks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import torch
 
@@ -19,11 +20,13 @@ def build_trial(
     device: torch.device,
     channel: RankChannel,
     log: Callable[[str], None] = print,
+    kept: Mapping[str, Path] | None = None,
 ) -> RunningTrial:
     """Build a trial at epoch 0, the same on all ranks.
 
     Args:
         log: writes a line into the trial's log; other ranks print it into their process's output.
+        kept: the files that earlier attempts kept, by their paths.
     """
     devices.prepare_process(run_config.cpus)
     run = Run(
@@ -37,5 +40,6 @@ def build_trial(
         batch_norm=run_config.batch_norm,
         threads=run_config.cpus,
         log=log,
+        kept=kept or {},
     )
     return find_trainable(config.kind).start(config, run)

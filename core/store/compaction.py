@@ -6,6 +6,7 @@ from contextlib import suppress
 from mixsweep.core.failures import LeaseLostError
 from mixsweep.core.store import files
 from mixsweep.core.store.store import SweepStore
+from mixsweep.core.store.trial.artifacts import remove_leftover_folders
 from mixsweep.core.store.trial.folder import TrialFolder
 from mixsweep.core.store.trial.lease import holder_of, lease_is_live, take_lease
 from mixsweep.core.store.trial.term import remove_unbelieved
@@ -33,7 +34,8 @@ def tidy(store: SweepStore) -> None:
 def _tidy_trial(folder: TrialFolder) -> None:
     with suppress(OSError, LeaseLostError):
         listing = folder.listing()
-        is_clean = len(listing.all_segments) <= 1 and not any(name.startswith(".") for name in listing.names)
+        is_clean = len(listing.all_segments) <= 1 and len(listing.artifacts) <= 1
+        is_clean &= not any(name.startswith(".") for name in listing.names)
         if (is_clean and not holder_of(folder.path)) or lease_is_live(folder.path):
             return
         lease = take_lease(folder.path)
@@ -41,4 +43,5 @@ def _tidy_trial(folder: TrialFolder) -> None:
             return
         with lease:
             files.remove_leftovers(folder.path)
+            remove_leftover_folders(folder.path)
             remove_unbelieved(folder)

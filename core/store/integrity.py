@@ -18,7 +18,7 @@ from mixsweep.core.store import files
 from mixsweep.core.store.arrow import numbers
 from mixsweep.core.store.files import LEFTOVER_SECONDS
 from mixsweep.core.store.store import SweepStore
-from mixsweep.core.store.trial import checkpoint, format_1
+from mixsweep.core.store.trial import artifacts, checkpoint, format_1
 from mixsweep.core.store.trial.folder import Belief, Head, TrialFolder, read_head
 from mixsweep.core.store.trial.info import TrialInfo
 from mixsweep.core.store.trial.lease import holder_of, lease_is_live
@@ -71,6 +71,9 @@ def check_trial(folder: TrialFolder, leftover_seconds: float = LEFTOVER_SECONDS)
     for made in belief.checkpoints:
         if checkpoint.newest_whole(folder.path, [made]) is None:
             yield Finding(folder.path / made.name, "damaged; the one before or the start is used instead")
+    for kept in belief.artifacts[:1]:
+        if line := artifacts.damage_of(folder.path, kept):
+            yield Finding(folder.path / kept.name, line)
     yield from _unbelieved(folder, belief)
     if belief.head is not None:
         yield from _check_head(folder, belief.head)
@@ -183,10 +186,11 @@ def _leftovers(path: Path, seconds: float, is_trial: bool) -> Iterator[Finding]:
 
 
 def _unbelieved(folder: TrialFolder, belief: Belief) -> Iterator[Finding]:
-    """Files of records and checkpoints that no reader believes, of a process that lost the trial."""
+    """Files of records, checkpoints and kept files that no reader believes, of a process that lost the trial."""
     listing = folder.listing()
     counted = {one.name for one in belief.segments} | {one.name for one in belief.checkpoints}
-    every = {one.name for one in listing.all_segments} | {one.name for one in listing.checkpoints}
+    counted |= {one.name for one in belief.artifacts[:1]}
+    every = {one.name for one in listing.all_segments} | {one.name for one in listing.made}
     for name in sorted(every - counted):
         yield Finding(
             folder.path / name, "not believed: of a process that lost the trial, or replaced; it can go"

@@ -7,7 +7,7 @@ interface, and names no field and no metric itself.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
@@ -112,6 +112,7 @@ class Run:
         batch_norm: of several ranks: `synchronised` or `local`.
         threads: CPUs of this process.
         log: writes a line into the trial's log.
+        kept: files that earlier attempts kept with the trial, by their paths: to be read, not changed.
     """
 
     device: "torch.device"
@@ -124,6 +125,7 @@ class Run:
     batch_norm: str = "synchronised"
     threads: int = 1
     log: Callable[[str], None] = print
+    kept: Mapping[str, Path] = field(default_factory=dict)
 
 
 class RunningTrial(Protocol):
@@ -176,6 +178,18 @@ class AsksForCheckpoints(Protocol):
     """A trial that can ask for a checkpoint of the state after its last record."""
 
     wants_checkpoint: bool
+
+
+@runtime_checkable
+class KeepsFiles(Protocol):
+    """A trial that has files to keep with it, beside its records and checkpoints."""
+
+    def files_to_keep(self, is_last: bool) -> Mapping[str, Path]:
+        """All files to keep now, by their paths among them.
+
+        Args:
+            is_last: whether the attempt ends, so that what still writes them must end too.
+        """
 
 
 class Trainable(ABC):

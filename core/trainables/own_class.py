@@ -25,6 +25,7 @@ from mixsweep.core.trainables import interface
 from mixsweep.core.trainables.declared import DeclaredConfig
 from mixsweep.core.trainables.definition import SECONDS, TEST, Definition, make_definition
 from mixsweep.core.trainables.field_types import OPTION, field_of
+from mixsweep.core.trainables.kept_files import copy_files, files_below
 from mixsweep.core.trainables.seeding import seed_record
 
 if TYPE_CHECKING:  # torch takes seconds to import, and a plan needs none
@@ -45,6 +46,8 @@ class Run:
         rank: this process among the `world_size` that train the trial together; `local_rank` on its host.
         log: writes a line into the trial's log.
         scratch: an empty folder for this attempt alone, removed at its end.
+        artifacts: a folder whose files are kept with the trial, with each checkpoint and at the end of the attempt;
+            it has those that earlier attempts kept. Those of rank 0 count.
     """
 
     device: "torch.device"
@@ -55,6 +58,7 @@ class Run:
     local_rank: int
     log: Callable[[str], None]
     scratch: Path
+    artifacts: Path
 
 
 def define(cls: Any, name: str, more_metrics: Mapping[str, str] = MappingProxyType({})) -> Definition:
@@ -121,7 +125,11 @@ class OwnTrial:
         self.facts: Mapping[str, Any] = {}
         self._is_checked = False
         self._run = run
-        self._scratch = Path(tempfile.mkdtemp(prefix="mixsweep-"))
+        self._folder = Path(tempfile.mkdtemp(prefix="mixsweep-"))
+        scratch, self._artifacts = self._folder / "scratch", self._folder / "artifacts"
+        scratch.mkdir()
+        self._artifacts.mkdir()
+        copy_files(run.kept, self._artifacts)
         own = Run(
             device=run.device,
             data_dir=run.data_dir,
@@ -130,7 +138,8 @@ class OwnTrial:
             world_size=run.world_size,
             local_rank=run.local_rank,
             log=run.log,
-            scratch=self._scratch,
+            scratch=scratch,
+            artifacts=self._artifacts,
         )
         seed_record(config, 0)
         self._own = cls(_own_config(cls.Config, config), own)
@@ -189,8 +198,12 @@ class OwnTrial:
         """Nothing: its state is always whole."""
         return ()
 
+    def files_to_keep(self, is_last: bool) -> dict[str, Path]:
+        """The files in its folder of artifacts; they are whole between two records."""
+        return files_below(self._artifacts)
+
     def close(self) -> None:
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def _check_method(cls: Any, name: str, method: str, arguments: int) -> Any:

@@ -61,7 +61,7 @@ def run(
         str | None,
         typer.Option(
             metavar="TRIAL",
-            help="Start this trial from scratch: its records and checkpoints are removed.",
+            help="Start this trial from scratch: its records, checkpoints and kept files are removed.",
             autocompletion=complete_trial,
         ),
     ] = None,

@@ -15,6 +15,7 @@ from mixsweep.core.toml.reader import Reader
 from mixsweep.core.trainables.command.metrics import JSON_LINES, check_metrics, named_metrics
 from mixsweep.core.trainables.command.template import CHECKPOINT, TRIAL_DIR, check_template, fill
 from mixsweep.core.trainables.definition import Definition, make_definition
+from mixsweep.core.trainables.kept_files import check_pattern
 
 _TYPES: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
 _FIELD_KEYS = (
@@ -45,6 +46,7 @@ class CommandTable:
     inputs: tuple[str, ...] = toml_key((), "files and folders that are linked, not copied")
     env: Mapping[str, str] = toml_key({}, "environment variables of the command")
     time_limit: float = toml_key(0.0, "seconds of an attempt; left out: no limit", low=0)
+    keep: tuple[str, ...] = toml_key((), "files of {trial_dir} to keep with the trial: samples/*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +79,11 @@ def read_command(
                 f"command.env.{variable}",
                 "looks like a secret, which the store keeps; set it in the shell or the place",
             )
+    for pattern in table.keep:
+        try:
+            check_pattern(pattern)
+        except ConfigError as error:
+            raise reader.error("command.keep", str(error)) from error
     fields = read_fields(reader, source)
     names = [spec.name for spec in fields]
     metric, mode = objective

@@ -147,6 +147,7 @@ def _command_of(spec: SweepSpec, store: Path) -> Command | None:
         inputs=spec.command.inputs,
         environment=table.env,
         time_limit=table.time_limit,
+        keep=table.keep,
     )
 
 

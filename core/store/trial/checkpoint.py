@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from mixsweep.core.failures import DamagedError
 from mixsweep.core.store import files
-from mixsweep.core.store.trial.names import CheckpointName
+from mixsweep.core.store.trial.names import CheckpointName, Made
 
 if TYPE_CHECKING:  # torch takes seconds to import, and a plan only asks whether a checkpoint is there
     import torch
@@ -59,8 +59,8 @@ def write_state(folder: Path, term: int, payload: Mapping[str, Any]) -> Checkpoi
     return _write_file(folder, term, int(payload.get("epoch", 0)), write)
 
 
-def write_content(folder: Path, made: CheckpointName, content: bytes | Mapping[str, bytes]) -> None:
-    """Write a checkpoint that was read by `content_of` elsewhere, under its own name.
+def write_content(folder: Path, made: Made, content: bytes | Mapping[str, bytes]) -> None:
+    """Write a checkpoint or kept files that were read by `content_of` elsewhere, under their own name.
 
     Raises:
         DamagedError: the content does not have the digest in the name.
@@ -74,10 +74,11 @@ def write_content(folder: Path, made: CheckpointName, content: bytes | Mapping[s
         return
     beside = files.beside(folder / made.name)
     try:
+        beside.mkdir()
         for name, part in content.items():
             (beside / name).parent.mkdir(parents=True, exist_ok=True)
             files.write_bytes(beside / name, part)
-        if _folder_digest(beside) != made.digest:
+        if folder_digest(beside) != made.digest:
             raise DamagedError(f"{folder / made.name}: damaged, its digest does not match")
         files.move(beside, folder / made.name)
     finally:
@@ -93,7 +94,7 @@ def write_folder(folder: Path, term: int, epoch: int, source: Path) -> Checkpoin
             if path.is_file():
                 with open(path, "rb") as file:
                     os.fsync(file.fileno())
-        made = CheckpointName(term, epoch, _folder_digest(beside), is_folder=True)
+        made = CheckpointName(term, epoch, folder_digest(beside), is_folder=True)
         if not (folder / made.name).exists():
             files.move(beside, folder / made.name)
         return made
@@ -101,8 +102,8 @@ def write_folder(folder: Path, term: int, epoch: int, source: Path) -> Checkpoin
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def content_of(folder: Path, made: CheckpointName) -> bytes | dict[str, bytes]:
-    """The verified content of a checkpoint: a file's bytes, or those of a folder's files by path.
+def content_of(folder: Path, made: Made) -> bytes | dict[str, bytes]:
+    """The verified content of a checkpoint or of kept files: a file's bytes, or those of a folder's files by path.
 
     Raises:
         FileNotFoundError: it is gone.
@@ -113,7 +114,7 @@ def content_of(folder: Path, made: CheckpointName) -> bytes | dict[str, bytes]:
         if not path.is_dir():
             raise FileNotFoundError(path)
         found = {str(p.relative_to(path)): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()}
-        if _folder_digest(path) != made.digest:
+        if folder_digest(path) != made.digest:
             raise DamagedError(f"{path}: damaged, its digest does not match")
         return found
     try:
@@ -180,8 +181,8 @@ def load_state(
     return None
 
 
-def remove(folder: Path, made: Iterable[CheckpointName]) -> None:
-    """Remove checkpoints; a folder is renamed first, so that no part of one is found under its name."""
+def remove(folder: Path, made: Iterable[Made]) -> None:
+    """Remove checkpoints or kept files; a folder is renamed first, so that no part of one is found under its name."""
     for one in made:
         path = folder / one.name
         if one.is_folder:
@@ -209,7 +210,8 @@ def _write_file(folder: Path, term: int, epoch: int, write: Callable[[BinaryIO],
         beside.unlink(missing_ok=True)
 
 
-def _folder_digest(folder: Path) -> str:
+def folder_digest(folder: Path) -> str:
+    """The digest of the paths, sizes and digests of a folder's files."""
     entries = []
     for path in sorted(folder.rglob("*")):
         if path.is_file():

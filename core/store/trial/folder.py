@@ -17,13 +17,15 @@ from mixsweep.core import records
 from mixsweep.core.failures import DamagedError
 from mixsweep.core.store import files
 from mixsweep.core.store.definitions import learn_kind
-from mixsweep.core.store.trial import checkpoint, format_1, segments
+from mixsweep.core.store.trial import artifacts, checkpoint, format_1, segments
 from mixsweep.core.store.trial.info import Attempt, TrialInfo
 from mixsweep.core.store.trial.lease import lease_is_live
 from mixsweep.core.store.trial.names import (
+    ArtifactsName,
     CheckpointName,
     Listing,
     Segment,
+    artifacts_of,
     checkpoints_of,
     head_name,
     list_folder,
@@ -47,6 +49,7 @@ class Head:
         token: of the process that took the term.
         base: the files of records of earlier terms that count; of a sealed head all that count.
         checkpoints: of earlier terms that count.
+        artifacts: the files that earlier terms kept.
         sealed: whether `base` is all, and further files of this term do not count.
     """
 
@@ -55,6 +58,7 @@ class Head:
     info: TrialInfo
     base: tuple[Segment, ...] = ()
     checkpoints: tuple[CheckpointName, ...] = ()
+    artifacts: tuple[ArtifactsName, ...] = ()
     sealed: bool = False
 
     def to_bytes(self) -> bytes:
@@ -66,6 +70,8 @@ class Head:
             "checkpoints": [made.name for made in self.checkpoints],
             "sealed": self.sealed,
         }
+        if self.artifacts:
+            own["artifacts"] = [made.name for made in self.artifacts]
         return files.json_bytes({**self.info.to_mapping(), **own})
 
 
@@ -87,6 +93,7 @@ def read_head(folder: Path, term: int) -> Head:
             info=info,
             base=segments_of(values["base"]),
             checkpoints=checkpoints_of(values["checkpoints"]),
+            artifacts=artifacts_of(values.get("artifacts", ())),
             sealed=bool(values["sealed"]),
         )
     except DamagedError:
@@ -104,12 +111,14 @@ class Belief:
 
     Args:
         head: the newest readable one; None before the first attempt, or if none is readable.
+        artifacts: the files that the trial has kept, the newest folder first; that one counts.
         damages: a line for each file that counts and is damaged or gone, as far as that was looked at.
     """
 
     head: Head | None
     segments: tuple[Segment, ...] = ()
     checkpoints: tuple[CheckpointName, ...] = ()
+    artifacts: tuple[ArtifactsName, ...] = ()
     damages: tuple[str, ...] = ()
 
 
@@ -166,7 +175,7 @@ class TrialFolder:
             counted.append(segment)
         made = (*(() if head is None else head.checkpoints), *_later_checkpoints(listing, head))
         present = newest_first(one for one in made if one.name in listing.names)
-        return Belief(head, tuple(counted), present, tuple(damages))
+        return Belief(head, tuple(counted), present, _artifacts(listing, head), tuple(damages))
 
     def info(self, verify: bool = False) -> TrialInfo | None:
         """The trial; None before the first attempt, or where no head is readable, as `damages` says.
@@ -279,6 +288,11 @@ class TrialFolder:
             return format_1.load_checkpoint(self.path, device)
         return checkpoint.load_state(self.path, self.checkpoints(), device, say)
 
+    def kept_files(self) -> dict[str, Path]:
+        """The files that the trial has kept beside its records, by their paths."""
+        made = self.belief().artifacts
+        return artifacts.files_in(self.path, made[0]) if made else {}
+
     def newest_checkpoint(self) -> tuple[CheckpointName, bytes | Mapping[str, bytes]] | None:
         """The newest checkpoint that is whole, and its content; None if there is none."""
         for made in self.checkpoints():
@@ -341,3 +355,9 @@ def _later_checkpoints(listing: Listing, head: Head | None) -> list[CheckpointNa
     named = set() if head is None else set(head.checkpoints)
     term = 0 if head is None else head.term
     return [made for made in listing.checkpoints if made.term >= term and made not in named]
+
+
+def _artifacts(listing: Listing, head: Head | None) -> tuple[ArtifactsName, ...]:
+    """The folders of kept files that count; the listing was made before the head was read."""
+    named, term = (set(), 0) if head is None else (set(head.artifacts), head.term)
+    return tuple(made for made in listing.artifacts if made in named or made.term >= term)

@@ -9,6 +9,7 @@ Records and checkpoints are written once, and have a digest of their content in 
 | `<term>.json` | the head: the trial's info, and the files of earlier terms that this one builds on |
 | `<term>.records.<first>-<last>.<digest>.parquet` | a segment of records; one with a wider range replaces those in it |
 | `<term>.checkpoint.<epoch>.<digest>.pt`, or a folder without `.pt` | a checkpoint |
+| `<term>.artifacts.<number>.<digest>`, a folder | all files that the trial has kept so far |
 | `<term>.log` | the log |
 """
 
@@ -23,6 +24,7 @@ _HEAD = re.compile(r"([1-9][0-9]{0,9})\.json")
 _LOG = re.compile(r"([1-9][0-9]{0,9})\.log")
 _SEGMENT = re.compile(r"([1-9][0-9]{0,9})\.records\.([0-9]{1,10})-([0-9]{1,10})\.([0-9a-f]{16})\.parquet")
 _CHECKPOINT = re.compile(r"([1-9][0-9]{0,9})\.checkpoint\.([0-9]{1,10})\.([0-9a-f]{16})(\.pt)?")
+_ARTIFACTS = re.compile(r"([1-9][0-9]{0,9})\.artifacts\.([1-9][0-9]{0,9})\.([0-9a-f]{16})")
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,29 @@ class CheckpointName:
 
 
 @dataclass(frozen=True)
+class ArtifactsName:
+    """A folder with all files that a trial has kept so far; the `number` counts those of a term."""
+
+    term: int
+    number: int
+    digest: str
+    is_folder: bool = True
+
+    @property
+    def name(self) -> str:
+        return f"{self.term}.artifacts.{self.number}.{self.digest}"
+
+    @classmethod
+    def parse(cls, name: str) -> "ArtifactsName | None":
+        found = _ARTIFACTS.fullmatch(name)
+        return found and cls(int(found[1]), int(found[2]), found[3])
+
+
+# What is a file or a folder by itself, and is removed as a whole.
+Made = CheckpointName | ArtifactsName
+
+
+@dataclass(frozen=True)
 class Listing:
     """The files in a trial's folder."""
 
@@ -103,6 +128,17 @@ class Listing:
         return newest_first(found)
 
     @cached_property
+    def artifacts(self) -> tuple[ArtifactsName, ...]:
+        """All folders of kept files, the newest first."""
+        found = [made for name in self.names if (made := ArtifactsName.parse(name))]
+        return tuple(sorted(found, key=lambda made: (made.term, made.number), reverse=True))
+
+    @property
+    def made(self) -> tuple[Made, ...]:
+        """All checkpoints and folders of kept files."""
+        return (*self.checkpoints, *self.artifacts)
+
+    @cached_property
     def logs(self) -> tuple[int, ...]:
         """The terms that have a log, in their order."""
         found = map(_LOG.fullmatch, self.names)
@@ -113,6 +149,7 @@ class Listing:
         """The highest term of any file, 0 if there is none."""
         terms = [*self.heads[:1], *self.logs[-1:]]
         terms += [segment.term for segment in self.segments] + [made.term for made in self.checkpoints]
+        terms += [made.term for made in self.artifacts]
         return max(terms, default=0)
 
 
@@ -160,4 +197,16 @@ def checkpoints_of(names: Sequence[str]) -> tuple[CheckpointName, ...]:
     found = [CheckpointName.parse(name) for name in names]
     if None in found:
         raise ValueError("not the name of a checkpoint")
+    return tuple(made for made in found if made is not None)
+
+
+def artifacts_of(names: Sequence[str]) -> tuple[ArtifactsName, ...]:
+    """The folders of kept files of these names.
+
+    Raises:
+        ValueError: one is not the name of such a folder.
+    """
+    found = [ArtifactsName.parse(name) for name in names]
+    if None in found:
+        raise ValueError("not the name of a folder of kept files")
     return tuple(made for made in found if made is not None)

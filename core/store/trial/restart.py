@@ -11,7 +11,7 @@ from mixsweep.core.store.trial.term import Term
 
 
 def restart_trial(folder: TrialFolder) -> None:
-    """Remove a trial's records and checkpoints; its attempts stay listed, and their logs are kept.
+    """Remove a trial's records, checkpoints and kept files; its attempts stay listed, and their logs are kept.
 
     Raises:
         UserError: a live process holds it.

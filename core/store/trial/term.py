@@ -21,7 +21,7 @@ from mixsweep.core import records
 from mixsweep.core.failures import LeaseLostError
 from mixsweep.core.records import Record
 from mixsweep.core.store import files
-from mixsweep.core.store.trial import checkpoint, format_1, migration, segments
+from mixsweep.core.store.trial import artifacts, checkpoint, format_1, migration, segments
 from mixsweep.core.store.trial.folder import Head, TrialFolder
 from mixsweep.core.store.trial.info import TrialInfo
 from mixsweep.core.store.trial.lease import Lease
@@ -63,6 +63,8 @@ class Term:
         self._base = belief.segments
         self._old_checkpoints = belief.checkpoints
         self._checkpoints: list[CheckpointName] = []
+        self._artifacts = belief.artifacts[:1]
+        self._artifacts_writer = artifacts.ArtifactsWriter(folder.path)
         self._segments: list[Segment] = []
         self._head: Head | None = None
         self._trainable = find_trainable(self.info.config.kind if self.info else BUILT_IN)
@@ -92,20 +94,21 @@ class Term:
         """Take the next number, with this as the trial's info.
 
         Args:
-            from_scratch: whether earlier records and checkpoints count no more; they are removed.
+            from_scratch: whether earlier records, checkpoints and kept files count no more; they are removed.
 
         Raises:
             LeaseLostError: another process has the trial.
         """
         self._lease.check()
         if from_scratch:
-            self._base, self._old_checkpoints = (), ()
+            self._base, self._old_checkpoints, self._artifacts = (), (), ()
         head = Head(
             term=self._next,
             token=uuid.uuid4().hex,
             info=_stamped(info),
             base=self._base,
             checkpoints=self._old_checkpoints,
+            artifacts=self._artifacts,
         )
         if not files.create_exclusive(self._path / head_name(head.term), head.to_bytes()):
             raise LeaseLostError(f"{self._path}: taken over by another process")
@@ -197,6 +200,20 @@ class Term:
         self._check()
         self._keep(checkpoint.write_folder(self._path, self.number, epoch, source))
 
+    def keep_files(self, kept: Mapping[str, Path]) -> None:
+        """Keep copies of these files with the trial, by their paths, instead of those that it has kept so far."""
+        self._check()
+        before = self._artifacts[0] if self._artifacts else None
+        made = self._artifacts_writer.write(self.number, before, kept)
+        if made is not None and made != before:
+            self._check()
+            checkpoint.remove(self._path, self._artifacts)
+            self._artifacts = (made,)
+
+    def kept_files(self, say: Callable[[str], None] = lambda line: None) -> dict[str, Path]:
+        """The files that the trial has kept so far, by their paths: to be read, not changed."""
+        return artifacts.files_in(self._path, self._artifacts[0], say) if self._artifacts else {}
+
     def load_checkpoint(self, say: Callable[[str], None] = lambda line: None) -> dict[str, Any] | None:
         """The state in the newest checkpoint that is whole; None if there is none."""
         return checkpoint.load_state(self._path, self.checkpoints, say=say)
@@ -236,6 +253,8 @@ class Term:
                 (self._path / segment.name).unlink(missing_ok=True)
         own = [made for made in listing.checkpoints if made.term == self.number]
         checkpoint.remove(self._path, [made for made in own if made not in belief.checkpoints])
+        kept = [made for made in listing.artifacts if made.term == self.number]
+        checkpoint.remove(self._path, [made for made in kept if made not in belief.artifacts])
 
     def __enter__(self) -> "Term":
         return self
@@ -310,7 +329,8 @@ class Term:
             segment = Segment.parse(name)
             if segment is not None and segment.term <= self.number:
                 files.remove_file(self._path / name)
-        unneeded = [made for made in listing.checkpoints if made.name not in counted]
+        counted |= {made.name for made in self._artifacts}
+        unneeded = [made for made in listing.made if made.name not in counted]
         checkpoint.remove(self._path, [made for made in unneeded if made.term <= self.number])
         before = self._before.term if self._before else 0  # kept in case this one is damaged
         for term in listing.heads:
@@ -318,6 +338,7 @@ class Term:
                 files.remove_file(self._path / head_name(term))
         migration.remove_old_files(self._path, listing.names)
         files.remove_leftovers(self._path)
+        artifacts.remove_leftover_folders(self._path)
 
     def _flush_later(self) -> None:
         with self._lock:
@@ -360,7 +381,8 @@ def remove_unbelieved(folder: TrialFolder) -> None:
     for segment in listing.all_segments:
         if segment.name not in counted and segment.term <= belief.head.term:
             files.remove_file(folder.path / segment.name)
-    made = [one for one in listing.checkpoints if one.name not in counted]
+    counted |= {one.name for one in belief.artifacts[:1]}
+    made = [one for one in listing.made if one.name not in counted]
     checkpoint.remove(folder.path, [one for one in made if one.term <= belief.head.term])
 
 

@@ -5,7 +5,7 @@ opposite order to that in which they are written: a head is read first and writt
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from mixsweep.core.failures import DamagedError, LeaseLostError
 from mixsweep.core.store import files
 from mixsweep.core.store.trial import checkpoint, segments
 from mixsweep.core.store.trial.folder import TrialFolder, read_head
-from mixsweep.core.store.trial.names import CheckpointName, Segment, head_name
+from mixsweep.core.store.trial.names import ArtifactsName, CheckpointName, Made, Segment, head_name
 
 # The stamp of each file when it was last sent, by name: a different stamp means that the file has changed.
 Stamps = dict[str, tuple[int, ...]]
@@ -21,16 +21,17 @@ Stamps = dict[str, tuple[int, ...]]
 
 @dataclass(frozen=True, kw_only=True)
 class FolderUpdate:
-    """New and changed files of a trial's folder, by name; a checkpoint folder's files by their paths in it."""
+    """New and changed files of a trial's folder, by name; those in a folder of it by their paths in that."""
 
     head: tuple[str, bytes] | None = None
     checkpoints: Mapping[str, bytes | Mapping[str, bytes]] = field(default_factory=dict)
+    artifacts: Mapping[str, bytes | Mapping[str, bytes]] = field(default_factory=dict)
     segments: Mapping[str, bytes] = field(default_factory=dict)
     logs: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
     def is_empty(self) -> bool:
-        return not (self.head or self.checkpoints or self.segments or self.logs)
+        return not (self.head or self.checkpoints or self.artifacts or self.segments or self.logs)
 
 
 def collect_changes(folder: TrialFolder, sent: Stamps) -> tuple[FolderUpdate, Stamps]:
@@ -44,14 +45,8 @@ def collect_changes(folder: TrialFolder, sent: Stamps) -> tuple[FolderUpdate, St
         if stamps[name] != sent.get(name):
             head = name, (folder.path / name).read_bytes()
     belief = folder.belief()
-    made: dict[str, bytes | Mapping[str, bytes]] = {}
-    for one in belief.checkpoints:
-        stamps[one.name] = ()
-        if one.name not in sent:
-            try:
-                made[one.name] = checkpoint.content_of(folder.path, one)
-            except (FileNotFoundError, DamagedError):  # replaced meanwhile, or of no use
-                del stamps[one.name]
+    made = _contents(folder, belief.checkpoints, sent, stamps)
+    kept = _contents(folder, belief.artifacts[:1], sent, stamps)
     rows: dict[str, bytes] = {}
     for segment in belief.segments:
         stamps[segment.name] = ()
@@ -65,7 +60,23 @@ def collect_changes(folder: TrialFolder, sent: Stamps) -> tuple[FolderUpdate, St
         stamps[path.name] = _stamp(path)
         if stamps[path.name] != sent.get(path.name):
             logs[path.name] = path.read_bytes()
-    return FolderUpdate(head=head, checkpoints=made, segments=rows, logs=logs), stamps
+    update = FolderUpdate(head=head, checkpoints=made, artifacts=kept, segments=rows, logs=logs)
+    return update, stamps
+
+
+def _contents(
+    folder: TrialFolder, wanted: Iterable[Made], sent: Stamps, stamps: Stamps
+) -> dict[str, bytes | Mapping[str, bytes]]:
+    """The contents of those that were not sent yet, by name; all that the other side has then are in `stamps`."""
+    found: dict[str, bytes | Mapping[str, bytes]] = {}
+    for one in wanted:
+        stamps[one.name] = ()
+        if one.name not in sent:
+            try:
+                found[one.name] = checkpoint.content_of(folder.path, one)
+            except (FileNotFoundError, DamagedError):  # replaced meanwhile, or of no use
+                del stamps[one.name]
+    return found
 
 
 def apply_update(folder: TrialFolder, update: FolderUpdate) -> None:
@@ -90,6 +101,11 @@ def apply_update(folder: TrialFolder, update: FolderUpdate) -> None:
         if made is None:
             raise DamagedError(f"{folder.path / name}: not the name of a checkpoint")
         checkpoint.write_content(folder.path, made, state)
+    for name, kept in update.artifacts.items():
+        found = ArtifactsName.parse(name)
+        if found is None:
+            raise DamagedError(f"{folder.path / name}: not the name of a folder of kept files")
+        checkpoint.write_content(folder.path, found, kept)
     if update.head is not None:
         _write_head(folder, *update.head)
 
@@ -120,7 +136,7 @@ def remove_replaced(folder: TrialFolder) -> None:
         segment = Segment.parse(name)
         if segment is not None and name not in counted:
             (folder.path / name).unlink(missing_ok=True)
-    checkpoint.remove(folder.path, belief.checkpoints[2:])
+    checkpoint.remove(folder.path, (*belief.checkpoints[2:], *belief.artifacts[1:]))
 
 
 def _write_head(folder: TrialFolder, name: str, content: bytes) -> None:

@@ -15,7 +15,7 @@ import threading
 import time
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from mixsweep.core.trainables.command.metrics import Metrics, make_reader
 from mixsweep.core.trainables.command.template import CHECKPOINT, TRIAL_DIR, fill
 from mixsweep.core.trainables.declared import DeclaredConfig
 from mixsweep.core.trainables.definition import SECONDS
+from mixsweep.core.trainables.kept_files import copy_files, files_below, matching_files
 
 GRACE_SECONDS = 20.0  # from SIGTERM to SIGKILL, to save a checkpoint in
 _END_SECONDS = 60.0  # for a command to end by itself after the last record of its budget
@@ -52,6 +53,7 @@ class Command:
         inputs: files and folders that are linked into that copy, by their paths in it.
         environment: more variables.
         time_limit: seconds of an attempt; 0: no limit.
+        keep: patterns of files in the trial's folder that are kept with the trial.
     """
 
     run: str
@@ -61,6 +63,7 @@ class Command:
     inputs: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     time_limit: float = 0.0
+    keep: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,7 @@ class CommandTrial:
         self._scratch = Path(tempfile.mkdtemp(prefix="mixsweep-"))
         self._trial_dir = self._scratch / "trial"
         self._trial_dir.mkdir()
+        self._kept_before = self._scratch / "kept"
         self._read = make_reader(command.metrics, self._trial_dir)
         self._marks: list[float] = []  # the step, else the epoch, that each record told of itself
         self._first = self.epoch  # the record before the first of them
@@ -141,6 +145,7 @@ class CommandTrial:
         self._files, self.epoch = dict(state["files"]), state["saved_at"]
         self._saved_at, self._first = self.epoch, state["epoch"] - len(state["marks"])
         self._marks = list(state["marks"])[: self.epoch - self._first]
+        copy_files(self._run.kept, self._kept_before)
 
     def leave(self) -> Iterator[Record]:
         """Tell the command to save and to end, and yield what it still has told."""
@@ -160,6 +165,12 @@ class CommandTrial:
         if code := self._process.poll():
             self._run.log(f"exit code {code}")
         return {}
+
+    def files_to_keep(self, is_last: bool) -> dict[str, Path]:
+        """What matches a pattern of `keep`, and what the attempts that it resumes had kept; its own come first."""
+        if is_last and self._command.keep:
+            self._terminate()
+        return {**files_below(self._kept_before), **matching_files(self._trial_dir, self._command.keep)}
 
     def close(self) -> None:
         self._terminate()

@@ -108,9 +108,10 @@ class StoreProxy:
             if not update.is_empty:
                 grant.lease.check()
                 apply_update(folder, update)
-            if update.head is not None:
+            if update.head is not None or update.artifacts:
                 grant.lease.check()
                 remove_replaced(folder)
+            if update.head is not None:
                 self._retain(folder)
         except LeaseLostError:
             self._release(trial_id)

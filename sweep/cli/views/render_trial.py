@@ -3,6 +3,8 @@
 import json
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -10,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mixsweep.core.errors import UserError
-from mixsweep.core.formatting import axes_lines
+from mixsweep.core.formatting import axes_lines, size_text
 from mixsweep.core.store.code_copy import same_code
 from mixsweep.core.store.code_patch import patch_path
 from mixsweep.core.store.store import SweepStore
@@ -20,6 +22,8 @@ from mixsweep.core.trainables.definition import UNLIMITED
 from mixsweep.core.trainables.interface import Trainable
 from mixsweep.core.trainables.kinds import find_trainable
 from mixsweep.sweep.cli.views.live_view import STYLES
+
+_MOST_KEPT = 20  # kept files to list
 
 
 def trial_mapping(folder: TrialFolder) -> dict[str, Any]:
@@ -34,6 +38,11 @@ def trial_mapping(folder: TrialFolder) -> dict[str, Any]:
         )
     if derived := _derived_of(folder):
         values["derived"] = derived
+    if kept := folder.kept_files():
+        values["artifacts"] = [
+            {"file": name, "path": str(path), "bytes": size}
+            for name, (path, size) in _with_sizes(kept).items()
+        ]
     values["records"] = [
         {**row, "recorded_at": row["recorded_at"].isoformat()} for row in folder.records().to_pylist()
     ]
@@ -99,6 +108,19 @@ def describe_trial(folder: TrialFolder, out: Console, last: int = 5) -> None:
             out.print(f"{name}: {value}", markup=False, highlight=False)
     if path := _patch_of(folder, info):
         out.print(f"patch on that revision: {path}", markup=False, highlight=False, soft_wrap=True)
+    if kept := _with_sizes(folder.kept_files()):
+        (first, *_), total = kept.items(), sum(size for _, size in kept.values())
+        where = first[1][0].parents[first[0].count("/")]
+        out.print(
+            f"kept files: {len(kept)}, {size_text(total)} in {where}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+        for name, (_, size) in list(kept.items())[:_MOST_KEPT]:
+            out.print(f"  {size_text(size):>10}  {name}", markup=False, highlight=False, soft_wrap=True)
+        if len(kept) > _MOST_KEPT:
+            out.print(f"  and {len(kept) - _MOST_KEPT} more; all with --json", style="dim")
     again = f"sweep run {shlex.quote(str(sweep / 'sweep.toml'))} --trial {folder.trial_id} --store again"
     out.print(f"to run this trial again: {again}", markup=False, highlight=False, soft_wrap=True)
     rows = folder.records().to_pylist()[-last:]
@@ -107,6 +129,15 @@ def describe_trial(folder: TrialFolder, out: Console, last: int = 5) -> None:
     for row in rows:
         table.add_row(*("" if row[n] is None else f"{row[n]:.4g}" for n in names))
     out.print(table)
+
+
+def _with_sizes(kept: Mapping[str, Path]) -> dict[str, tuple[Path, int]]:
+    """Return kept files with their sizes; a running trial may have replaced one meanwhile."""
+    found = {}
+    for name, path in kept.items():
+        with suppress(OSError):
+            found[name] = path, path.stat().st_size
+    return found
 
 
 def _shown_metrics(trainable: Trainable, rows: Sequence[Mapping[str, Any]]) -> list[str]:

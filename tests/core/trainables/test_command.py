@@ -28,6 +28,7 @@ from mixsweep.core.trainables.command.metrics import make_reader, named_metrics
 from mixsweep.core.trainables.command.template import check_template, fill
 from mixsweep.core.trainables.command.trial import Command
 from mixsweep.core.trainables.definition import make_definition
+from mixsweep.core.trainables.kept_files import check_pattern
 from tests.support.commands import wait_until
 from tests.support.trials import log_text
 
@@ -285,6 +286,59 @@ def test_each_attempt_has_a_copy_of_the_code_and_the_inputs(train: Train, tmp_pa
     assert losses(tmp_path / "sweep", info)[0][2] == 0.25
     kept = [path for path in (tmp_path / "sweep" / "code").iterdir() if path.is_dir()]
     assert [path.name for path in kept[0].iterdir()] == ["train.py"]  # not what the attempt wrote
+
+
+KEEPS = SCRIPT.replace(
+    "    json.dump(",
+    "    os.makedirs(out + '/samples', exist_ok=True)\n"
+    "    open(f'{out}/samples/{step}.txt', 'w').write(f'{step} since {first}')\n"
+    "    open(out + '/other.txt', 'w').write('x')\n"
+    "    json.dump(",
+)
+
+
+@pytest.mark.parametrize("resume", ["{checkpoint}", ""])
+def test_files_that_match_are_kept_also_those_of_the_attempt_that_is_resumed(
+    train: Train, tmp_path: Path, resume: str
+) -> None:
+    asked: list[int] = []
+
+    def pause() -> str:
+        asked.append(1)
+        return "preempted" if len(asked) >= AT else ""
+
+    store = SweepStore(tmp_path / "sweep")
+
+    def kept(info: TrialInfo) -> dict[str, str]:
+        files = store.trial(info.trial_id).kept_files()
+        return {name: path.read_text() for name, path in files.items()}
+
+    begun = train(KEEPS, pause=pause, resume=resume, environment={"STOP_AT": "3"}, keep=("samples/*",))
+    assert kept(begun) == {f"samples/{n}.txt": f"{n} since 1" for n in (1, 2, 3)}
+    info = train(KEEPS, resume=resume, keep=("samples",))
+    first = 4 if resume else 1
+    assert kept(info) == {f"samples/{n}.txt": f"{n} since {1 if n < first else first}" for n in range(1, 6)}
+    assert list(check_sweep(store)) == []
+
+
+def test_a_command_that_is_stopped_saves_before_its_files_are_kept(train: Train, tmp_path: Path) -> None:
+    script = (
+        "import json, signal, sys, time\n"
+        "def save(*_): open(sys.argv[2] + '/last.txt', 'w').write('saved'); sys.exit()\n"
+        "signal.signal(signal.SIGTERM, save)\n"
+        "print(json.dumps({'loss': float('nan')}), flush=True)\n"
+        "time.sleep(30)\n"
+    )
+    info = train(script, keep=("**",))
+    assert info.state == "diverged"
+    files = SweepStore(tmp_path / "sweep").trial(info.trial_id).kept_files()
+    assert [(name, path.read_text()) for name, path in files.items()] == [("last.txt", "saved")]
+
+
+@pytest.mark.parametrize("pattern", ["", "/etc/*", "../*", "a/../../b", "a**b", "checkpoint/*"])
+def test_a_pattern_that_names_no_files_of_the_trial_is_a_line(pattern: str) -> None:
+    with pytest.raises(ConfigError):
+        check_pattern(pattern)
 
 
 def test_code_is_kept_once_for_each_content(tmp_path: Path) -> None:

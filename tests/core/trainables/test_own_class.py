@@ -403,6 +403,47 @@ def test_scratch_is_empty_at_first_and_gone_at_the_end(train: Train) -> None:
     assert not seen[0].exists()
 
 
+class Draws(Walk):
+    """Keeps a file a round, and a list of the rounds that grows."""
+
+    def train(self) -> Iterator[dict[str, Any]]:
+        for record in Walk.train(self):
+            (self.run.artifacts / "rounds").mkdir(exist_ok=True)
+            (self.run.artifacts / "rounds" / f"{self.round}.txt").write_text(str(self.round))
+            with open(self.run.artifacts / "all.txt", "a") as file:
+                file.write(f"{self.round}\n")
+            yield record
+
+
+def kept(path: Path, info: TrialInfo) -> dict[str, str]:
+    found = SweepStore(path).trial(info.trial_id).kept_files()
+    return {name: file.read_text() for name, file in found.items()}
+
+
+def test_artifacts_are_kept_with_the_trial_and_a_resumed_attempt_finds_them(
+    train: Train, tmp_path: Path
+) -> None:
+    begun = train(Draws, until=2)
+    assert kept(tmp_path / "walk", begun) == {"rounds/1.txt": "1", "rounds/2.txt": "2", "all.txt": "1\n2\n"}
+    info = train(Draws)
+    assert info.attempts[-1].from_epoch == 2
+    found = kept(tmp_path / "walk", info)
+    assert found.pop("all.txt") == "1\n2\n3\n4\n"
+    assert found == {f"rounds/{n}.txt": str(n) for n in range(1, 5)}
+    assert list(check_sweep(SweepStore(tmp_path / "walk"))) == []
+
+
+def test_artifacts_of_a_failed_attempt_are_kept(train: Train, tmp_path: Path) -> None:
+    def break_off(self: Any) -> Iterator[dict[str, Any]]:
+        yield next(Draws.train(self))
+        (self.run.artifacts / "why.txt").write_text("here")
+        raise ValueError("broken")
+
+    info = train(type("Walk", (Draws,), {"train": break_off}))
+    assert info.failure == "bug"
+    assert kept(tmp_path / "walk", info)["why.txt"] == "here"
+
+
 def test_a_store_is_read_where_the_class_is_not(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -55,6 +55,9 @@ MISTAKES: dict[str, tuple[tuple[str, str], str]] = {
     "no way to read records": (
         ("code = [", 'metrics = "lines"\ncode = ['), "command.metrics: 'lines' is none of 'json-lines', 'csv:FILE'",
     ),
+    "a pattern outside of the trial's folder": (
+        ("code = [", 'keep = ["../*"]\ncode = ['), "command.keep: '../*' is not a pattern of files in {trial_dir}",
+    ),
     "a field without a default": (
         ("lr = 0.2", "lr = { low = 0 }"), "fields.lr: has no default",
     ),
