@@ -40,6 +40,7 @@ from mixsweep.sweep.backends.base import (
 )
 from mixsweep.sweep.origin import check_origin, new_store_line, save_origin
 from mixsweep.sweep.planning.forecast import RemainingWork, forecast, measured_rates
+from mixsweep.sweep.planning.other_code import other_code, other_code_line
 from mixsweep.sweep.planning.plan import Plan, save_plan
 from mixsweep.sweep.planning.schema import SweepSpec
 from mixsweep.sweep.runtime.worker import check_version, make_worker_spec
@@ -122,8 +123,9 @@ def _prepare(plan: Plan, backend: Backend, options: RunOptions, callbacks: Callb
         check_data([*trials, *(examples(plan.spec) if searches else [])], run_config)
         announcement = new_store_line(plan, store)
         _open_store(store)
-        if announcement:
-            callbacks.say(announcement)
+        for line in (announcement, other_code_line(plan, other_code(plan, store))):
+            if line:
+                callbacks.say(line)
         if options.fresh is not None:
             restart_trial(store.trial(options.fresh.trial_id))
         save_origin(plan, store)

@@ -18,6 +18,7 @@ from mixsweep.core.store.store import SweepStore
 from mixsweep.sweep.backends.base import find_backend
 from mixsweep.sweep.cli.views.live_view import STYLES, superseded_line
 from mixsweep.sweep.planning.forecast import MeasuredPace, RemainingWork, forecast, measured_rates
+from mixsweep.sweep.planning.other_code import other_code, other_code_line
 from mixsweep.sweep.planning.plan import Plan
 from mixsweep.sweep.search.suggestions import coming, to_come
 
@@ -68,6 +69,7 @@ def plan_mapping(
         "axes": axes_of(plan),
         "shared": plan.shared,
         "superseded": list(superseded_by(plan, store)),
+        "other_code": other_code(plan, store),
         "forecast_seconds": cost.seconds,
         "forecast_basis": cost.basis,
         "batch_scripts": _scripts(plan, place, todo, store),
@@ -103,6 +105,8 @@ def describe_plan(
         out.print(f"{plan.shared} trials answer several questions and run once", markup=False)
     if found := superseded_by(plan, store):
         out.print(superseded_line(len(found)), markup=False)
+    if line := other_code_line(plan, other_code(plan, store)):
+        out.print(line, style="yellow", markup=False, soft_wrap=True)
     for note in ineffective(plan):
         out.print(note, style="yellow", markup=False)
     work = [RemainingWork(config, epochs) for config, epochs in todo]

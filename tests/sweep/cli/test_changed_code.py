@@ -106,6 +106,39 @@ def test_a_trial_of_two_definitions_says_so_and_one_that_cannot_go_on_starts_aga
     assert list(check(store)) == []
 
 
+def test_a_plan_and_a_run_say_that_other_code_than_that_at_hand_has_trained(project: Path) -> None:
+    (project / "walk.toml").write_text(
+        SWEEP.replace("[keep]", "[space]\nsize = {grid_search = [1, 2]}\n[keep]")
+    )
+    code = CODE.replace("    rounds:", "    size: int = 1\n    rounds:")
+
+    def write_sized(version: float) -> None:
+        (project / "walk.py").write_text(f"VERSION = {version}\nNAME = 'round'\n{code}")
+
+    def plan(rounds: int, *words: str) -> str:
+        return sweep(project, "plan", "walk.toml", "--set", f"base.rounds={rounds}", *words)
+
+    def said(text: str) -> list[str]:
+        return [line for line in text.splitlines() if line.startswith("different code of yours")]
+
+    write_sized(1.0)
+    assert said(plan(1)) == said(run(project, 1)) == said(plan(1)) == said(run(project, 1)) == []
+    write_sized(2.0)
+    store = SweepStore(project / "runs" / "walk")
+    first = infos(store)[0].attempts[-1].code
+    told = json.loads(plan(2, "--json"))["other_code"]
+    assert {code: len(trials) for code, trials in told.items()} == {first: 2}
+    (line,) = said(plan(2))
+    assert line.startswith(f"different code of yours has trained 2 trials in the store ({first[:8]}: 2); ")
+    assert said(run(project, 2, "--limit", "1")) == [line]
+    second = next(info.attempts[-1].code for info in infos(store) if info.attempts[-1].code != first)
+    assert line.endswith(f"the code at hand is {second[:8]}")
+    assert said(plan(2)) == [line]  # one of them is of both
+    write_sized(1.0)
+    (line,) = said(plan(2))
+    assert f"has trained 1 trial in the store ({second[:8]}: 1); the code at hand is {first[:8]}" in line
+
+
 def test_a_trial_that_is_done_starts_again_too_and_one_that_runs_does_not(project: Path) -> None:
     store = SweepStore(project / "runs" / "walk")
     run(project, 2)
