@@ -35,6 +35,22 @@ def provenance() -> dict[str, Any]:
     }
 
 
+def project_revision(folder: Path) -> tuple[str, bool]:
+    """The git revision of a user's project, and whether a tracked file in its folder has uncommitted changes.
+
+    Args:
+        folder: of the project; it may be one in a larger checkout.
+
+    Returns:
+        '' and False where it is in no checkout, or in one that does not have this folder.
+    """
+    found = _run_git(folder, "rev-parse", "--verify", "HEAD").decode("ascii", "replace").strip()
+    if not found or not _run_git(folder, "rev-parse", "--verify", "--quiet", "HEAD:./"):
+        return "", False
+    status = ("status", "--porcelain", "--untracked-files=no", "--ignore-submodules=all", "--", ".")
+    return found, bool(_run_git(folder, *status))
+
+
 @cache
 def patch() -> bytes:
     """The uncommitted changes of the code, as `patch_of` has them; empty where it is no checkout."""

@@ -85,6 +85,8 @@ def begin_attempt(config: TrialConfig, info: TrialInfo | None, run_config: RunCo
         restarts=run_config.restarts,
         command_id=run_config.command_id,
         revision=provenance()["revision"],
+        project_revision=run_config.project_revision,
+        project_dirty=run_config.project_dirty,
         code=run_config.code,
         started_at=records.now().isoformat(),
         from_epoch=info.epoch if info else 0,  # until its checkpoint is read

@@ -25,6 +25,8 @@ class RunConfig:
     restarts: int = 0  # how often that job has been requeued
     command: str = ""  # the command line, for the records
     code: str = ""  # digest of the user's files that train its trials
+    project_revision: str = ""  # of the project that they belong to; see core.provenance.project_revision
+    project_dirty: bool = False
     cpus: int = 1
     gpus: float = 0.0
     ranks: int = 1  # processes that train a trial together, each with these cpus and gpus

@@ -13,6 +13,7 @@ from mixsweep.core.code.tree import tree_of
 from mixsweep.core.config import TrialConfig
 from mixsweep.core.errors import UserError
 from mixsweep.core.execution.run_config import RunConfig
+from mixsweep.core.provenance import project_revision
 from mixsweep.core.records import Record
 from mixsweep.core.store.code_copy import code_path, kept_code
 from mixsweep.core.store.store import SweepStore
@@ -120,7 +121,7 @@ def make_worker_spec(plan: Plan, run_config: RunConfig) -> WorkerSpec:
     """The worker spec of a command that runs this plan."""
     spec = plan.spec
     return WorkerSpec(
-        run_config=replace(run_config, code="" if spec.user_code is None else spec.user_code.digest),
+        run_config=_with_code(run_config, spec),
         metric=spec.metric,
         mode=spec.mode,
         epochs={config.trial_id: config.epochs for config in plan.trials},
@@ -133,6 +134,15 @@ def make_worker_spec(plan: Plan, run_config: RunConfig) -> WorkerSpec:
         roots=spec.roots,
         grows=spec.search is not None,
     )
+
+
+def _with_code(run_config: RunConfig, spec: SweepSpec) -> RunConfig:
+    """The run config with what is known of the user's code now: later its project may be at another revision."""
+    if spec.user_code is None:
+        return run_config
+    project = spec.project or str(spec.source.get("project", ""))
+    revision, is_dirty = project_revision(Path(project)) if project else ("", False)
+    return replace(run_config, code=spec.user_code.digest, project_revision=revision, project_dirty=is_dirty)
 
 
 def _command_of(spec: SweepSpec, store: Path) -> Command | None:

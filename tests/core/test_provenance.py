@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mixsweep.core.provenance import patch_of
+from mixsweep.core.provenance import patch_of, project_revision
 from mixsweep.core.secret_text import looks_secret
 
 LATIN = "größer\n".encode("latin-1")
@@ -123,6 +123,38 @@ def test_a_very_large_change_is_left_out_and_named(checkout: Path, tmp_path: Pat
     patch = patch_of(checkout)
     assert b"# left out: weights.bin: its changes are " in patch
     assert contents(applied(checkout, patch, tmp_path / "again"))["notes.txt"][0] == LATIN * 2
+
+
+def test_a_projects_revision_says_whether_its_own_folder_is_changed(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head = git(checkout, "rev-parse", "HEAD").decode().strip()
+    assert project_revision(checkout) == (head, True)
+    git(checkout, "reset", "--quiet", "--hard")
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "elsewhere"))  # of another git, such as a hook's
+    assert project_revision(checkout) == (head, False)
+    monkeypatch.undo()
+    inner = checkout / "inner"
+    inner.mkdir()
+    (inner / "train.py").write_text("x = 1\n")
+    assert project_revision(checkout) == (head, False)  # untracked files are no change
+    assert project_revision(inner) == ("", False)  # the checkout knows nothing of it
+    git(checkout, "add", "inner")
+    git(checkout, "commit", "--quiet", "-m", "second")
+    second = git(checkout, "rev-parse", "HEAD").decode().strip()
+    (checkout / "model.py").write_text("width = 5\n")
+    assert project_revision(inner) == (second, False)
+    (inner / "train.py").write_text("x = 2\n")
+    assert project_revision(inner) == (second, True)
+    assert project_revision(tmp_path) == project_revision(tmp_path / "none") == ("", False)
+
+
+def test_a_projects_revision_is_asked_without_locks(checkout: Path) -> None:
+    index = (checkout / ".git" / "index").stat().st_mtime_ns
+    os.utime(checkout / "run.sh")  # git would refresh its index
+    (checkout / ".git" / "index.lock").touch()  # a person commits at this moment
+    assert project_revision(checkout)[1]
+    assert (checkout / ".git" / "index").stat().st_mtime_ns == index
 
 
 @pytest.mark.parametrize(

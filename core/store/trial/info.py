@@ -26,6 +26,8 @@ class Attempt:
     restarts: int = 0  # how often the job had been requeued
     command_id: str = ""  # the command that made it; a later command may retry its failures
     revision: str = ""  # of mixsweep's code
+    project_revision: str = ""  # of the user's project when the command was given; '' if it is in no checkout
+    project_dirty: bool = False  # whether its tracked files had uncommitted changes
     code: str = ""  # digest of the user's files, which are kept in `code/<digest>/`
     started_at: str = ""
     ended_at: str = ""

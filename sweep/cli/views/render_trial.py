@@ -103,6 +103,8 @@ def describe_trial(folder: TrialFolder, out: Console, last: int = 5) -> None:
             str(one.number), one.place, one.host, str(one.from_epoch), one.started_at[:19], Text(ending)
         )
     out.print(attempts)
+    for line in _project_lines(info):
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
     for name, value in info.provenance.items():
         if name != "patch":
             out.print(f"{name}: {value}", markup=False, highlight=False)
@@ -129,6 +131,21 @@ def describe_trial(folder: TrialFolder, out: Console, last: int = 5) -> None:
     for row in rows:
         table.add_row(*("" if row[n] is None else f"{row[n]:.4g}" for n in names))
     out.print(table)
+
+
+def _project_lines(info: TrialInfo) -> list[str]:
+    """Return a line for each revision of the user's project that an attempt began with, and its attempts."""
+    found: dict[str, list[str]] = {}
+    for one in info.attempts:
+        if one.project_revision:
+            changed = " with uncommitted changes" if one.project_dirty else ""
+            found.setdefault(f"{one.project_revision}{changed}", []).append(str(one.number))
+    only = len(found) == 1 and len(next(iter(found.values()))) == len(info.attempts)
+    return [
+        f"your project's revision: {words}"
+        + ("" if only else f" (attempt{'s' * (len(numbers) > 1)} {', '.join(numbers)})")
+        for words, numbers in found.items()
+    ]
 
 
 def _with_sizes(kept: Mapping[str, Path]) -> dict[str, tuple[Path, int]]:

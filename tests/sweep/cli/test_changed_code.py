@@ -1,6 +1,7 @@
 """A trial goes on with changed code where that accepts its checkpoint, and says so; else it starts again on request."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -137,6 +138,32 @@ def test_a_plan_and_a_run_say_that_other_code_than_that_at_hand_has_trained(proj
     write_sized(1.0)
     (line,) = said(plan(2))
     assert f"has trained 1 trial in the store ({second[:8]}: 1); the code at hand is {first[:8]}" in line
+
+
+def test_each_attempt_has_the_revision_of_the_project(project: Path) -> None:
+    def git(*words: str) -> str:
+        person = ["-c", "user.name=A", "-c", "user.email=a@b"]
+        return subprocess.run(
+            ["git", "-C", project, *person, *words], check=True, capture_output=True, text=True
+        ).stdout
+
+    store = SweepStore(project / "runs" / "walk")
+    run(project, 1)
+    (info,) = infos(store)
+    assert "your project's revision" not in sweep(project, "show", info.trial_id)
+    git("init", "--quiet")
+    git("add", "walk.py", "walk.toml")
+    git("commit", "--quiet", "-m", "first")
+    head = git("rev-parse", "HEAD").strip()
+    run(project, 2)
+    write(project, 2.0)
+    run(project, 3)
+    (info,) = infos(store)
+    found = [(attempt.project_revision, attempt.project_dirty) for attempt in info.attempts]
+    assert found == [("", False), (head, False), (head, True)]
+    shown = sweep(project, "show", info.trial_id).splitlines()
+    assert f"your project's revision: {head} (attempt 2)" in shown
+    assert f"your project's revision: {head} with uncommitted changes (attempt 3)" in shown
 
 
 def test_a_trial_that_is_done_starts_again_too_and_one_that_runs_does_not(project: Path) -> None:
