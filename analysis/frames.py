@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from mixsweep.core.errors import UserError
-from mixsweep.core.records import ENERGY
+from mixsweep.core.records import ENERGY, PLAN_COLUMNS
 from mixsweep.core.scoring import scored_row
 from mixsweep.core.store.store import SweepStore
 from mixsweep.core.store.trial.folder import TrialFolder, as_damaged
@@ -150,7 +150,8 @@ def record_columns(trainable: Trainable, stored: Sequence[str] = ()) -> dict[str
     for key in ("attempt", "recorded_at"):  # of the store, so they come last
         if key in names:
             names[key] = names.pop(key)
-    return {name: f"epoch_{name}" if name in trainable.field_names else name for name in names}
+    taken = {*trainable.field_names, *PLAN_COLUMNS}
+    return {name: f"epoch_{name}" if name in taken else name for name in names}
 
 
 def load_trials(*sweeps: Sweep) -> pd.DataFrame:

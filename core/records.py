@@ -19,6 +19,9 @@ _AFTER = (
 )
 COMMON_COLUMNS = tuple(name for name, *_ in (*_BEFORE, *_AFTER))
 
+# Columns of a plan and of the tables made of it, beside a trial's fields, which therefore have other names.
+PLAN_COLUMNS = ("sweep", "part", "point", "replica", "state")
+
 # Metrics measured by the device, for the kinds of trials that record them.
 UTILISATION, ENERGY = "device_utilisation", "device_energy_joules"
 

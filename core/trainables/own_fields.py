@@ -17,7 +17,7 @@ from mixsweep.core import config as configs
 from mixsweep.core import registry
 from mixsweep.core.config import Field
 from mixsweep.core.errors import ConfigError
-from mixsweep.core.records import COMMON_COLUMNS
+from mixsweep.core.records import COMMON_COLUMNS, PLAN_COLUMNS
 from mixsweep.core.trainables.definition import Definition
 from mixsweep.core.trainables.field_types import OPTION, field_of
 from mixsweep.core.trainables.image_config import FIELD_NAMES, FIELDS, ImageConfig
@@ -66,7 +66,7 @@ def config_class(definition: Definition) -> type[ImageConfig]:
     own = definition.fields
 
     def defaults_beside(cls: type[ImageConfig], values: Mapping[str, Any]) -> dict[str, Any]:
-        found = ImageConfig._defaults_beside(values)
+        found = ImageConfig.defaults_beside(values)
         for part in registry.BUILT_IN:
             build = registry.registered(part, values[part]) if isinstance(values.get(part), str) else None
             if build is not None:
@@ -80,7 +80,7 @@ def config_class(definition: Definition) -> type[ImageConfig]:
         namespace={
             "kind": definition.kind,
             "own": own,
-            "_defaults_beside": classmethod(defaults_beside),
+            "defaults_beside": classmethod(defaults_beside),
             "__reduce__": lambda self: (_restore, (definition, self.to_mapping())),
             **{spec.name: spec.default for spec in own},
         },
@@ -185,7 +185,8 @@ def _fields_of(part: str, name: str, build: Callable[..., Any]) -> tuple[Field, 
                     f"{where} is a built-in field; leave out its default to get the field's value, or rename it"
                 )
             continue
-        if parameter.name in (*COMMON_COLUMNS, "parent"):
+        # An attribute of the class of configs, such as `kind`, cannot be a field of it.
+        if parameter.name in (*COMMON_COLUMNS, *PLAN_COLUMNS) or hasattr(ImageConfig, parameter.name):
             raise ConfigError(f"{where} has a reserved name")
         if parameter.default is parameter.empty:
             raise ConfigError(f"{where} has no default")

@@ -231,6 +231,8 @@ def without_default(shape: Any, classes: int, *, width: int) -> None: ...
 def without_type(shape: Any, classes: int, *, width=3) -> None: ...  # type: ignore[no-untyped-def]
 def of_another_type(shape: Any, classes: int, *, width: dict = {}) -> None: ...  # type: ignore[type-arg]  # noqa: B006
 def with_reserved(shape: Any, classes: int, *, epoch: int = 1) -> None: ...
+def with_a_plans_column(shape: Any, classes: int, *, part: int = 1) -> None: ...
+def with_an_attribute(shape: Any, classes: int, *, kind: str = "a") -> None: ...
 def with_bad_default(shape: Any, classes: int, *, width: int = field(0, low=1)) -> None: ...
 def with_choice(shape: Any, classes: int, *, pool: Literal["max", "mean"] = "sum") -> None: ...  # type: ignore[assignment]
 
@@ -243,6 +245,8 @@ def with_choice(shape: Any, classes: int, *, pool: Literal["max", "mean"] = "sum
         (without_type, "'width' has no type; write width: int = …"),
         (of_another_type, "'width': type dict is none of int, float"),
         (with_reserved, "'epoch' has a reserved name"),
+        (with_a_plans_column, "'part' has a reserved name"),
+        (with_an_attribute, "'kind' has a reserved name"),
         (with_bad_default, "'width': its default: width = 0 is too small"),
         (with_choice, "'pool': its default: pool = 'sum' is not known"),
     ],
