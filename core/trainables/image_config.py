@@ -171,10 +171,10 @@ class ImageConfig:
         for key in values:
             if key not in known:
                 raise ConfigError(f"unknown field {key!r}{did_you_mean(key, known)}", key)
-        return cls(**{**cls._defaults_beside(values), **values})
+        return cls(**{**cls.defaults_beside(values), **values})
 
     @classmethod
-    def _defaults_beside(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+    def defaults_beside(cls, values: Mapping[str, Any]) -> dict[str, Any]:
         """Defaults that depend on the values of other fields: a registered data set has its own augmentation."""
         form = registry.form_of(values["dataset"]) if isinstance(values.get("dataset"), str) else None
         return {} if form is None else {"augment": form.augment}

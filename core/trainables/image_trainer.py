@@ -86,6 +86,9 @@ class ImageTrainer(Trainable):
         pinned = {"pinned_code": self._code} if self._code else {}
         return self.config_class.from_mapping({**pinned, **values})
 
+    def defaults_beside(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {**self.defaults, **self.config_class.defaults_beside(values)}
+
     def config_from_store(self, values: Mapping[str, Any]) -> ImageConfig:
         return self.config_class.from_store(values)
 

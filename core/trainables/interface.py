@@ -259,6 +259,10 @@ class Trainable(ABC):
         """The default values of all fields."""
         return self.config({}).to_mapping()
 
+    def defaults_beside(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The default values of all fields beside these values of some, which some defaults may depend on."""
+        return self.defaults
+
     @cached_property
     def schema(self) -> pa.Schema:
         """The columns of its records."""

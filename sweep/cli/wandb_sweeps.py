@@ -17,7 +17,7 @@ from mixsweep.core.config import TrialConfig
 from mixsweep.core.errors import ConfigError, UserError, did_you_mean
 from mixsweep.core.store.store import SweepStore
 from mixsweep.sweep.planning.derive import complete
-from mixsweep.sweep.planning.plan import Plan, labels_of, pick
+from mixsweep.sweep.planning.plan import Plan, labels_of, pick, with_seed
 from mixsweep.sweep.planning.space import Combine, expand
 
 COMMAND = ("${env}", "${interpreter}", "-m", "mixsweep", "agent")
@@ -44,7 +44,8 @@ def definition(plan: Plan, file: str, store: Path, project: str) -> str:
     plain = len(spec.parts) == 1 and not part.when and grids and part.combine == Combine()
     if plain:
         parameters = {key: {"values": list(axis["grid_search"])} for key, axis in part.space.items()}
-        parameters["seed"] = {"values": list(spec.seeds)}
+        if "seed" in spec.trainable.field_names:
+            parameters["seed"] = {"values": list(spec.seeds)}
     else:
         parameters = {"trial": {"values": [config.trial_id for config in plan.trials]}}
     source = {
@@ -72,9 +73,9 @@ def trial_for(plan: Plan, words: Sequence[str]) -> TrialConfig:
     space = {key: {"grid_search": [value]} for key, value in values.items() if key != "seed"}
     seed = values.get("seed", spec.seeds[0])
     try:
-        axes = expand(part.base, space, {}, 1, 0, spec.trainable.defaults)
+        axes = expand(part.base, space, {}, 1, 0, spec.trainable.defaults_beside)
         (point,) = (complete(values, part.derive, part.when, spec.trainable) for values in axes)
-        wanted = spec.trainable.config({**point, "seed": seed}).trial_id
+        wanted = spec.trainable.config(with_seed(spec, point, seed)).trial_id
     except ConfigError as error:
         raise AgentError(f"{' '.join(words)}: {error}") from error
     for config in plan.trials:

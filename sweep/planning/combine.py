@@ -63,7 +63,7 @@ def read_combine(
 def _no_match(exclude: Mapping[str, Any], space: Space, combine: Combine, fixed: Mapping[str, Any]) -> str:
     """Return why an exclude matches no point, '' if it may match one; what is drawn is not known yet."""
     for name, allowed in exclude.items():
-        if name not in space and not meets(fixed[name], allowed):
+        if name not in space and name in fixed and not meets(fixed[name], allowed):
             return f"{name} is {fixed[name]!r} in all of them"
     for axis in grid_axes(space, combine.zip):
         wanted = {name: exclude[name] for name in axis[0] if name in exclude}

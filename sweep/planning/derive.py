@@ -104,7 +104,7 @@ def complete(
     Raises:
         ConfigError: an expression has no value there, or one that the field does not allow.
     """
-    defaults = trainable.defaults
+    defaults = trainable.defaults_beside(values)
     if not derive:
         return switch_off(values, when, defaults)
     without_derived = {key: when[key] for key in when if not derive.keys() & when[key].keys()}

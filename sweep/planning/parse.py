@@ -37,7 +37,7 @@ from mixsweep.sweep.planning.schema import (
     SweepSpec,
 )
 from mixsweep.sweep.planning.search_schema import Search, read_search
-from mixsweep.sweep.planning.space import SpaceError, check_axis, count_points
+from mixsweep.sweep.planning.space import SpaceError, check_axis, count_points, fixed_values
 from mixsweep.sweep.planning.user_code import read_user_code
 from mixsweep.sweep.presets.catalog import PRESETS, preset_names
 
@@ -266,7 +266,7 @@ def _part(
                 _trial_value(reader, trainable, f"{where}when.{key}.{other}", other, value)
     check_known = partial(_known_field, reader, trainable)
     check_value = partial(_trial_value, reader, trainable)
-    fixed = {**trainable.defaults, **base}
+    fixed = fixed_values(base, space, trainable.defaults_beside)
     return Part(
         name=name,
         question=question,
@@ -292,7 +292,12 @@ def _check_size(
         )
     else:
         counts = (
-            count_points(part.space, part.samples, part.combine, {**trainable.defaults, **part.base})
+            count_points(
+                part.space,
+                part.samples,
+                part.combine,
+                fixed_values(part.base, part.space, trainable.defaults_beside),
+            )
             for part in parts
         )
         key, wanted = "", sum(counts) * replicas

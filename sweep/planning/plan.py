@@ -131,7 +131,7 @@ def points_of(spec: SweepSpec, part: Part, samples: int | None = None) -> Iterat
             part.when,
             part.samples if samples is None else samples,
             spec.search_seed,
-            trainable.defaults,
+            trainable.defaults_beside,
             combine=part.combine,
             complete=completed,
         )
@@ -198,12 +198,16 @@ def _alternatives(allowed: Any) -> str:
 
 def _trial(spec: SweepSpec, part: Part, values: Mapping[str, Any], seed: int) -> TrialConfig:
     try:
-        seeded = {"seed": seed} if "seed" in spec.trainable.field_names else {}
-        return spec.trainable.config({**values, **seeded})
+        return spec.trainable.config(with_seed(spec, values, seed))
     except ConfigError as error:
         at = ", ".join(f"{key} = {values[key]!r}" for key in part.space if key in values)
         where = f"{spec.path or spec.name}: {part.name}"
         raise SpecError(f"{where}: {error}" + (f" (at {at})" if at else "")) from error
+
+
+def with_seed(spec: SweepSpec, values: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """Return a point's values with this seed, where a trial has one."""
+    return {**values, "seed": seed} if "seed" in spec.trainable.field_names else dict(values)
 
 
 def _first_generation(spec: SweepSpec, size: int) -> Plan:

@@ -118,7 +118,7 @@ def expand(
     when: Mapping[str, Mapping[str, Any]],
     samples: int,
     seed: int,
-    defaults: Mapping[str, Any],
+    defaults: Callable[[Mapping[str, Any]], Mapping[str, Any]],
     *,
     combine: Combine = Combine(),
     complete: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None,
@@ -128,6 +128,7 @@ def expand(
     A field under `when` is left out of a point whose other fields (or their `defaults`) do not meet its condition.
 
     Args:
+        defaults: returns the defaults of all fields beside the values of a point.
         complete: makes a point of the values of `base` and `space`, instead of `when` alone.
 
     Raises:
@@ -140,14 +141,14 @@ def expand(
     left = 0
     for point in points:
         values = {**base, **{key: point[key] for key in space}}
-        full = {**defaults, **values}
+        full = {**defaults(values), **values}
         if found := [
             n for n, one in enumerate(combine.exclude) if all(meets(full[k], v) for k, v in one.items())
         ]:
             matched.update(found)
             continue
         left += 1
-        yield complete(values) if complete is not None else switch_off(values, when, defaults)
+        yield complete(values) if complete is not None else switch_off(values, when, defaults(values))
     for number in range(len(combine.exclude)):
         if number not in matched:
             raise SpaceError(f"combine.exclude[{number}]: matches no point")
@@ -178,7 +179,7 @@ def count_points(
     Points that are excluded by a drawn field are counted: which ones these are is known once they are drawn.
 
     Args:
-        fixed: the values of the fields that do not vary, which an exclude may name.
+        fixed: the values of the fields that do not vary, which an exclude may name (see fixed_values).
     """
     fixed = fixed or {}
     excludes = [one for one in combine.exclude if _could_match(one, space, fixed)]
@@ -195,9 +196,26 @@ def count_points(
     return counts[frozenset()] * (samples if drawn else 1)
 
 
+def fixed_values(
+    base: Mapping[str, Any], space: Space, defaults: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Return the values of the fields that are the same in all points of a space.
+
+    Args:
+        defaults: as for `expand`.
+    """
+    first = defaults(base)
+    varied = set(space)
+    for key, axis in space.items():
+        for value in axis.get("grid_search", axis.get("choice", ())):
+            beside = defaults({**base, key: value})
+            varied |= {name for name in beside if beside[name] != first[name]}
+    return {**{name: value for name, value in first.items() if name not in varied}, **base}
+
+
 def _could_match(exclude: Mapping[str, Any], space: Space, fixed: Mapping[str, Any]) -> bool:
     """Whether an exclude names grids and fixed values only, and the fixed ones are met."""
-    if any(name in space and "grid_search" not in space[name] for name in exclude):
+    if any("grid_search" not in space[name] if name in space else name not in fixed for name in exclude):
         return False
     return all(meets(fixed[name], value) for name, value in exclude.items() if name not in space)
 

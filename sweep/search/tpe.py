@@ -22,6 +22,7 @@ from mixsweep.core.store.trial.info import TrialInfo
 from mixsweep.core.trainables.interface import Trainable
 from mixsweep.core.trainables.kinds import find_trainable
 from mixsweep.sweep.planning.derive import complete
+from mixsweep.sweep.planning.plan import with_seed
 from mixsweep.sweep.planning.schema import Part, SpecError, SweepSpec
 from mixsweep.sweep.planning.space import meets, to_ray
 
@@ -134,7 +135,7 @@ def point_of(part: Part, config: TrialConfig) -> dict[str, Any] | None:
 
 def _trial(spec: SweepSpec, part: Part, values: Mapping[str, Any]) -> TrialConfig:
     point = complete({**part.base, **values}, part.derive, part.when, spec.trainable)
-    return spec.trainable.config({**point, "seed": spec.seeds[0]})
+    return spec.trainable.config(with_seed(spec, point, spec.seeds[0]))
 
 
 def _is_within(value: float, distribution: Any) -> bool:
@@ -159,13 +160,13 @@ def _in_order(
     part: Part, trainable: Trainable, values: Mapping[str, Any]
 ) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield the varied fields that have an effect, each after those it depends on; the caller fills `values`."""
-    fixed = {**trainable.defaults, **part.base}
     left = list(part.space)
     while left:
         ready = [key for key in left if not _depends_on(part, trainable, key) & (set(left) - {key})] or left
         key = ready[0]
         left.remove(key)
-        now = {**fixed, **values}
+        given = {**part.base, **values}
+        now = {**trainable.defaults_beside(given), **given}
         conditions = part.when.get(key, {})
         if trainable.is_effective(key, now) and all(meets(now[other], v) for other, v in conditions.items()):
             yield key, part.space[key]

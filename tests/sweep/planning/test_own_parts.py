@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from mixsweep.core import registry
-from mixsweep.sweep.planning.parse import load_spec
+from mixsweep.sweep.planning.parse import load_spec, parse_spec
 from mixsweep.sweep.planning.plan import make_plan
 from mixsweep.sweep.planning.schema import SpecError, SweepSpec
+from mixsweep.sweep.search.tpe import point_of, refit, suggest
 from tests.support.commands import ROOT
 
 EXAMPLE = ROOT / "examples" / "own-cnn"
@@ -119,3 +120,45 @@ def test_patches_must_divide_the_images_of_a_registered_set(tmp_path: Path) -> N
         SpecError, match="patch_size = 8 does not divide the image side 28; allowed: 1, 2, 4, 7, 14, 28"
     ):
         make_plan(spec)
+
+
+def narrow(shape: registry.Shape, classes: int, *, width: int = 16) -> None: ...
+def wide(shape: registry.Shape, classes: int, *, width: int = 32) -> None: ...
+
+
+def shared(**tables: Any) -> dict[str, Any]:
+    """A sweep file over two models that share a field, each with a default of its own."""
+    registry.register_model("narrow", narrow)
+    registry.register_model("wide", wide)
+    rest = {"model": {"grid_search": ["narrow", "wide"]}, "lr": {"grid_search": [0.1, 0.2]}}
+    return {"name": "shared", "base": {"dataset": "digits"}, "space": rest, **tables}
+
+
+def points(file: dict[str, Any], *names: str) -> list[tuple[Any, ...]]:
+    return [tuple(config[name] for name in names) for config in make_plan(parse_spec(file)).trials]
+
+
+def test_a_shared_field_counts_as_the_default_of_the_part_in_use() -> None:
+    assert points(shared(derive={"batch_size": "2 * width"}), "model", "batch_size")[1:3] == [
+        ("narrow", 32), ("wide", 64),
+    ]  # fmt: skip
+    assert points(shared(when={"lr": {"width": 32}}), "model", "lr") == [
+        ("narrow", 0.001), ("wide", 0.1), ("wide", 0.2),
+    ]  # fmt: skip
+    excluded = shared(combine={"exclude": [{"width": 32, "lr": 0.1}]})
+    assert points(excluded, "model", "lr") == [("narrow", 0.1), ("narrow", 0.2), ("wide", 0.2)]
+    with pytest.raises(SpecError, match=r"combine\.exclude\[0\]: matches no point"):
+        points(shared(combine={"exclude": [{"width": 17}]}))
+    with pytest.raises(SpecError, match=r"combine\.exclude\[0\]: matches no point: width is 16 in all"):
+        points(shared(combine={"exclude": [{"width": 32}]}, space={"model": {"grid_search": ["narrow"]}}))
+
+
+def test_a_search_counts_a_shared_field_as_the_default_of_the_part_in_use() -> None:
+    space = {"model": {"choice": ["narrow", "wide"]}, "lr": {"uniform": [0.1, 0.2]}}
+    spec = parse_spec(
+        shared(space=space, when={"lr": {"width": 32}}, search={"algorithm": "tpe", "trials": 9})
+    )
+    found = [suggest(spec, number, [], lambda trial_id: False) for number in range(8)]
+    seen = {(c["model"], c["lr"] == 0.001) for c in found if c is not None and refit(spec, c) == c}
+    assert seen == {("narrow", True), ("wide", False)}
+    assert all(c is not None and point_of(spec.parts[0], c) is not None for c in found)

@@ -28,7 +28,7 @@ DRAWN: dict[str, tuple[list[Any], Any]] = {
 
 
 def points(space: dict[str, Any], samples: int = 1, seed: int = 0, **when: Any) -> list[dict[str, Any]]:
-    return list(expand({}, space, when, samples, seed, find_trainable().defaults))
+    return list(expand({}, space, when, samples, seed, find_trainable().defaults_beside))
 
 
 def ray_points(space: dict[str, Any], samples: int, seed: int) -> list[dict[str, Any]]:
@@ -94,8 +94,8 @@ def test_grids_are_crossed_and_drawn_axes_are_sampled_for_each_of_their_points()
 
 
 def test_an_axis_goes_over_the_base() -> None:
-    assert [p["lr"] for p in expand({"lr": 5.0, "epochs": 2}, GRID, {}, 1, 0, {})][:1] == [0.1]
-    assert all(p["epochs"] == 2 for p in expand({"lr": 5.0, "epochs": 2}, GRID, {}, 1, 0, {}))
+    assert [p["lr"] for p in expand({"lr": 5.0, "epochs": 2}, GRID, {}, 1, 0, lambda values: {})][:1] == [0.1]
+    assert all(p["epochs"] == 2 for p in expand({"lr": 5.0, "epochs": 2}, GRID, {}, 1, 0, lambda values: {}))
 
 
 MODELS = {"model": {"grid_search": ["mlp", "mixer", "resnet18"]}, "patch_size": {"grid_search": [2, 4]}}

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from mixsweep.sweep.cli.wandb_sweeps import definition, trial_for
 from mixsweep.sweep.planning.parse import load_spec
 from mixsweep.sweep.planning.plan import make_plan
 from mixsweep.sweep.planning.schema import SpecError, SweepSpec
+from mixsweep.sweep.search.tpe import suggest
 from tests.support.commands import ROOT
 
 PAGE = (ROOT / "docs" / "how-to" / "ray-tune-trainables.md").read_text(encoding="utf-8")
@@ -30,6 +32,19 @@ def test_the_pages_class_and_function_are_planned(tmp_path: Path) -> None:
     function = load(tmp_path, text=FILE.replace(":Descent", ":descent"))
     assert function.kind != spec.kind
     assert {c.trial_id for c in make_plan(function).trials}.isdisjoint(c.trial_id for c in plan.trials)
+
+
+def test_a_trainable_without_a_seed_is_searched_and_run_by_wandb(tmp_path: Path) -> None:
+    plan = make_plan(load(tmp_path))
+    assert "seed" not in definition(plan, "descent.toml", tmp_path, "p")
+    assert trial_for(plan, ["--lr=0.1"]) == plan.trials[1]
+    tables, _, _ = FILE.replace("grid_search = [0.02, 0.1, 0.4]", "uniform = [0.02, 0.4]").partition(
+        "[[claims]]"
+    )
+    spec = load(tmp_path, text=f'{tables}[search]\nalgorithm = "tpe"\ntrials = 2\n')
+    config = suggest(spec, 0, [], lambda trial_id: False)
+    assert config is not None
+    assert 0.02 <= config["lr"] <= 0.4
 
 
 def test_the_resolved_file_makes_the_same_plan(tmp_path: Path) -> None:
