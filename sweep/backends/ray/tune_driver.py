@@ -19,6 +19,7 @@ from mixsweep.core.config import TrialConfig
 from mixsweep.core.scratch import scratch_folder
 from mixsweep.core.store.store import SweepStore
 from mixsweep.core.store.trial.info import TrialInfo
+from mixsweep.core.trainables.kinds import declare
 from mixsweep.sweep.runtime.retry import Ending, RetryLoop, in_background
 from mixsweep.sweep.runtime.worker import WorkerSpec, run_trials
 from mixsweep.sweep.search.trial_source import TrialRequest, TrialSource, to_tune_searcher
@@ -179,6 +180,8 @@ def _slot_class() -> type:
             train: Train,
         ) -> None:
             self._trials, self._worker_spec, self._train = trials, worker_spec, train
+            if worker_spec.definition is not None:  # a request names its trial's kind
+                declare(worker_spec.definition)
             self.reset_config(config)
 
         def reset_config(self, new_config: dict[str, Any]) -> bool:

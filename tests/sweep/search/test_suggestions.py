@@ -1,6 +1,7 @@
 """Adaptive search by TPE: what is suggested, that the plan in the store is all there is, and what a kill costs."""
 
 import math
+import tomllib
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import replace
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 
 from mixsweep.cluster.places import find_place
 from mixsweep.cluster.ray_cluster.nodes import local_ray
@@ -30,6 +32,8 @@ from mixsweep.sweep.search.suggestions import SearchError, Suggestions, with_kno
 from mixsweep.sweep.search.tpe import Result, point_of, refit, suggest
 from tests.support.commands import finish, kill_family, start, sweep_command, trajectories, wait_until
 from tests.support.trials import change_info
+from tests.sweep.planning.test_tune_trainables import FILE as FILE_OF_TUNE
+from tests.sweep.planning.test_tune_trainables import load
 
 FILE: dict[str, Any] = {
     "name": "found",
@@ -319,9 +323,16 @@ def test_on_a_cluster_the_plan_grows_to_its_size_and_trains_as_anywhere_else(tmp
     assert trajectories(elsewhere).equals(trajectories(store))
 
 
-def write_file(folder: Path, epochs: int, trials: int) -> Path:
-    import tomli_w
+@pytest.mark.ray
+def test_on_a_cluster_workers_know_the_kind_of_a_trainable_of_ones_own(tmp_path: Path) -> None:
+    tables = tomllib.loads(FILE_OF_TUNE)
+    del tables["claims"]
+    tables |= {"space": {"lr": {"uniform": [0.02, 0.4]}}, "search": {"algorithm": "tpe", "trials": 2}}
+    run_plan(make_plan(load(tmp_path, text=tomli_w.dumps(tables))), store_root=tmp_path)
+    assert states(SweepStore(tmp_path / "descent")) == ["completed"] * 2
 
+
+def write_file(folder: Path, epochs: int, trials: int) -> Path:
     path = folder / "found.toml"
     tables = {
         **FILE,
