@@ -24,7 +24,7 @@ from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.store import files
 from mixsweep.core.store.store import SweepStore
 from mixsweep.core.store.trial.lease import take_lease
-from mixsweep.core.store.trial.term import amend
+from mixsweep.core.store.trial.term import Term
 from mixsweep.core.store.trial.transfer import copy_checkpoint
 from mixsweep.sweep.planning.derive import complete
 from mixsweep.sweep.planning.plan import Plan, Planned
@@ -285,7 +285,9 @@ class Population:
             info = folder.info()
             if info is not None and not info.ended:
                 stopped = replace(info, state="stopped")
-                amend(folder, lease, stopped)
+                with Term(folder, lease) as term:
+                    term.begin(stopped)
+                    term.seal(stopped)
                 self._run_config.retention.apply(self._store, stopped)
 
 

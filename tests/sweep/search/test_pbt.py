@@ -17,6 +17,7 @@ from mixsweep.analysis.report.report import write_report
 from mixsweep.cluster.places import find_place
 from mixsweep.core.errors import ConfigError
 from mixsweep.core.store import files
+from mixsweep.core.store.integrity import check_sweep
 from mixsweep.core.store.retention import remove_checkpoints
 from mixsweep.core.store.store import SweepStore
 from mixsweep.core.store.trial.folder import TrialFolder
@@ -230,6 +231,7 @@ def test_an_heir_goes_on_from_its_parents_checkpoint_and_says_so(whole: tuple[Sw
     assert [config.begins_after for config in heirs] == [2, 4]
     states = {trial_id: info.state for trial_id, info in infos(store).items()}
     assert sorted(states.values()) == ["completed"] * 4 + ["stopped"] * 2
+    assert list(check_sweep(store)) == []
     assert [row["parent"] for row in store.plan().to_pylist() if row["parent"]] == [h.parent for h in heirs]
     for heir in heirs:
         parent, _, epoch = heir.parent.partition("@")
