@@ -83,12 +83,17 @@ def epoch_macs(config: ImageConfig) -> float | None:
 
 
 def epoch_work(config: ImageConfig) -> EpochWork:
-    """The multiply-adds of an epoch; trials of one architecture and precision have the same rate."""
+    """The multiply-adds of an epoch; trials of one architecture and precision have the same rate.
+
+    Where these are not known, because the user registered the model or the data set, epochs are counted.
+    """
+    group = config.model if config.precision == "fp32" else f"{config.model}/{config.precision}"
+    macs = epoch_macs(config)
+    if macs is None:
+        subject = f"model {config.model!r} on {config.dataset!r}"
+        return EpochWork(group=f"{group} on {config.dataset}", units=1.0, rough_rate=None, subject=subject)
     return EpochWork(
-        group=config.model if config.precision == "fp32" else f"{config.model}/{config.precision}",
-        units=epoch_macs(config),
-        rough_rate=ROUGH_RATES.get(config.model),
-        subject=f"model {config.model!r}",
+        group=group, units=macs, rough_rate=ROUGH_RATES.get(config.model), subject=f"model {config.model!r}"
     )
 
 

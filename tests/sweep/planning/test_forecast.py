@@ -60,13 +60,19 @@ def test_an_epoch_is_its_train_images_and_a_limit_shortens_it() -> None:
     assert epoch_macs(ImageConfig(dataset="digits")) == 1_137 * one
 
 
-def test_nothing_is_forecast_for_a_model_that_only_the_user_knows() -> None:
+def test_a_model_that_only_the_user_knows_is_forecast_once_it_has_been_trained() -> None:
     registry.register_model("forecast-own", lambda config, classes: torch.nn.Identity())
     own = ImageConfig(model="forecast-own")
     assert forward_macs(own) is epoch_macs(own) is None
     cost = forecast([RemainingWork(ImageConfig(), 1), RemainingWork(own, 1)], Pace({"mlp": 1e9}))
     assert cost.seconds is None
-    assert "no record of model 'forecast-own'" in cost.basis
+    assert "no record of model 'forecast-own' on 'cifar10' yet; run one trial" in cost.basis
+    cost = forecast([RemainingWork(own, 6)], Pace({"forecast-own on cifar10": 0.5}))
+    assert cost.seconds == 12
+    registry.register_dataset("forecast-images", lambda data_dir: None, shape=(1, 4, 4))
+    known = ImageConfig(dataset="forecast-images")
+    assert forecast([RemainingWork(known, 1)], Pace({"mlp": 1e9})).seconds is None
+    assert forecast([RemainingWork(known, 1)], Pace({"mlp on forecast-images": 2.0})).seconds == 0.5
 
 
 def test_a_forecast_is_work_over_rate_and_says_what_it_rests_on() -> None:
