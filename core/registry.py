@@ -210,7 +210,7 @@ def import_file(path: Path) -> ModuleType:
     if module in sys.modules:
         return sys.modules[module]
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file, named under `imports`")
+        raise FileNotFoundError(f"{path}: no such file")
     spec = importlib.util.spec_from_file_location(module, path)
     assert spec is not None
     assert spec.loader is not None

@@ -245,7 +245,14 @@ def _check_tune(reader: Reader, source: Mapping[str, Any], compared: Mapping[str
     if "fields" not in source:
         raise reader.error("fields", "missing: the keys of config with their defaults, like lr = 1e-3")
     if not compared:
+        _check_mode(reader, source)
         raise reader.error("metric", "missing: name the metric of its results to compare, and its mode")
+
+
+def _check_mode(reader: Reader, source: Mapping[str, Any]) -> None:
+    """Refuse a mode that is none."""
+    if "mode" in source:
+        reader.choice(source, "mode", "", MODES)
 
 
 def _command(reader: Reader, source: Mapping[str, Any], path: Path | None) -> UserCode:
@@ -253,6 +260,7 @@ def _command(reader: Reader, source: Mapping[str, Any], path: Path | None) -> Us
         raise reader.error("command", "a trial is a command or a trainable, not both")
     metric, mode = reader.text(source, "metric", ""), reader.text(source, "mode", "")
     if not metric or mode not in MODES:
+        _check_mode(reader, source)
         raise reader.error("metric", "missing: name the metric of the command to compare, and its mode")
     root = (_folder(path) / reader.text(source, "project", "")).resolve()
     definition, command = read_command(reader, source, root, (metric, mode))

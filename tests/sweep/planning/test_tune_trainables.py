@@ -67,6 +67,8 @@ MISTAKES: dict[str, tuple[tuple[str, str], str]] = {
     "no fields": (("[fields]", "[base]"), "fields: missing: the keys of config with their defaults, like lr = 1e-3"),
     "no metric": (('metric = "loss"\n', ""), "metric: missing: name the metric of its results"),
     "no mode": (('mode = "min"\n', ""), "metric: missing: name the metric of its results"),
+    "a mode's name": (('mode = "min"', 'mode = "mim"'), "mode: 'mim' is not known; did you mean 'min'?"),
+    "no such file": (("descent.py:", "decent.py:"), "decent.py: no such file"),
     "no such class": ((":Descent", ":Decent"), "has no Decent; did you mean 'Descent'?"),
     "a function without config": (
         ("def descent(config):", "def Descent():"), "descent:Descent: cannot be called with `config` alone (too many",
