@@ -105,8 +105,8 @@ def describe_plan(
         out.print(f"{plan.shared} trials answer several questions and run once", markup=False)
     if found := superseded_by(plan, store):
         out.print(superseded_line(len(found)), markup=False)
-    if line := other_code_line(plan, other_code(plan, store)):
-        out.print(line, style="yellow", markup=False, soft_wrap=True)
+    if told := other_code_line(plan, other_code(plan, store)):
+        out.print(told, style="yellow", markup=False, soft_wrap=True)
     for note in ineffective(plan):
         out.print(note, style="yellow", markup=False)
     work = [RemainingWork(config, epochs) for config, epochs in todo]
