@@ -26,7 +26,8 @@ test: $(STAMP)  ## the fast suite
 LOWEST := tests/core/store/test_store.py tests/core/training/test_trainer.py tests/core/data/test_datasets.py \
 	tests/sweep/planning/test_space.py tests/sweep/planning/test_plan.py tests/sweep/search/test_asha.py \
 	tests/sweep/search/test_suggestions.py tests/sweep/backends/slurm/test_batch_scripts.py tests/sweep/cli/test_app.py \
-	tests/analysis/inference tests/analysis/report/test_figures.py tests/analysis/wandb_mirror/test_mirror.py
+	tests/analysis/inference tests/analysis/report/test_figures.py tests/analysis/wandb_mirror/test_mirror.py \
+	tests/sweep/trainables/test_tune_trials.py tests/core/training/test_optim.py
 
 lowest:  ## the oldest versions that pyproject.toml allows, in an environment of their own
 	$(PYTHON) -m venv .venv-lowest

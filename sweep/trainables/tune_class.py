@@ -99,6 +99,16 @@ class ClassTrial:
             self._closing.close()
 
 
+class _Silent:
+    """An older Tune's logger of results: records are in the store."""
+
+    def on_result(self, result: Mapping[str, Any]) -> None: ...
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
 def _placed(cls: Any, logdir: Path) -> Any:
     """The class with this log folder; Tune would make one below `~/ray_results`."""
 
@@ -106,6 +116,11 @@ def _placed(cls: Any, logdir: Path) -> Any:
         def _setup_logdir(self) -> None:
             logdir.mkdir(parents=True, exist_ok=True)
             self._logdir = str(logdir)
+
+        def _create_logger(self, config: Any, logger_creator: Any = None) -> None:
+            """What an older Tune has in its place, with loggers of its own."""
+            self._setup_logdir()
+            self._result_logger = _Silent()
 
     Placed.__name__, Placed.__qualname__, Placed.__module__ = cls.__name__, cls.__qualname__, cls.__module__
     return Placed
