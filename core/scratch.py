@@ -1,10 +1,10 @@
-"""Temporary folders, deleted when their process ends, or by a later run if it was killed."""
+"""Temporary folders, deleted when their process ends, or by a later run if it was killed, and files in folders."""
 
 import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -55,3 +55,16 @@ def _remove_leftovers(root: Path, prefix: str) -> None:
                 continue  # possibly just created, and not locked yet
             with FileLock(mark, timeout=0):
                 shutil.rmtree(mark.parent)
+
+
+def files_below(root: Path) -> dict[str, Path]:
+    """The files in a folder and its folders, by their paths in it."""
+    found = sorted(path for path in root.rglob("*") if path.is_file())
+    return {path.relative_to(root).as_posix(): path for path in found}
+
+
+def copy_files(kept: Mapping[str, Path], target: Path) -> None:
+    """Copy files into a folder, by their paths."""
+    for name, path in kept.items():
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target / name)

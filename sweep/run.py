@@ -25,8 +25,8 @@ from mixsweep.core.store.forecasts import StoredForecast, save_forecast
 from mixsweep.core.store.retention import Retention
 from mixsweep.core.store.stops import forget_command, stop_command, stop_token
 from mixsweep.core.store.store import SweepStore
+from mixsweep.core.store.trial.crash_recovery import restart_trial
 from mixsweep.core.store.trial.info import TrialInfo
-from mixsweep.core.store.trial.restart import restart_trial
 from mixsweep.core.store.upgrade import bring_up_to_date
 from mixsweep.core.trainables.kinds import find_trainable
 from mixsweep.sweep.backends.base import (

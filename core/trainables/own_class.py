@@ -21,11 +21,11 @@ from mixsweep.core.config import Field, TrialConfig
 from mixsweep.core.errors import ConfigError
 from mixsweep.core.failures import kind_of
 from mixsweep.core.records import COMMON_COLUMNS, Record
+from mixsweep.core.scratch import copy_files, files_below
 from mixsweep.core.trainables import interface
 from mixsweep.core.trainables.declared import DeclaredConfig
 from mixsweep.core.trainables.definition import SECONDS, TEST, Definition, make_definition
 from mixsweep.core.trainables.field_types import OPTION, field_of
-from mixsweep.core.trainables.kept_files import copy_files, files_below
 from mixsweep.core.trainables.seeding import seed_record
 
 if TYPE_CHECKING:  # torch takes seconds to import, and a plan needs none

@@ -12,10 +12,10 @@ from mixsweep.core.secret_text import looks_secret
 from mixsweep.core.store.code_copy import Code, collect_code
 from mixsweep.core.toml.keys import declared_keys, read_keys, toml_key, toml_key_by_hand
 from mixsweep.core.toml.reader import Reader
+from mixsweep.core.trainables.command.kept_files import check_pattern
 from mixsweep.core.trainables.command.metrics import JSON_LINES, check_metrics, named_metrics
 from mixsweep.core.trainables.command.template import CHECKPOINT, TRIAL_DIR, check_template, fill
 from mixsweep.core.trainables.definition import Definition, make_definition
-from mixsweep.core.trainables.kept_files import check_pattern
 
 _TYPES: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
 _FIELD_KEYS = (

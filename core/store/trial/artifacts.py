@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from mixsweep.core.scratch import files_below
 from mixsweep.core.store import files
 from mixsweep.core.store.trial.checkpoint import folder_digest
 from mixsweep.core.store.trial.names import ArtifactsName
@@ -83,7 +84,7 @@ def files_in(folder: Path, made: ArtifactsName, say: Callable[[str], None] | Non
     root = folder / made.name
     if say is not None and (line := damage_of(folder, made)):
         say(f"{root}: {line}")
-    return {path.relative_to(root).as_posix(): path for path in sorted(root.rglob("*")) if path.is_file()}
+    return files_below(root)
 
 
 def damage_of(folder: Path, made: ArtifactsName) -> str:

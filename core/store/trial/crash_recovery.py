@@ -1,4 +1,7 @@
-"""Attempts whose process was killed: reconstruct when and at which epoch they ended, and record it."""
+"""Attempts whose process was killed: reconstruct when and at which epoch they ended, and record it.
+
+And trials that start from scratch again: what they have trained counts no more.
+"""
 
 from contextlib import suppress
 from dataclasses import replace
@@ -6,11 +9,12 @@ from datetime import UTC, datetime
 
 import pyarrow as pa
 
+from mixsweep.core.errors import UserError
 from mixsweep.core.failures import INTERRUPTIONS, LeaseLostError
 from mixsweep.core.store.trial.folder import TrialFolder
 from mixsweep.core.store.trial.info import Attempt, TrialInfo
 from mixsweep.core.store.trial.lease import take_lease
-from mixsweep.core.store.trial.term import amend
+from mixsweep.core.store.trial.term import Term, amend
 
 
 def finalize_killed_attempt(folder: TrialFolder, info: TrialInfo | None) -> TrialInfo | None:
@@ -67,3 +71,28 @@ def record_killed_attempt(
         amend(folder, lease, replace(dead, state=state, attempts=(*dead.attempts[:-1], attempt)))
         return True
     return False
+
+
+def restart_trial(folder: TrialFolder) -> None:
+    """Remove a trial's records, checkpoints and kept files; its attempts stay listed, and their logs are kept.
+
+    Raises:
+        UserError: a live process holds it.
+    """
+    lease = take_lease(folder.path) if folder.path.is_dir() else None
+    if lease is None:
+        if folder.path.is_dir():
+            raise UserError(f"{folder.trial_id}: runs now; stop it before it starts from scratch")
+        return
+    with lease:
+        info = finalize_killed_attempt(folder, folder.info())
+        if info is None:
+            return
+        again = replace(
+            info, state="interrupted", epoch=info.config.begins_after, retries_from=len(info.attempts)
+        )
+        try:
+            with Term(folder, lease) as term:
+                term.begin(again, from_scratch=True)
+        except LeaseLostError as error:
+            raise UserError(f"{folder.trial_id}: another process has taken it; try again") from error

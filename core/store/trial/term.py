@@ -202,6 +202,8 @@ class Term:
 
     def keep_files(self, kept: Mapping[str, Path]) -> None:
         """Keep copies of these files with the trial, by their paths, instead of those that it has kept so far."""
+        if not (kept or self._artifacts):
+            return
         self._check()
         before = self._artifacts[0] if self._artifacts else None
         made = self._artifacts_writer.write(self.number, before, kept)

@@ -25,13 +25,14 @@ from mixsweep.core.config import TrialConfig
 from mixsweep.core.errors import ConfigError
 from mixsweep.core.failures import CommandError
 from mixsweep.core.records import Record
+from mixsweep.core.scratch import copy_files, files_below
 from mixsweep.core.trainables import interface
 from mixsweep.core.trainables.command import guard
+from mixsweep.core.trainables.command.kept_files import matching_files
 from mixsweep.core.trainables.command.metrics import Metrics, make_reader
 from mixsweep.core.trainables.command.template import CHECKPOINT, TRIAL_DIR, fill
 from mixsweep.core.trainables.declared import DeclaredConfig
 from mixsweep.core.trainables.definition import SECONDS
-from mixsweep.core.trainables.kept_files import copy_files, files_below, matching_files
 
 GRACE_SECONDS = 20.0  # from SIGTERM to SIGKILL, to save a checkpoint in
 _END_SECONDS = 60.0  # for a command to end by itself after the last record of its budget

@@ -24,11 +24,11 @@ from mixsweep.core.store.store import SweepStore
 from mixsweep.core.store.trial.info import TrialInfo
 from mixsweep.core.trainables import kinds
 from mixsweep.core.trainables.command import guard, trial
+from mixsweep.core.trainables.command.kept_files import check_pattern
 from mixsweep.core.trainables.command.metrics import make_reader, named_metrics
 from mixsweep.core.trainables.command.template import check_template, fill
 from mixsweep.core.trainables.command.trial import Command
 from mixsweep.core.trainables.definition import make_definition
-from mixsweep.core.trainables.kept_files import check_pattern
 from tests.support.commands import wait_until
 from tests.support.trials import log_text
 

@@ -2,10 +2,15 @@
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+from mixsweep.core.store.integrity import check_trial
 from mixsweep.core.store.store import SweepStore
 from tests.support.commands import finish
+from tests.support.ray_cluster import plain_cluster
 
 CODE = """
 from dataclasses import dataclass
@@ -33,20 +38,25 @@ class Draw:
 """
 
 
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    (tmp_path / "draw.py").write_text(CODE)
+    (tmp_path / "draw.toml").write_text('name = "draw"\ntrainable = "draw.py:Draw"\n')
+    return tmp_path
+
+
 def sweep(project: Path, *words: str) -> str:
     done = finish([sys.executable, "-m", "mixsweep", *words], folder=project)
     assert done.returncode == 0, done.stdout
     return done.stdout
 
 
-def test_kept_files_are_listed_with_their_sizes(tmp_path: Path) -> None:
-    (tmp_path / "draw.py").write_text(CODE)
-    (tmp_path / "draw.toml").write_text('name = "draw"\ntrainable = "draw.py:Draw"\n')
-    sweep(tmp_path, "run", "draw.toml", "--place", "debug")
-    (trial,) = SweepStore(tmp_path / "runs" / "draw").trials()
+def test_kept_files_are_listed_with_their_sizes(project: Path) -> None:
+    sweep(project, "run", "draw.toml", "--place", "debug")
+    (trial,) = SweepStore(project / "runs" / "draw").trials()
     kept = trial.kept_files()
     assert len(kept) == 24
-    shown = sweep(tmp_path, "show", trial.trial_id).splitlines()
+    shown = sweep(project, "show", trial.trial_id).splitlines()
     assert (
         f"kept files: 24, 35.2 KiB in {Path('runs/draw/trials') / trial.trial_id}/1.artifacts."
         in "\n".join(shown)
@@ -54,10 +64,28 @@ def test_kept_files_are_listed_with_their_sizes(tmp_path: Path) -> None:
     listed = [line for line in shown if line.startswith("    1.46 KiB  ")]
     assert [line.split()[-1] for line in listed] == list(kept)[:20]
     assert "  and 4 more; all with --json" in shown
-    told = json.loads(sweep(tmp_path, "show", trial.trial_id, "--json"))["artifacts"]
+    told = json.loads(sweep(project, "show", trial.trial_id, "--json"))["artifacts"]
     assert [(one["file"], one["bytes"]) for one in told] == [(name, 1500) for name in kept]
-    assert (tmp_path / told[0]["path"]).read_text() == "x" * 1500
-    assert "all files are as they have to be" in sweep(tmp_path, "doctor", "--store", "runs")
-    (tmp_path / told[0]["path"]).write_text("y")
-    done = finish([sys.executable, "-m", "mixsweep", "doctor", "--store", "runs"], folder=tmp_path)
+    assert (project / told[0]["path"]).read_text() == "x" * 1500
+    assert "all files are as they have to be" in sweep(project, "doctor", "--store", "runs")
+    (project / told[0]["path"]).write_text("y")
+    done = finish([sys.executable, "-m", "mixsweep", "doctor", "--store", "runs"], folder=project)
     assert "these are not the files that the trial kept" in " ".join(done.stdout.split())
+
+
+@pytest.mark.ray
+def test_kept_files_come_from_nodes_that_see_no_store_and_go_to_those_that_train_further(
+    project: Path, ray_places: Callable[..., None]
+) -> None:
+    with plain_cluster(1, 1) as cluster:
+        ray_places(far={"address": cluster.address, "shared": False, "token_path": str(cluster.token_path)})
+        sweep(project, "run", "draw.toml", "--place", "far")
+        (trial,) = SweepStore(project / "runs" / "draw").trials()
+        first = {name: path.read_bytes() for name, path in trial.kept_files().items()}
+        assert len(first) == 24
+        sweep(project, "run", "draw.toml", "--place", "far", "--set", "base.rounds=3")
+    found = {name: path.read_bytes() for name, path in trial.kept_files().items()}
+    assert len(found) == 36
+    assert first.items() < found.items()
+    assert len(trial.listing().artifacts) == 1
+    assert list(check_trial(trial)) == []

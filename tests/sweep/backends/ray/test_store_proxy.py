@@ -89,6 +89,33 @@ def test_a_trial_is_granted_to_one_worker_and_its_end_reaches_the_store_with_ret
     assert proxy.request_trial(config.trial_id, "another").state == DONE
 
 
+def test_the_newest_kept_files_of_a_worker_reach_the_store_and_come_back_with_the_next_grant(
+    tmp_path: Path, proxy: StoreProxy, config: ImageConfig
+) -> None:
+    grant = proxy.request_trial(config.trial_id, NODE)
+    remote = trained(SweepStore(tmp_path / "remote"), config, 1).trial(config.trial_id)
+    store = SweepStore(tmp_path / "s").trial(config.trial_id)
+    info, lease = remote.info(), take_lease(remote.path)
+    assert info is not None
+    assert lease is not None
+    with lease, Term(remote, lease) as term:
+        term.begin(info)
+        update, sent = collect_changes(remote, {})
+        assert not proxy.upload(config.trial_id, grant.token, NODE, None, update).lost
+        for text in ("one", "two"):
+            (tmp_path / "drawn.txt").write_text(text)
+            term.keep_files({"deep/drawn.txt": tmp_path / "drawn.txt"})
+            update, sent = collect_changes(remote, sent)
+            assert update.head is None
+            assert not proxy.upload(config.trial_id, grant.token, NODE, None, update).lost
+            assert [path.read_text() for path in store.kept_files().values()] == [text]
+            assert len(store.listing().artifacts) == 1
+    proxy.release(config.trial_id, grant.token)
+    again = SweepStore(tmp_path / "again").trial(config.trial_id)
+    apply_update(again, proxy.request_trial(config.trial_id, "another").update)
+    assert {name: path.read_text() for name, path in again.kept_files().items()} == {"deep/drawn.txt": "two"}
+
+
 def test_a_worker_that_was_silent_too_long_has_lost_its_trial_and_uploads_nothing_more(
     tmp_path: Path, proxy: StoreProxy, config: ImageConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

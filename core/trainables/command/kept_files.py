@@ -1,18 +1,12 @@
-"""Files that a trial keeps: copies of those of earlier attempts, and those in a folder now."""
+"""Files in a command's folder that are kept with its trial, by patterns like `samples/*`."""
 
 import os
-import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 from mixsweep.core.errors import ConfigError
+from mixsweep.core.scratch import files_below
 from mixsweep.core.trainables.command.template import CHECKPOINT
-
-
-def files_below(root: Path) -> dict[str, Path]:
-    """The files in a folder and its folders, by their paths in it."""
-    found = sorted(path for path in root.rglob("*") if path.is_file())
-    return {path.relative_to(root).as_posix(): path for path in found}
 
 
 def matching_files(root: Path, patterns: Iterable[str]) -> dict[str, Path]:
@@ -48,10 +42,3 @@ def check_pattern(pattern: str) -> None:
 def _as_glob(pattern: str) -> str:
     """A pattern as pathlib has it: `lib/**.txt` means every such file below lib."""
     return pattern.replace("**.", "**/*.")
-
-
-def copy_files(kept: Mapping[str, Path], target: Path) -> None:
-    """Copy files into a folder, by their paths."""
-    for name, path in kept.items():
-        (target / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, target / name)
