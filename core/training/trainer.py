@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from mixsweep.core import records
+from mixsweep.core import records, registry
 from mixsweep.core.data.augment import prepare
 from mixsweep.core.data.batches import Augmentation
 from mixsweep.core.data.datasets import Images, epoch_order, split_indices, stream_seed
 from mixsweep.core.errors import ConfigError
+from mixsweep.core.failures import kind_of
 from mixsweep.core.models.build import build_model
 from mixsweep.core.records import ENERGY, UTILISATION, Record
 from mixsweep.core.trainables.image_config import ImageConfig
@@ -125,12 +126,30 @@ class Trial:
 
     def restore(self, state: dict[str, Any]) -> None:
         self.epoch, self.step = state["epoch"], state["step"]
-        self.model.load_state_dict(state["model"])
         # A trial that continues from another one's state keeps its own hyperparameters.
         own = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
-        self.optimizer.load_state_dict(state["optimizer"])
+        self._load("model", self.model, state)
+        self._load("optimizer", self.optimizer, state)
         for group, values in zip(self.optimizer.param_groups, own):
             group.update(values)
+
+    def _load(self, part: str, into: torch.nn.Module | torch.optim.Optimizer, state: dict[str, Any]) -> None:
+        """Load a part's state.
+
+        Raises:
+            ConfigError: the user's code of it does not fit the checkpoint any more.
+        """
+        try:
+            into.load_state_dict(state[part])
+        except Exception as error:
+            if registry.registered(part, self.config[part]) is None or kind_of(error) != "bug":
+                raise
+            problem = " ".join(str(error).split())
+            raise ConfigError(
+                f"{part} = {self.config[part]!r}: its code does not fit the checkpoint any more ({problem:.160}); "
+                f"start the trial again: --fresh {self.config.trial_id}",
+                part,
+            ) from error
 
     def train(self, attempt: int = 1) -> Iterator[Record]:
         """Train from the trial's current epoch, and yield a record after each epoch.

@@ -290,6 +290,24 @@ def test_a_worker_refuses_parts_that_have_changed_since_the_sweep_was_submitted(
         check_fields(definition)
 
 
+def test_a_checkpoint_that_a_changed_model_refuses_is_a_line_and_says_what_to_do() -> None:
+    trainer = register_all()
+    state = trainer.start(trainer.config(ALL), Run(device=CPU)).state()
+
+    def changed(
+        shape: registry.Shape, classes: int, *, width: int = field(4, low=1), bias: bool = True
+    ) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(240, width + 1), nn.Linear(width + 1, classes, bias))
+
+    registry.register_model("linear", changed)
+    config = trainer.config(ALL)
+    with pytest.raises(
+        ConfigError, match=f"model = 'linear': its code .* --fresh {config.trial_id}$"
+    ) as raised:
+        trainer.start(config, Run(device=CPU)).restore(state)
+    assert "\n" not in str(raised.value)
+
+
 @pytest.mark.parametrize("model", ["mlp", "resnet18", "mixer"])
 def test_built_in_models_take_the_shape_and_the_classes_of_the_data(model: str) -> None:
     trainer = register_all()
