@@ -44,7 +44,7 @@ if TYPE_CHECKING:
         register_schedule,
     )
     from mixsweep.core.trainables.field_types import field
-    from mixsweep.core.trainables.image_config import TrialConfig
+    from mixsweep.core.trainables.image.config import TrialConfig
     from mixsweep.core.trainables.own_class import Run
     from mixsweep.sweep.backends.base import Callbacks, Outcome, RunOptions
     from mixsweep.sweep.planning.parse import load_spec, parse_spec, preset_names
@@ -127,7 +127,7 @@ _MODULES = {
         "register_schedule",
     ),
     "mixsweep.core.trainables.field_types": ("field",),
-    "mixsweep.core.trainables.image_config": ("TrialConfig",),
+    "mixsweep.core.trainables.image.config": ("TrialConfig",),
     "mixsweep.core.trainables.own_class": ("Run",),
     "mixsweep.cluster.places": ("Place", "find_place"),
     "mixsweep.sweep.backends.base": ("Callbacks", "Outcome", "RunOptions"),

@@ -12,7 +12,7 @@ import tomli_w
 from hypothesis import settings
 
 from mixsweep.core.data.datasets import Images, load_images
-from mixsweep.core.trainables.image_config import ImageConfig
+from mixsweep.core.trainables.image.config import ImageConfig
 from mixsweep.core.training import device as devices
 from tests.support.slurm_cluster import SlurmCluster
 

@@ -22,7 +22,7 @@ from mixsweep.analysis.frames import plain, values_of
 from mixsweep.analysis.inference.wording import axis_words, figure_text, metric_words, unit_of, value_label
 from mixsweep.analysis.report.mosaic import mosaic
 from mixsweep.core.store.files import write_bytes
-from mixsweep.core.trainables.image_weights import kernel_pictures, token_pictures
+from mixsweep.core.trainables.image.weights import kernel_pictures, token_pictures
 from mixsweep.core.trainables.interface import Trainable, WeightPictures
 from mixsweep.core.trainables.kinds import find_trainable
 

@@ -10,8 +10,8 @@ from mixsweep.core.data.augment import Crops, draw_crops, prepare
 from mixsweep.core.data.datasets import Images, stream_generator
 from mixsweep.core.errors import ConfigError
 from mixsweep.core.registry import Shape
-from mixsweep.core.trainables.image_config import ImageConfig
-from mixsweep.core.trainables.own_fields import call_part
+from mixsweep.core.trainables.image.config import ImageConfig
+from mixsweep.core.trainables.image.own_fields import call_part
 
 
 class Augmentation:

@@ -18,7 +18,7 @@ from mixsweep.core.data.cifar10 import ARRAYS, cached_arrays, source_files
 from mixsweep.core.errors import ConfigError
 from mixsweep.core.failures import DataError
 from mixsweep.core.registry import BUILT_IN, Shape, form_of, registered
-from mixsweep.core.trainables.image_config import ImageConfig
+from mixsweep.core.trainables.image.config import ImageConfig
 
 CIFAR10_CLASSES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",

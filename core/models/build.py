@@ -11,8 +11,8 @@ from mixsweep.core.models.mixer import Mixer
 from mixsweep.core.models.mlp import MLP
 from mixsweep.core.models.resnet import ResNet18
 from mixsweep.core.registry import Shape, registered
-from mixsweep.core.trainables.image_config import ImageConfig
-from mixsweep.core.trainables.own_fields import call_part, takes_shape
+from mixsweep.core.trainables.image.config import ImageConfig
+from mixsweep.core.trainables.image.own_fields import call_part, takes_shape
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,

@@ -11,7 +11,7 @@ from mixsweep.core.trainables.interface import Trainable
 BUILT_IN = "image"  # the default kind
 
 # The module with the kind's TRAINABLE, by kind. Imported on use, so that the store does not import training code.
-_MODULES = {BUILT_IN: "mixsweep.core.trainables.image_trainer"}
+_MODULES = {BUILT_IN: "mixsweep.core.trainables.image.trainer"}
 
 _declared: dict[str, Trainable] = {}
 

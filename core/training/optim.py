@@ -9,8 +9,8 @@ from torch import nn
 
 from mixsweep.core.errors import ConfigError
 from mixsweep.core.registry import registered
-from mixsweep.core.trainables.image_config import OPTIMIZERS, ImageConfig
-from mixsweep.core.trainables.own_fields import call_part
+from mixsweep.core.trainables.image.config import OPTIMIZERS, ImageConfig
+from mixsweep.core.trainables.image.own_fields import call_part
 
 
 def build_optimizer(config: ImageConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:

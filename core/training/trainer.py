@@ -22,8 +22,8 @@ from mixsweep.core.errors import ConfigError
 from mixsweep.core.failures import kind_of
 from mixsweep.core.models.build import build_model
 from mixsweep.core.records import ENERGY, UTILISATION, Record
-from mixsweep.core.trainables.image_config import ImageConfig
-from mixsweep.core.trainables.image_records import has_diverged
+from mixsweep.core.trainables.image.config import ImageConfig
+from mixsweep.core.trainables.image.records import has_diverged
 from mixsweep.core.training import device as devices
 from mixsweep.core.training.loss import cross_entropy
 from mixsweep.core.training.optim import build_optimizer, learning_rate, plain_step, set_learning_rate

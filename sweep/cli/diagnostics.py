@@ -9,7 +9,7 @@ from mixsweep.cluster.places import Place
 from mixsweep.core.config import TrialConfig
 from mixsweep.core.errors import UserError
 from mixsweep.core.store.store import SweepStore
-from mixsweep.core.trainables.image_config import ImageConfig
+from mixsweep.core.trainables.image.config import ImageConfig
 from mixsweep.sweep.backends.base import RunOptions
 from mixsweep.sweep.cli.views.live_view import RunView
 from mixsweep.sweep.planning.plan import Plan

@@ -97,7 +97,7 @@ def plan(
         check_origin(made, kept)
     measured = None
     if measure:
-        from mixsweep.sweep.planning.measuring import measure_plan
+        from mixsweep.sweep.planning.forecast import measure_plan
         from mixsweep.sweep.run import find_data
 
         measured = measure_plan(made, store, find_data(data, where))

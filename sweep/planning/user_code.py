@@ -15,9 +15,9 @@ from mixsweep.core.store.code_copy import Code, read_code
 from mixsweep.core.toml.reader import Reader
 from mixsweep.core.trainables import own_class
 from mixsweep.core.trainables.declared import DeclaredTrainable
+from mixsweep.core.trainables.image.own_fields import definition_of_parts
 from mixsweep.core.trainables.interface import Trainable
 from mixsweep.core.trainables.kinds import declare, find_trainable
-from mixsweep.core.trainables.own_fields import definition_of_parts
 from mixsweep.sweep.planning.command_schema import CommandSpec, read_command, read_fields
 from mixsweep.sweep.planning.schema import MODES
 from mixsweep.sweep.trainables import tune

@@ -18,10 +18,11 @@ from mixsweep.core.records import Record
 from mixsweep.core.store.code_copy import code_path, kept_code
 from mixsweep.core.store.store import SweepStore
 from mixsweep.core.store.trial.info import TrialInfo
-from mixsweep.core.trainables import own_class, own_fields
+from mixsweep.core.trainables import own_class
 from mixsweep.core.trainables.command.trial import Command
 from mixsweep.core.trainables.command.trial import attach as attach_command
 from mixsweep.core.trainables.definition import Definition
+from mixsweep.core.trainables.image import own_fields
 from mixsweep.core.trainables.kinds import declare
 from mixsweep.core.version import __version__
 from mixsweep.sweep.planning.plan import Plan, read_plan

@@ -22,8 +22,8 @@ import torch
 from mixsweep.core.data.datasets import Images, load_images
 from mixsweep.core.records import ENERGY, UTILISATION, Record
 from mixsweep.core.store.store import SweepStore
-from mixsweep.core.trainables.image_config import OPTIMIZERS, ImageConfig
-from mixsweep.core.trainables.image_costs import forward_macs
+from mixsweep.core.trainables.image.config import OPTIMIZERS, ImageConfig
+from mixsweep.core.trainables.image.costs import forward_macs
 from mixsweep.core.training import device as devices
 from mixsweep.core.training.trainer import Trial
 from mixsweep.sweep.planning.parse import parse_spec

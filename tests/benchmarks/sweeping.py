@@ -196,7 +196,7 @@ def _trainable(config: dict[str, Any]) -> None:
     from ray import tune
 
     from mixsweep.core.data.datasets import load_images
-    from mixsweep.core.trainables.image_config import ImageConfig
+    from mixsweep.core.trainables.image.config import ImageConfig
     from mixsweep.core.training import device as devices
     from mixsweep.core.training.trainer import Trial
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from mixsweep.core.trainables.image_config import ImageConfig
+from mixsweep.core.trainables.image.config import ImageConfig
 from tests.benchmarks import speed, sweeping, training
 from tests.benchmarks.comparison import Comparison, Figure, comparison_table, figure_table
 from tests.benchmarks.training import Case

@@ -27,7 +27,7 @@ from torchvision import transforms
 from mixsweep.core.data import augment
 from mixsweep.core.data.datasets import CIFAR10_MEAN, CIFAR10_STD, Images
 from mixsweep.core.models.build import build_model
-from mixsweep.core.trainables.image_config import ImageConfig
+from mixsweep.core.trainables.image.config import ImageConfig
 from mixsweep.core.training import device as devices
 from mixsweep.core.training.optim import build_optimizer
 from mixsweep.core.training.trainer import Trial

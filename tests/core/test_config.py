@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from mixsweep.core import registry
 from mixsweep.core.config import canonical_json, option
 from mixsweep.core.errors import ConfigError
-from mixsweep.core.trainables import image_config as config_module
-from mixsweep.core.trainables.image_config import FIELD_NAMES, ImageConfig
-from mixsweep.core.trainables.image_trainer import TRAINABLE
+from mixsweep.core.trainables.image import config as config_module
+from mixsweep.core.trainables.image.config import FIELD_NAMES, ImageConfig
+from mixsweep.core.trainables.image.trainer import TRAINABLE
 
 # Frozen: a change here orphans the results of everyone who has any.
 GOLDEN_IDS = [

@@ -21,7 +21,7 @@ from mixsweep.core.records import ENERGY, Record
 from mixsweep.core.store import files
 from mixsweep.core.store.store import FORMAT, FORMAT_FILE, SweepStore
 from mixsweep.core.store.trial.info import Attempt, TrialInfo
-from mixsweep.core.trainables.image_config import ImageConfig
+from mixsweep.core.trainables.image.config import ImageConfig
 from mixsweep.sweep.planning.space import grid_axes
 from tests.support.records import make_record
 from tests.support.trials import write_trial

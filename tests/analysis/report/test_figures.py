@@ -20,8 +20,8 @@ from mixsweep.analysis.report.figures import (
 )
 from mixsweep.analysis.report.mosaic import mosaic
 from mixsweep.core.models.build import build_model
-from mixsweep.core.trainables.image_config import ImageConfig
-from mixsweep.core.trainables.image_weights import first_kernels, token_units
+from mixsweep.core.trainables.image.config import ImageConfig
+from mixsweep.core.trainables.image.weights import first_kernels, token_units
 from tests.support.synthetic_store import SyntheticPart, learning_rates, patch_sizes, write_sweep
 
 

@@ -22,7 +22,7 @@ from mixsweep.core.store.files import write_table
 from mixsweep.core.store.forecasts import StoredForecast, save_forecast
 from mixsweep.core.store.store import SweepStore
 from mixsweep.core.store.trial.info import Attempt, TrialInfo
-from mixsweep.core.trainables.image_config import ImageConfig
+from mixsweep.core.trainables.image.config import ImageConfig
 from tests.support.synthetic_store import SyntheticPart, give_energy, learning_rates, patch_sizes, write_sweep
 from tests.support.trials import change_info, write_checkpoint
 

@@ -14,7 +14,7 @@ from mixsweep.core.failures import Interruption
 from mixsweep.core.records import now
 from mixsweep.core.store.store import SweepStore
 from mixsweep.core.store.trial.info import Attempt, TrialInfo
-from mixsweep.core.trainables.image_config import ImageConfig
+from mixsweep.core.trainables.image.config import ImageConfig
 from mixsweep.sweep.backends.slurm.exit_status import failing_nodes
 from mixsweep.sweep.backends.slurm.requeues import PlaceFailure, place_failures, record_place_failure
 

@@ -30,7 +30,7 @@ from mixsweep.core.data.datasets import (
     stream_seed,
 )
 from mixsweep.core.failures import DataError
-from mixsweep.core.trainables.image_config import ImageConfig
+from mixsweep.core.trainables.image.config import ImageConfig
 
 DIGITS = ImageConfig(dataset="digits")
 

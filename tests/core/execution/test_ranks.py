@@ -33,7 +33,7 @@ from mixsweep.core.records import Record
 from mixsweep.core.store.retention import Retention
 from mixsweep.core.store.store import SweepStore
 from mixsweep.core.store.trial.info import TrialInfo
-from mixsweep.core.trainables.image_config import ImageConfig
+from mixsweep.core.trainables.image.config import ImageConfig
 from mixsweep.core.trainables.kinds import find_trainable
 from mixsweep.core.training import device as devices
 from mixsweep.core.training.process_group import ALONE, Ranks, ranks_from_environment

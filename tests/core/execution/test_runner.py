@@ -33,8 +33,8 @@ from mixsweep.core.store.trial.info import TrialInfo
 from mixsweep.core.store.trial.lease import lease_is_live
 from mixsweep.core.store.trial.segments import write_segment
 from mixsweep.core.store.trial.term import Term
-from mixsweep.core.trainables.image_config import ImageConfig
-from mixsweep.core.trainables.image_records import has_diverged
+from mixsweep.core.trainables.image.config import ImageConfig
+from mixsweep.core.trainables.image.records import has_diverged
 from mixsweep.core.trainables.kinds import find_trainable
 from mixsweep.core.training.trainer import Trial
 from tests.support.trials import change_info, head_path, log_text, record_paths

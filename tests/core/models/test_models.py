@@ -14,7 +14,7 @@ from torchvision.models.resnet import ResNet as TorchvisionResNet
 from mixsweep.core import registry
 from mixsweep.core.errors import ConfigError
 from mixsweep.core.models.build import activation, build_model, count_parameters
-from mixsweep.core.trainables.image_config import ACTIVATIONS, INITS, ImageConfig
+from mixsweep.core.trainables.image.config import ACTIVATIONS, INITS, ImageConfig
 
 
 def built(seed: int = 0, classes: int = 10, **values: Any) -> Any:

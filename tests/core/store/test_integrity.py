@@ -18,7 +18,7 @@ from mixsweep.core.store.store import SweepStore
 from mixsweep.core.store.trial import checkpoint
 from mixsweep.core.store.trial.folder import TrialFolder
 from mixsweep.core.store.trial.segments import write_segment
-from mixsweep.core.trainables.image_config import ImageConfig
+from mixsweep.core.trainables.image.config import ImageConfig
 
 Tiny = Callable[..., ImageConfig]
 HOURS = 7200.0

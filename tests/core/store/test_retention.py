@@ -16,7 +16,7 @@ from mixsweep.core.store.retention import Retention, is_policy
 from mixsweep.core.store.store import SweepStore
 from mixsweep.core.store.trial.info import TrialInfo
 from mixsweep.core.store.trial.lease import take_lease
-from mixsweep.core.trainables.image_config import ImageConfig
+from mixsweep.core.trainables.image.config import ImageConfig
 from tests.support.records import make_record
 from tests.support.trials import log_text, write_trial
 

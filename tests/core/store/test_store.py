@@ -25,8 +25,8 @@ from mixsweep.core.store.trial.folder import TrialFolder
 from mixsweep.core.store.trial.info import Attempt, TrialInfo
 from mixsweep.core.store.trial.lease import take_lease
 from mixsweep.core.store.trial.term import Term
-from mixsweep.core.trainables.image_config import ImageConfig
-from mixsweep.core.trainables.image_records import has_diverged
+from mixsweep.core.trainables.image.config import ImageConfig
+from mixsweep.core.trainables.image.records import has_diverged
 from mixsweep.core.trainables.kinds import find_trainable
 from tests.support.records import make_record
 from tests.support.trials import record_paths, write_trial

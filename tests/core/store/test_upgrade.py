@@ -18,7 +18,7 @@ from mixsweep.core.store.store import FORMAT, SweepStore
 from mixsweep.core.store.trial.info import TrialInfo
 from mixsweep.core.store.trial.lease import take_lease
 from mixsweep.core.store.upgrade import bring_up_to_date
-from mixsweep.core.trainables.image_config import ImageConfig
+from mixsweep.core.trainables.image.config import ImageConfig
 from tests.support.trials import as_format_1, log_text
 
 Tiny = Callable[..., ImageConfig]

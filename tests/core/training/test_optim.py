@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mixsweep.core.trainables.image_config import OPTIMIZERS, ImageConfig
+from mixsweep.core.trainables.image.config import OPTIMIZERS, ImageConfig
 from mixsweep.core.training.optim import build_optimizer, learning_rate, plain_step, set_learning_rate
 
 LR, DECAY, MOMENTUM = 0.01, 0.1, 0.8
@@ -180,7 +180,7 @@ def test_another_optimizers_step_is_left_as_it_is() -> None:
 TRAINS = """
 import sys, torch
 from mixsweep.core.data.datasets import load_images
-from mixsweep.core.trainables.image_config import ImageConfig
+from mixsweep.core.trainables.image.config import ImageConfig
 from mixsweep.core.training.trainer import Trial
 config = ImageConfig(dataset="digits", hidden=(8,), epochs=2, optimizer=sys.argv[1])
 trial = Trial(config, load_images("digits", None), torch.device("cpu"))

@@ -15,7 +15,7 @@ from mixsweep.core.data.datasets import Images
 from mixsweep.core.store import files
 from mixsweep.core.store.compaction import compact
 from mixsweep.core.store.store import SweepStore
-from mixsweep.core.trainables.image_config import ImageConfig
+from mixsweep.core.trainables.image.config import ImageConfig
 from mixsweep.core.trainables.kinds import find_trainable
 from mixsweep.core.training import telemetry
 from mixsweep.core.training.telemetry import DeviceCounters, Reading, counters_of

@@ -20,8 +20,8 @@ from mixsweep.core.data.datasets import Images, epoch_order, split_indices
 from mixsweep.core.errors import ConfigError
 from mixsweep.core.records import Record
 from mixsweep.core.store.trial.checkpoint import load_state, write_state
-from mixsweep.core.trainables.image_config import ImageConfig
-from mixsweep.core.trainables.image_records import has_diverged
+from mixsweep.core.trainables.image.config import ImageConfig
+from mixsweep.core.trainables.image.records import has_diverged
 from mixsweep.core.trainables.kinds import find_trainable
 from mixsweep.core.training.trainer import Trial
 

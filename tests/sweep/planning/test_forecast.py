@@ -14,8 +14,8 @@ from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.execution.runner import work
 from mixsweep.core.models.build import build_model
 from mixsweep.core.store.store import SweepStore
-from mixsweep.core.trainables.image_config import ImageConfig
-from mixsweep.core.trainables.image_costs import ROUGH_RATES, epoch_macs, forward_macs
+from mixsweep.core.trainables.image.config import ImageConfig
+from mixsweep.core.trainables.image.costs import ROUGH_RATES, epoch_macs, forward_macs
 from mixsweep.core.trainables.kinds import find_trainable
 from mixsweep.sweep.planning.forecast import (
     Pace,

@@ -6,8 +6,7 @@ import pytest
 
 from mixsweep.core.errors import UserError
 from mixsweep.core.trainables.interface import MeasuredEpoch
-from mixsweep.sweep.planning.forecast import MeasuredPace, Pace, RemainingWork, forecast
-from mixsweep.sweep.planning.measuring import measure_plan
+from mixsweep.sweep.planning.forecast import MeasuredPace, Pace, RemainingWork, forecast, measure_plan
 from mixsweep.sweep.planning.parse import parse_spec
 from mixsweep.sweep.planning.plan import make_plan
 from mixsweep.sweep.run import run_plan

@@ -10,7 +10,7 @@ import pytest
 from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.execution.runner import work
 from mixsweep.core.store.store import SweepStore
-from mixsweep.core.trainables.image_config import ImageConfig
+from mixsweep.core.trainables.image.config import ImageConfig
 from mixsweep.sweep.planning.parse import PRESETS, load_spec, preset_names
 from mixsweep.sweep.planning.plan import Plan, make_plan, save_plan
 

@@ -20,7 +20,7 @@ from mixsweep.core.execution.runner import work
 from mixsweep.core.records import Record
 from mixsweep.core.store.store import SweepStore
 from mixsweep.core.store.trial.info import TrialInfo
-from mixsweep.core.trainables.image_config import ImageConfig
+from mixsweep.core.trainables.image.config import ImageConfig
 from mixsweep.sweep.planning.schema import Stopping
 from mixsweep.sweep.search import rungs
 from mixsweep.sweep.search.asha import decide, make_decide, milestones

@@ -23,7 +23,7 @@ from mixsweep.core.store.store import SweepStore
 from mixsweep.core.store.trial.folder import TrialFolder
 from mixsweep.core.store.trial.info import TrialInfo
 from mixsweep.core.store.trial.transfer import copy_checkpoint
-from mixsweep.core.trainables.image_config import ImageConfig
+from mixsweep.core.trainables.image.config import ImageConfig
 from mixsweep.sweep.backends.base import RunOptions
 from mixsweep.sweep.backends.ray.search_driver import hold_driver_lease
 from mixsweep.sweep.planning.parse import parse_spec

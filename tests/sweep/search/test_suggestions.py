@@ -19,7 +19,7 @@ from mixsweep.core.failures import LeaseLostError
 from mixsweep.core.store import files
 from mixsweep.core.store.store import SweepStore
 from mixsweep.core.store.trial.info import TrialInfo
-from mixsweep.core.trainables.image_config import ImageConfig
+from mixsweep.core.trainables.image.config import ImageConfig
 from mixsweep.sweep.backends.ray.search_driver import hold_driver_lease, run_search
 from mixsweep.sweep.backends.ray.tune_driver import RaySlots
 from mixsweep.sweep.planning.parse import parse_spec

@@ -18,7 +18,7 @@ from mixsweep.core.store.trial.info import Attempt, TrialInfo
 from mixsweep.core.store.trial.lease import Lease, take_lease
 from mixsweep.core.store.trial.term import Term, amend
 from mixsweep.core.store.trial.transfer import apply_update, collect_changes, remove_replaced
-from mixsweep.core.trainables.image_config import ImageConfig
+from mixsweep.core.trainables.image.config import ImageConfig
 
 CONFIG = ImageConfig(dataset="digits")
 INFO = TrialInfo(

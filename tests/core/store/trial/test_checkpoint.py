@@ -21,7 +21,7 @@ from mixsweep.core.store.trial.folder import TrialFolder
 from mixsweep.core.store.trial.info import TrialInfo
 from mixsweep.core.store.trial.lease import Lease, take_lease
 from mixsweep.core.store.trial.term import Term
-from mixsweep.core.trainables.image_config import ImageConfig
+from mixsweep.core.trainables.image.config import ImageConfig
 from tests.support.trials import checkpoint_path
 
 CONFIG = ImageConfig(dataset="digits")

@@ -12,7 +12,7 @@ from mixsweep.core import records
 from mixsweep.core.store import files
 from mixsweep.core.store.trial.folder import TrialFolder
 from mixsweep.core.store.trial.info import Attempt, TrialInfo
-from mixsweep.core.trainables.image_config import ImageConfig
+from mixsweep.core.trainables.image.config import ImageConfig
 from tests.support.records import make_record
 from tests.support.trials import checkpoint_path, head_path, record_paths, write_trial
 

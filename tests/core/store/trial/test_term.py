@@ -20,7 +20,7 @@ from mixsweep.core.store.trial.folder import TrialFolder
 from mixsweep.core.store.trial.info import Attempt, TrialInfo
 from mixsweep.core.store.trial.lease import Lease, take_lease
 from mixsweep.core.store.trial.term import MERGE_AT, Term, amend
-from mixsweep.core.trainables.image_config import ImageConfig
+from mixsweep.core.trainables.image.config import ImageConfig
 from tests.support.records import make_record
 from tests.support.trials import record_paths
 

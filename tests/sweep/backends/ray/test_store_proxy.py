@@ -14,7 +14,7 @@ from mixsweep.core.store.trial.crash_recovery import record_killed_attempt
 from mixsweep.core.store.trial.lease import holder_of, take_lease
 from mixsweep.core.store.trial.term import Term
 from mixsweep.core.store.trial.transfer import FolderUpdate, apply_update, collect_changes
-from mixsweep.core.trainables.image_config import ImageConfig
+from mixsweep.core.trainables.image.config import ImageConfig
 from mixsweep.sweep.backends.ray import store_proxy
 from mixsweep.sweep.backends.ray.store_proxy import DONE, GIVEN, HELD, StoreProxy
 from mixsweep.sweep.runtime.worker import WorkerSpec

@@ -16,7 +16,7 @@ from mixsweep.cluster.slurm.client import JobRequest, QueuedTask, SlurmError, Sl
 from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.store.store import SweepStore
 from mixsweep.core.store.trial.info import Attempt, TrialInfo
-from mixsweep.core.trainables.image_config import ImageConfig
+from mixsweep.core.trainables.image.config import ImageConfig
 from mixsweep.sweep.backends.base import Callbacks, SweepRun
 from mixsweep.sweep.backends.slurm.array_task import load_work, run_task
 from mixsweep.sweep.backends.slurm.driver import ArrayDriver, cancel_waiting, queue_counts

@@ -111,7 +111,7 @@ class ImageConfig:
     kind: ClassVar[str] = "image"
     own: ClassVar[
         tuple[Field, ...]
-    ] = ()  # fields of registered parts, in a subclass (core.trainables.own_fields)
+    ] = ()  # fields of registered parts, in a subclass (core.trainables.image.own_fields)
 
     def __post_init__(self) -> None:
         for spec in declared_fields(type(self)):

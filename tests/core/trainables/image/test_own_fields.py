@@ -17,10 +17,10 @@ from mixsweep.core.models.build import build_model
 from mixsweep.core.store.definitions import learn_kind, save_definition
 from mixsweep.core.trainables import kinds
 from mixsweep.core.trainables.field_types import field
-from mixsweep.core.trainables.image_config import ImageConfig
-from mixsweep.core.trainables.image_trainer import TRAINABLE, ImageTrainer
+from mixsweep.core.trainables.image.config import ImageConfig
+from mixsweep.core.trainables.image.own_fields import check_fields, definition_of_parts
+from mixsweep.core.trainables.image.trainer import TRAINABLE, ImageTrainer
 from mixsweep.core.trainables.interface import Run
-from mixsweep.core.trainables.own_fields import check_fields, definition_of_parts
 from mixsweep.core.training.optim import build_optimizer, learning_rate
 
 CPU = torch.device("cpu")

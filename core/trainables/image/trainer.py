@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 from mixsweep.core.config import TrialConfig
 from mixsweep.core.errors import ConfigError
 from mixsweep.core.records import Record
-from mixsweep.core.trainables import image_costs, image_records
 from mixsweep.core.trainables.definition import Definition
-from mixsweep.core.trainables.image_config import FIELDS, ImageConfig, applies
+from mixsweep.core.trainables.image import costs, records
+from mixsweep.core.trainables.image.config import FIELDS, ImageConfig, applies
+from mixsweep.core.trainables.image.own_fields import config_class
 from mixsweep.core.trainables.interface import (
     CurvePanel,
     EpochWork,
@@ -23,7 +24,6 @@ from mixsweep.core.trainables.interface import (
     Trainable,
     WeightPictures,
 )
-from mixsweep.core.trainables.own_fields import config_class
 
 if TYPE_CHECKING:
     import torch
@@ -57,13 +57,13 @@ class ImageTrainer(Trainable):
         self.definition = definition
         self.kind = config_class.kind
         self.fields = (*FIELDS, *config_class.own)
-        self.work_fields = (*image_costs.WORK_FIELDS, *(spec.name for spec in config_class.own))
+        self.work_fields = (*costs.WORK_FIELDS, *(spec.name for spec in config_class.own))
 
     budget = "epochs"
     data_field = "dataset"
     mutable_fields = ("lr", "weight_decay", "momentum", "dropout", "label_smoothing", "augment")
     tag_fields = ("model", "dataset")
-    metrics = image_records.METRICS
+    metrics = records.METRICS
     default_metric = "valid_accuracy"
     headline_metrics = ("valid_accuracy", "valid_loss")
     reported_tests = ("test_accuracy",)
@@ -105,7 +105,7 @@ class ImageTrainer(Trainable):
         # Set the fields that this one depends on: otherwise its value would be reset to the default unchecked.
         company: dict[str, Any] = {}
         if name == "patch_size":
-            dataset = image_costs.dataset_with_patches(value)
+            dataset = costs.dataset_with_patches(value)
             company = {"model": "mixer", "dataset": dataset}
         if name == "accumulate" and isinstance(value, int) and value > 0:
             company = {"batch_size": value}
@@ -158,27 +158,27 @@ class ImageTrainer(Trainable):
         return accumulate > config["accumulate"] and config["model"] not in _WITHOUT_BATCH_NORM
 
     def has_diverged(self, record: Record, metric: str) -> bool:
-        return image_records.has_diverged(record)
+        return records.has_diverged(record)
 
     def next_record_seconds(self, record: Record) -> float:
         # The test has twice as many images as validation.
         return 1.25 * float(record["train_seconds"] + 3 * record["valid_seconds"])
 
     def progress(self, record: Record) -> str:
-        return image_records.progress(record)
+        return records.progress(record)
 
     def epoch_work(self, config: TrialConfig) -> EpochWork:
-        return image_costs.epoch_work(cast(ImageConfig, config))
+        return costs.epoch_work(cast(ImageConfig, config))
 
     def measure_epoch(self, config: TrialConfig, run: Run, seconds: float) -> MeasuredEpoch:
-        from mixsweep.core.trainables.image_timing import measure_epoch
+        from mixsweep.core.trainables.image.timing import measure_epoch
 
         config = cast(ImageConfig, config)
         images = _images(config.dataset, _own_of_dataset(config), run.data_dir, run.device)
         return measure_epoch(config, images, run, seconds)
 
     def parameters(self, values: Mapping[str, Any]) -> float:
-        return image_costs.count_parameters(values, self.config_class)
+        return costs.count_parameters(values, self.config_class)
 
     def cost_words(self, metric: str, trials: Sequence[Mapping[str, Any]]) -> str:
         if metric == "train_seconds":
@@ -189,9 +189,9 @@ class ImageTrainer(Trainable):
         return f"infer {count:,.0f} valid images" if count else "infer the valid images"
 
     def weight_pictures(self, state: Mapping[str, Any]) -> WeightPictures | None:
-        from mixsweep.core.trainables import image_weights
+        from mixsweep.core.trainables.image import weights
 
-        return image_weights.token_pictures(state["model"]) or image_weights.kernel_pictures(state["model"])
+        return weights.token_pictures(state["model"]) or weights.kernel_pictures(state["model"])
 
 
 def _own_of_dataset(config: ImageConfig) -> tuple[tuple[str, Any], ...]:

@@ -7,7 +7,7 @@ import pytest
 from mixsweep.core.errors import ConfigError, UserError
 from mixsweep.core.records import Record
 from mixsweep.core.store.trial.info import TrialInfo
-from mixsweep.core.trainables.image_config import ImageConfig
+from mixsweep.core.trainables.image.config import ImageConfig
 from mixsweep.core.trainables.kinds import find_trainable
 
 IMAGE = find_trainable()

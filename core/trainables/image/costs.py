@@ -10,7 +10,7 @@ from typing import Any
 from mixsweep.core import registry
 from mixsweep.core.config import canonical_json
 from mixsweep.core.extras import is_installed
-from mixsweep.core.trainables.image_config import FIELDS, ImageConfig
+from mixsweep.core.trainables.image.config import FIELDS, ImageConfig
 from mixsweep.core.trainables.interface import EpochWork
 
 # Train images of the split; a registered set is unknown before it is loaded.

@@ -4,7 +4,7 @@ import time
 from statistics import median
 
 from mixsweep.core.data.datasets import Images, split_indices
-from mixsweep.core.trainables.image_config import ImageConfig
+from mixsweep.core.trainables.image.config import ImageConfig
 from mixsweep.core.trainables.interface import MeasuredEpoch, Run
 from mixsweep.core.training import device as devices
 from mixsweep.core.training.trainer import Trial

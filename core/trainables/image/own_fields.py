@@ -20,7 +20,7 @@ from mixsweep.core.errors import ConfigError
 from mixsweep.core.records import COMMON_COLUMNS, PLAN_COLUMNS
 from mixsweep.core.trainables.definition import Definition
 from mixsweep.core.trainables.field_types import OPTION, field_of
-from mixsweep.core.trainables.image_config import FIELD_NAMES, FIELDS, ImageConfig
+from mixsweep.core.trainables.image.config import FIELD_NAMES, FIELDS, ImageConfig
 
 SOURCE = "image"  # of a definition that adds fields to the image trainer's
 
