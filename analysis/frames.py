@@ -169,7 +169,8 @@ def load_trials(*sweeps: Sweep) -> pd.DataFrame:
     its size (`train_images`), medians over the epochs without the first, which warms up; `parameters`; `device`,
     `attempts`,
     `device_seconds` (wall time of all attempts, in all parts, times the devices of each), `energy_joules` (of
-    all epochs in the store, in all parts; NaN if no device measured it), `message` (of the last failure).
+    all epochs in the store, in all parts; NaN if no device measured it), `message` (of the last failure). Where a
+    field of the user's has one of these names, such as `device`, the figure is `trial_device`.
 
     Raises:
         UserError: a sweep is unknown or empty.
@@ -183,9 +184,15 @@ def load_trials(*sweeps: Sweep) -> pd.DataFrame:
         for planned in _plan(store).to_dict("records"):
             info, epochs = infos.get(planned["trial_id"]), records.get(planned["trial_id"])
             part = by_name.get(planned["part"])
-            rows.append(planned | _trial_figures(store.trainable, planned, info, epochs, part))
+            figures = _trial_figures(store.trainable, planned, info, epochs, part)
+            rows.append(planned | {figure_column(store.trainable, name): v for name, v in figures.items()})
         frames.append(pd.DataFrame(rows))
     return pd.concat(frames, ignore_index=True)
+
+
+def figure_column(trainable: Trainable, name: str) -> str:
+    """The column of a figure of trials, which has another name where a field has this one."""
+    return f"trial_{name}" if name in trainable.field_names else name
 
 
 def of_part(part: Part, table: pd.DataFrame) -> pd.DataFrame:

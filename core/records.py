@@ -22,6 +22,12 @@ COMMON_COLUMNS = tuple(name for name, *_ in (*_BEFORE, *_AFTER))
 # Columns of a plan and of the tables made of it, beside a trial's fields, which therefore have other names.
 PLAN_COLUMNS = ("sweep", "part", "point", "replica", "state")
 
+# Columns of a table of trials that verdicts rest on, so that no field of a trainable of one's own has such a name.
+TRIAL_COLUMNS = (
+    "last", "best", "best_epoch", "epochs_planned", "epochs_trained", "trained_on_to", "attempts", "device_seconds",
+    "energy_joules",
+)  # fmt: skip
+
 # Metrics measured by the device, for the kinds of trials that record them.
 UTILISATION, ENERGY = "device_utilisation", "device_energy_joules"
 

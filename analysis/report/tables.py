@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mixsweep.analysis.frames import Part, of_part, plain
+from mixsweep.analysis.frames import Part, figure_column, of_part, plain
 from mixsweep.analysis.inference import statistics
 from mixsweep.analysis.inference.comparisons import ordered_points, point_scores
 from mixsweep.analysis.inference.statistics import Interval, t_interval
@@ -110,22 +110,23 @@ def cost_table(part: Part, trials: pd.DataFrame) -> pd.DataFrame:
     """
     trials = of_part(part, trials)
     seconds = part.trainable.second_metrics
-    measured = ("parameters", *part.trainable.record_products, *seconds)
+    of_device, parameters = (figure_column(part.trainable, name) for name in ("device", "parameters"))
+    measured = (parameters, *part.trainable.record_products, *seconds)
     rows = []
     for point in ordered_points(part, trials):
         mine = trials[trials["point"] == point]
-        for device in sorted(set(mine["device"])):
-            here = mine[mine["device"] == device]
+        for device in sorted(set(mine[of_device])):
+            here = mine[mine[of_device] == device]
             if here[list(seconds)].isna().all(axis=None):
                 continue
             row: dict[str, Any] = {axis: plain(mine.iloc[0][axis]) for axis in part.axes}
-            row |= {"device": device, "trials": len(here)}
+            row |= {of_device: device, "trials": len(here)}
             for column in measured:
                 row[column] = float(here[column].median())
             row["device_seconds"] = float(here["device_seconds"].sum())
             row["energy_joules"] = float(here["energy_joules"].sum(min_count=1))
             rows.append(row)
-    columns = [*part.axes, "device", "trials", *measured, "device_seconds", "energy_joules"]
+    columns = [*part.axes, of_device, "trials", *measured, "device_seconds", "energy_joules"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -140,11 +141,11 @@ def cost_text(part: Part, table: pd.DataFrame, trials: pd.DataFrame) -> Table:
     rows = [
         (
             *(value_label(axis, plain(row[axis])) for axis in part.axes),
-            figure_text("parameters", row["parameters"]),
+            figure_text("parameters", row[figure_column(part.trainable, "parameters")]),
             *(figure_text(metric, row[metric]) for metric in seconds),
             duration(row["device_seconds"]),
             *((energy_text(row["energy_joules"]),) * energy),
-            row["device"] or "not recorded",
+            row[figure_column(part.trainable, "device")] or "not recorded",
         )
         for row in table.to_dict("records")
     ]

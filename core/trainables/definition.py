@@ -13,7 +13,7 @@ from typing import Any
 
 from mixsweep.core.config import Field
 from mixsweep.core.errors import ConfigError
-from mixsweep.core.records import COMMON_COLUMNS, PLAN_COLUMNS, Metric
+from mixsweep.core.records import COMMON_COLUMNS, PLAN_COLUMNS, TRIAL_COLUMNS, Metric
 
 # The number of records of a trainable without a budget: it ends when it likes.
 UNLIMITED = 2**31 - 1
@@ -93,7 +93,7 @@ def make_definition(
     """
     fields = tuple(fields)
     for spec in fields:
-        if spec.name in (*_NOT_NAMES, *PLAN_COLUMNS):
+        if spec.name in (*_NOT_NAMES, *PLAN_COLUMNS, *TRIAL_COLUMNS):
             raise ConfigError(f"field {spec.name!r}: the name is reserved", spec.name)
     budgets = [spec.name for spec in fields if spec.budget]
     if len(budgets) > 1:

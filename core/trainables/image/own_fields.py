@@ -17,7 +17,7 @@ from mixsweep.core import config as configs
 from mixsweep.core import registry
 from mixsweep.core.config import Field
 from mixsweep.core.errors import ConfigError
-from mixsweep.core.records import COMMON_COLUMNS, PLAN_COLUMNS
+from mixsweep.core.records import COMMON_COLUMNS, PLAN_COLUMNS, TRIAL_COLUMNS
 from mixsweep.core.trainables.definition import Definition
 from mixsweep.core.trainables.field_types import OPTION, field_of
 from mixsweep.core.trainables.image.config import FIELD_NAMES, FIELDS, ImageConfig
@@ -186,7 +186,9 @@ def _fields_of(part: str, name: str, build: Callable[..., Any]) -> tuple[Field, 
                 )
             continue
         # An attribute of the class of configs, such as `kind`, cannot be a field of it.
-        if parameter.name in (*COMMON_COLUMNS, *PLAN_COLUMNS) or hasattr(ImageConfig, parameter.name):
+        if parameter.name in (*COMMON_COLUMNS, *PLAN_COLUMNS, *TRIAL_COLUMNS) or hasattr(
+            ImageConfig, parameter.name
+        ):
             raise ConfigError(f"{where} has a reserved name")
         if parameter.default is parameter.empty:
             raise ConfigError(f"{where} has no default")

@@ -193,6 +193,7 @@ WRONG_FIELDS = {
     "without a default": (_config({"x": int}), "Config.x: has no default"),
     "of a reserved name": (_config({"epoch": int}, epoch=1), "field 'epoch': the name is reserved"),
     "of a plan's column": (_config({"state": int}, state=1), "field 'state': the name is reserved"),
+    "of a figure of trials": (_config({"best": int}, best=1), "field 'best': the name is reserved"),
     "two budgets": (
         _config({"a": int, "b": int}, a=field(1, budget=True), b=field(1, budget=True)),
         "fields 'a' and 'b' are both the budget",
