@@ -87,25 +87,122 @@ cpus = 1
 """
 
 
-def write_starter(name: str | None, preset: str | None) -> Path:
-    """Write NAME.toml into the working folder and return its path.
+TRAINABLE_FILE = """\
+# A sweep of the trainable in {module}.py. It runs as it is, in seconds:
+#   sweep plan {file}
+#   sweep run {file} --place debug
+#   sweep report {name}
+# Its fields and metrics are those of the class; all other keys are as in any sweep file.
+name = "{name}"
+question = "Which learning rate fits the points best?"
+trainable = "{module}.py:Fit"
+metric = "valid_loss"                   # one of the class's metrics
+seeds = 3                               # each point is trained with three seeds
+
+[space]
+lr = {{ grid_search = [1e-3, 1e-2, 1e-1] }}
+
+[[claims]]
+text = "0.01 is better than 0.001"
+compare = "lr"
+better = 1e-2
+than = 1e-3
+"""
+
+TRAINABLE = '''\
+"""A trainable to start from: a small network that learns a curve. `sweep run` calls it; see your-own-training.md."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from mixsweep import Run, field
+from torch import nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The fields of a trial. Each has a type and a default."""
+
+    lr: float = field(1e-2, above=0, doc="learning rate")
+    width: int = field(32, low=1, doc="hidden units")
+    rounds: int = field(10, low=1, budget=True, doc="records; asking for more extends a trial")
+    seed: int = 0
+
+
+class Fit:
+    """Fits a noisy sine. `random`, numpy and torch are seeded before each record."""
+
+    Config = Config
+    metrics: ClassVar = {"valid_loss": "min", "train_loss": "min"}
+
+    def __init__(self, config: Config, run: Run):
+        points = torch.linspace(-3, 3, 200, device=run.device)[:, None]
+        values = points.sin() + 0.1 * torch.randn_like(points)
+        self.train_part, self.valid_part = (points[::2], values[::2]), (points[1::2], values[1::2])
+        self.config = config
+        self.model = nn.Sequential(nn.Linear(1, config.width), nn.Tanh(), nn.Linear(config.width, 1)).to(run.device)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), config.lr)
+        self.done = 0
+
+    def train(self) -> Iterator[Mapping[str, float]]:
+        """Yield a record a round, from where `restore` has left off."""
+        while self.done < self.config.rounds:
+            for _ in range(20):
+                self.optimizer.zero_grad()
+                loss = self.loss(*self.train_part)
+                loss.backward()
+                self.optimizer.step()
+            self.done += 1
+            with torch.no_grad():
+                yield {"train_loss": float(loss), "valid_loss": float(self.loss(*self.valid_part))}
+
+    def loss(self, points: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        """The mean squared error."""
+        return nn.functional.mse_loss(self.model(points), values)
+
+    def state(self) -> Mapping[str, Any]:
+        """What a checkpoint holds: tensors and plain values."""
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "done": self.done}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.done = state["done"]
+'''
+
+
+def write_starter(name: str | None, preset: str | None, trainable: bool = False) -> list[Path]:
+    """Write NAME.toml into the working folder, on request with a trainable beside it; return their paths.
 
     Raises:
-        UserError: the name is invalid, the preset does not exist, or the file exists already.
+        UserError: the name is invalid, the preset does not exist, or a file exists already.
     """
+    if preset is not None and trainable:
+        raise UserError("--trainable: not with --from, whose sweeps train images")
     if preset is not None and preset not in preset_names():
         raise UserError(f"--from {preset}: no such preset{did_you_mean(preset, preset_names())}")
     name = (name or preset or DEFAULT_NAME).removesuffix(".toml")
     if not is_folder_name(name) or not re.fullmatch(r'[^"\\]*', name):
         raise UserError(f"{name!r}: not a sweep's name; write one without / and quotes, as {DEFAULT_NAME}")
     path = Path(f"{name}.toml")
-    text = STARTER.format(name=name, file=path) if preset is None else _renamed(preset, name)
-    try:
-        with open(path, "x", encoding="utf-8") as file:
+    if trainable:
+        module = re.sub(r"\W", "_", name)
+        texts = {
+            path: TRAINABLE_FILE.format(name=name, file=path, module=module),
+            Path(f"{module}.py"): TRAINABLE,
+        }
+    else:
+        texts = {path: STARTER.format(name=name, file=path) if preset is None else _renamed(preset, name)}
+    for found in texts:
+        if found.exists():
+            raise UserError(f"{found}: exists already; give another name: sweep init NAME")
+    for found, text in texts.items():
+        with open(found, "x", encoding="utf-8") as file:
             file.write(text)
-    except FileExistsError:
-        raise UserError(f"{path}: exists already; give another name: sweep init NAME") from None
-    return path
+    return list(texts)
 
 
 def _renamed(preset: str, name: str) -> str:

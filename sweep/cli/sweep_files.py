@@ -32,12 +32,17 @@ def init(
             autocompletion=complete_preset,
         ),
     ] = None,
+    trainable: Annotated[
+        bool,
+        typer.Option("--trainable", help="Write a trainable of one's own beside it, which runs as it is."),
+    ] = False,
 ) -> None:
     """Write NAME.toml, a commented sweep file to start from."""
     from mixsweep.sweep.cli.starter import write_starter
 
-    path = write_starter(name, preset)
-    out.print(f"Wrote {path}. Next: sweep plan {shlex.quote(str(path))}", markup=False, soft_wrap=True)
+    paths = write_starter(name, preset, trainable)
+    wrote = " and ".join(map(str, paths))
+    out.print(f"Wrote {wrote}. Next: sweep plan {shlex.quote(str(paths[0]))}", markup=False, soft_wrap=True)
 
 
 @app.command(rich_help_panel=_PANEL)

@@ -77,7 +77,7 @@ def summary(status: SweepStatus) -> list[RenderableType]:
 
 def superseded_line(count: int) -> str:
     """Say that changed code has replaced trials."""
-    return f"superseded in the store: {count}, trained by other code"
+    return f"superseded in the store: {count}, trained by other code or before the code was pinned"
 
 
 def trials_table(trials: Sequence[TrialStatus], metric: str, with_cost: bool = False) -> Table:

@@ -35,7 +35,7 @@ def test_the_file_that_init_writes_plans_and_says_what_comes_next(empty: Path) -
 
 
 def test_the_file_that_init_writes_explains_every_table_and_runs_on_digits(empty: Path) -> None:
-    path = write_starter("erste", None)
+    (path,) = write_starter("erste", None)
     assert path == Path("erste.toml")
     text = path.read_text(encoding="utf-8")
     for table in {*PART_KEYS, *TABLES} - {"name", "question", "samples", "claims"}:
@@ -48,8 +48,21 @@ def test_the_file_that_init_writes_explains_every_table_and_runs_on_digits(empty
     assert list(Draft202012Validator(sweep_file_schema()).iter_errors(tomllib.loads(text))) == []
 
 
+def test_init_writes_a_trainable_that_runs_as_it_is(empty: Path) -> None:
+    done = sweep("init", "my curve-2", "--trainable", cwd=empty)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "Wrote my curve-2.toml and my_curve_2.py. Next: sweep plan 'my curve-2.toml'\n"
+    ran = sweep("run", "my curve-2.toml", "--place", "debug", "--set", "base.rounds=4", cwd=empty)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "9 trials: 9 completed" in ran.stdout
+    refused(sweep("init", "my curve-2", "--trainable", cwd=empty), "my curve-2.toml: exists already")
+    refused(
+        sweep("init", "other", "--trainable", "--from", "demo", cwd=empty), "--trainable: not with --from"
+    )
+
+
 def test_what_the_comments_of_that_file_offer_can_be_written_so(empty: Path) -> None:
-    text = write_starter(None, None).read_text(encoding="utf-8")
+    text = write_starter(None, None)[0].read_text(encoding="utf-8")
     keys = "activation|gpus|patch_size|rule|grace_epochs|reduction_factor"
     more, count = re.subn(rf"^# (\[(when|stopping)\]$|({keys}) = )", r"\1", text, flags=re.MULTILINE)
     assert count == 8
@@ -63,7 +76,7 @@ def test_what_the_comments_of_that_file_offer_can_be_written_so(empty: Path) -> 
 
 @pytest.mark.parametrize("preset", preset_names())
 def test_a_preset_is_copied_with_its_comments_under_a_new_name(preset: str, empty: Path) -> None:
-    path = write_starter("copied", preset)
+    (path,) = write_starter("copied", preset)
     original = load_spec(preset)
     assert original.path is not None
     ours, theirs = path.read_text().splitlines(), original.path.read_text().splitlines()
@@ -73,7 +86,7 @@ def test_a_preset_is_copied_with_its_comments_under_a_new_name(preset: str, empt
     spec = load_spec(path)
     assert spec.name == "copied"
     assert [c.trial_id for c in make_plan(spec).trials] == [c.trial_id for c in make_plan(original).trials]
-    assert write_starter(None, preset) == Path(f"{preset}.toml")
+    assert write_starter(None, preset) == [Path(f"{preset}.toml")]
 
 
 def test_init_never_overwrites_and_a_wrong_name_is_one_line(empty: Path) -> None:

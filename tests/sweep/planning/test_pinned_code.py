@@ -121,7 +121,7 @@ def test_changed_code_makes_new_trials_and_the_old_ones_are_superseded(kind: str
     out.print(*summary(status))
     describe_plan(second, tmp_path / "runs", find_place("debug"), out)
     assert isinstance(out.file, io.StringIO)
-    assert out.file.getvalue().count("superseded in the store: 2, trained by other code") == 2
+    assert out.file.getvalue().count("superseded in the store: 2, trained by other code or before") == 2
     assert run_plan(second, place="debug", store_root=tmp_path / "runs").counts == {"completed": 2}
 
 
