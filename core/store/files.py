@@ -72,7 +72,7 @@ def move(made: Path, path: Path) -> None:
     except OSError:
         if not is_listed(path, number):
             raise
-        _wait_until_known(path)
+        _wait_until_known(path, number)
 
 
 def is_listed(path: Path, number: int) -> bool:
@@ -82,10 +82,10 @@ def is_listed(path: Path, number: int) -> bool:
     return False
 
 
-def _wait_until_known(path: Path) -> None:
+def _wait_until_known(path: Path, number: int) -> None:
     """Wait until a listed name can be read: a client may remember for a while that there was no such file."""
     end = time.monotonic() + _NAMES_SECONDS
-    while not path.exists() and time.monotonic() < end:
+    while not path.exists() and is_listed(path, number) and time.monotonic() < end:
         time.sleep(0.05)
 
 
@@ -120,7 +120,7 @@ def link(made: Path, path: Path) -> bool | None:
         os.link(made, path)
     except OSError as error:
         if is_listed(path, number):
-            _wait_until_known(path)
+            _wait_until_known(path, number)
             return True
         if isinstance(error, FileExistsError):
             return False

@@ -18,7 +18,7 @@ def measure_epoch(config: ImageConfig, images: Images, run: Run, seconds: float)
     """Train some steps of a trial, again and again for about so many seconds; nothing is stored."""
     devices.prepare_process(run.threads)
     train, valid = split_indices(config, images)
-    steps = min(_STEPS, len(train) // config.batch_size)
+    steps = max(1, min(_STEPS, len(train) // config.batch_size))
     few = config.with_values(
         train_limit=steps * config.batch_size,
         valid_limit=min(_VALID_IMAGES, len(valid)),
@@ -26,16 +26,15 @@ def measure_epoch(config: ImageConfig, images: Images, run: Run, seconds: float)
         epochs=_MOST + 1,
     )
     trial = Trial(few, images, run.device, accumulate=run.accumulate, compile=run.compile)
-    records = trial.train()
-    next(records)
     found: list[float] = []
     end = time.monotonic() + seconds
-    for record in records:
+    for record in trial.train():
         train_seconds = record["train_seconds"] / steps * (len(train) // config.batch_size)
         valid_seconds = record["valid_seconds"] / few["valid_limit"] * len(valid)
         found.append(train_seconds + valid_seconds)
-        if time.monotonic() > end:
+        if time.monotonic() > end and len(found) > 1:
             break
+    found = found[1:] or found  # one that diverges has no second record
     middle = median(found)
     spread = (max(found) - min(found)) / middle if len(found) > 1 else None
     return MeasuredEpoch(middle, spread, devices.device_name(run.device))

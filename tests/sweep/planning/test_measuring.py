@@ -11,9 +11,10 @@ from mixsweep.sweep.planning.parse import parse_spec
 from mixsweep.sweep.planning.plan import make_plan
 from mixsweep.sweep.run import run_plan
 
+BASE = {"dataset": "digits", "hidden": [64], "batch_size": 64, "augment": "none", "epochs": 3}
 SWEEP = {
     "name": "measured",
-    "base": {"dataset": "digits", "hidden": [64], "batch_size": 64, "augment": "none", "epochs": 3},
+    "base": BASE,
     "space": {"model": {"grid_search": ["mlp", "mixer"]}},
 }
 
@@ -40,7 +41,7 @@ def test_a_kind_of_trial_that_the_store_does_not_know_is_timed_and_nothing_is_st
 
 
 def test_trials_of_a_kind_take_time_in_proportion_to_their_work() -> None:
-    base = {name: value for name, value in SWEEP["base"].items() if name != "hidden"}  # type: ignore[attr-defined]
+    base = {name: value for name, value in BASE.items() if name != "hidden"}
     tables = {**SWEEP, "base": base, "space": {"hidden": {"grid_search": [[64], [128]]}}}
     small, large = make_plan(parse_spec(tables)).trials
     measured = MeasuredPace({"mlp": (small, MeasuredEpoch(2.0, None, "abacus"))})
@@ -54,3 +55,12 @@ def test_a_trial_that_cannot_be_trained_here_is_one_line() -> None:
     plan = make_plan(parse_spec({**SWEEP, "base": {"dataset": "cifar10"}}))
     with pytest.raises(UserError, match="cifar10: no data folder given"):
         measure_plan(plan, Path("nowhere"), None)
+
+
+def test_a_trial_that_diverges_at_once_is_timed_by_its_only_record() -> None:
+    plan = make_plan(
+        parse_spec({**SWEEP, "space": {"lr": {"grid_search": [1e30]}}, "base": {**BASE, "optimizer": "sgd"}})
+    )
+    ((_, epoch),) = measure_plan(plan, Path("nowhere"), None).epochs.values()
+    assert epoch.seconds > 0
+    assert epoch.spread is None
