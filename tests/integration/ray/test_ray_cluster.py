@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 TRIALS = 24
 EPOCHS = 4
-LONG = 60  # epochs of trials that are still at work when something happens to them: braked, 48 s
+LONG = 60  # epochs of trials that are still at work when something happens to them: braked, 208 s
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +37,16 @@ def cluster() -> Iterator[RayCluster]:
     """Three nodes with one CPU each, and a job server."""
     with plain_cluster(1, 1, 1, jobs=True) as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def undisturbed_with_brake(tmp_path_factory: pytest.TempPathFactory) -> SweepStore:
+    """The sweep of the braked model as `--place debug` runs it, with the brake off."""
+    folder = tmp_path_factory.mktemp("undisturbed-with-brake")
+    file, _ = write_braked(folder, EPOCHS)
+    done = finish(sweep_command(file, folder / "runs", "debug"))
+    assert done.returncode == 0, done.stdout
+    return SweepStore(folder / "runs" / "many")
 
 
 @pytest.fixture(scope="module")
@@ -64,14 +74,26 @@ def here(cluster: RayCluster, ray_places: Callable[..., None], tmp_path: Path) -
     return tmp_path
 
 
-def test_24_trials_on_three_nodes_give_the_records_of_debug(here: Path, undisturbed: SweepStore) -> None:
-    done = finish(sweep_command(write_many(here, EPOCHS), here / "runs", "attach"))
-    assert done.returncode == 0, done.stdout
+def nodes_of(store: SweepStore) -> set[str]:
+    """The nodes on which its trials were attempted."""
+    return {attempt.job.partition("@")[2] for info in infos(store) for attempt in info.attempts}
+
+
+def test_24_trials_on_three_nodes_give_the_records_of_debug(
+    here: Path, undisturbed_with_brake: SweepStore
+) -> None:
+    file, brake = write_braked(here, EPOCHS)
     store = SweepStore(here / "runs" / "many")
+    process = start(sweep_command(file, here / "runs", "attach"))
+    try:
+        wait_until(lambda: len(nodes_of(store)) == 3)
+        brake.unlink()
+        output, _ = process.communicate(timeout=240)
+    finally:
+        kill_family(process)
+    assert process.returncode == 0, output
     assert trajectories(store).num_rows == TRIALS * EPOCHS
-    assert trajectories(store).equals(trajectories(undisturbed))
-    nodes = {attempt.job.partition("@")[2] for info in infos(store) for attempt in info.attempts}
-    assert len(nodes) == 3
+    assert trajectories(store).equals(trajectories(undisturbed_with_brake))
 
 
 def test_a_job_is_detached_followed_asked_stopped_and_resumed(here: Path) -> None:
