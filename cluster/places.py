@@ -19,6 +19,7 @@ from mixsweep.core.toml.reader import Reader, parse_toml
 KINDS = ("debug", "local", "ray", "slurm")
 BUILT_IN = ("debug", "local")
 LAUNCHES = ("array", "ray")
+AUTO = "auto"
 COMMON_KEYS = ("kind", "data")  # of a place of any kind
 _HOST_AND_PORT = re.compile(r"[^\s/:]+:[0-9]{1,5}|\[[0-9a-fA-F:]+\]:[0-9]{1,5}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -47,7 +48,9 @@ class SlurmPlace:
     time: int = toml_key(60, "minutes of a job", low=1)
     gpus: int = toml_key(0, "GPUs of a trial whose sweep file does not say", low=0)
     parallelism: int = toml_key(256, "array tasks at once", low=1)
-    trials_per_task: int = toml_key(1, "trials that one task runs in turn", low=1)
+    trials_per_task: int | str = toml_key(
+        AUTO, "trials that one task runs in turn; auto: as many as take some minutes", low=1, choices=(AUTO,)
+    )
     array_limit: int = toml_key(1000, "tasks of one array, where the cluster's own limit is not lower", low=1)
     warning_seconds: int = toml_key(
         120, "before the time limit, and before preemption where the cluster warns by it", low=1

@@ -163,6 +163,23 @@ def check_partition(slurm: SlurmPlace) -> None:
         raise SlurmError(f"time = {slurm.time} minutes: {found} (scontrol show partition)")
 
 
+def count_slots(slurm: SlurmPlace, request: JobRequest) -> int:
+    """The number of tasks that the partition's nodes can run at once, if nobody else uses them; at least 1.
+
+    Raises:
+        SlurmError: no scheduler answers, or there is no such partition.
+    """
+    names = slurm.partition.split(",") if slurm.partition else default_partitions()
+    slots = 0
+    for name in names:
+        facts = partition_settings(name)
+        has = dict(pair.split("=", 1) for pair in facts.get("TRES", "").split(",") if "=" in pair)
+        cpus = int(facts.get("TotalCPUs", "0")) // (request.cpus * request.processes)
+        gpus = int(has.get("gres/gpu", "0")) // (request.gpus * request.processes) if request.gpus else cpus
+        slots += min(cpus, gpus)
+    return max(1, slots)
+
+
 def partition_settings(name: str) -> dict[str, str]:
     """The settings that `scontrol show partition` prints, by name.
 

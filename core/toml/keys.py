@@ -35,7 +35,7 @@ def toml_key(
     Args:
         default: its value when left out; MISSING if the reader of the table decides.
         doc: its meaning in one line.
-        choices: all values that a text may have.
+        choices: all values that a text may have, or the words that are allowed instead of a number.
         low, high: inclusive bounds of a number; above: an exclusive lower one.
         pattern: a regular expression that the whole text has to match, and `allowed`, the same in words.
         size: the text is a size like `4G`, or empty.
@@ -147,6 +147,12 @@ def _integer(reader: Reader, source: Mapping[str, Any], spec: Field[Any], where:
     return reader.integer(source, spec.name, 0, low=spec.metadata["low"], where=where)
 
 
+def _integer_or_word(reader: Reader, source: Mapping[str, Any], spec: Field[Any], where: str) -> int | str:
+    if isinstance(source[spec.name], str):
+        return reader.choice(source, spec.name, "", spec.metadata["choices"], where)
+    return _integer(reader, source, spec, where)
+
+
 def _number(reader: Reader, source: Mapping[str, Any], spec: Field[Any], where: str) -> float:
     low, high, above = (spec.metadata[name] for name in ("low", "high", "above"))
     value = reader.number(source, spec.name, 0, low=above if low is None else low, where=where)
@@ -181,6 +187,7 @@ _READERS: Mapping[Any, Callable[..., Any]] = {
     bool: _boolean,
     int: _integer,
     int | None: _integer,
+    int | str: _integer_or_word,
     float: _number,
     float | None: _number,
     tuple[str, ...]: _texts,

@@ -1,7 +1,7 @@
 """The interface of backends, and the table of backends by kind of place."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -13,6 +13,7 @@ from mixsweep.core.errors import UserError
 from mixsweep.core.records import Record
 from mixsweep.core.store.store import SweepStore
 from mixsweep.core.store.trial.info import TrialInfo
+from mixsweep.sweep.planning.forecast import RemainingWork
 from mixsweep.sweep.planning.plan import Plan
 from mixsweep.sweep.planning.schema import SweepSpec
 from mixsweep.sweep.runtime.worker import WorkerSpec
@@ -142,6 +143,19 @@ class Outcome:
         return 0 if done == sum(self.counts.values()) and not self.unrecorded else 1
 
 
+@dataclass(frozen=True)
+class SubmissionPreview:
+    """What a batch scheduler would get.
+
+    Args:
+        scripts: the batch scripts.
+        packing: how the trials are distributed over tasks and why, in one line; empty where the place says it.
+    """
+
+    scripts: tuple[str, ...] = ()
+    packing: str = ""
+
+
 class Backend(ABC):
     """Runs trials at places of one kind.
 
@@ -208,9 +222,11 @@ class Backend(ABC):
             UserError: the place cannot be used, or every worker process failed.
         """
 
-    def scripts(self, spec: SweepSpec, trials: int, store: SweepStore) -> list[str]:
-        """The batch scripts that would be submitted for this number of trials; empty without a scheduler."""
-        return []
+    def submission(
+        self, spec: SweepSpec, work: Sequence[RemainingWork], store: SweepStore
+    ) -> SubmissionPreview:
+        """What would be submitted to a batch scheduler for what is left of each trial; empty without one."""
+        return SubmissionPreview()
 
 
 def kind_of_backend(place: Place) -> str:

@@ -331,6 +331,10 @@ def _value(spec: Field[Any], hint: Any) -> Schema:
     schema: Schema = {"description": rule["doc"]}
     if "choices" not in rule:
         return schema
+    if hint == int | str:  # a number, or one of some words
+        number = {"type": "integer", **_bounds(low=rule["low"], high=rule["high"], above=rule["above"])}
+        words = {"enum": list(rule["choices"])}
+        return schema | {"anyOf": [number, words], "default": spec.default}
     schema |= {
         name: dict(part) if isinstance(part, dict) else part for name, part in _TYPES.get(hint, {}).items()
     }

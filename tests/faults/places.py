@@ -106,6 +106,7 @@ class Slurm(Place):
         self._down: dict[str, float] = {}  # nodes, and when they are started again
         place = {
             "kind": "slurm",
+            "trials_per_task": 1,
             "partition": "debug",
             "time": 10,
             "environment": {"STEP_SECONDS": _STEP_SECONDS},

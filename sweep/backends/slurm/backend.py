@@ -1,14 +1,18 @@
 """The backends of kind `slurm`: trials as array tasks, or on a Ray cluster inside one job."""
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from mixsweep.cluster.places import Place
 from mixsweep.cluster.slurm import client as slurm
+from mixsweep.cluster.slurm.client import JobRequest
 from mixsweep.core.store.store import SweepStore
-from mixsweep.sweep.backends.base import Backend, RunOptions, SweepRun
+from mixsweep.sweep.backends.base import Backend, RunOptions, SubmissionPreview, SweepRun
 from mixsweep.sweep.backends.slurm.driver import ArrayDriver
 from mixsweep.sweep.backends.slurm.job_request import SlurmBackendError, job_module, request_for
+from mixsweep.sweep.backends.slurm.packing import Packing, choose_packing
 from mixsweep.sweep.backends.slurm.submissions import next_submission_id, submission_folder
+from mixsweep.sweep.planning.forecast import RemainingWork
 from mixsweep.sweep.planning.plan import Plan
 from mixsweep.sweep.planning.schema import SweepSpec
 
@@ -43,16 +47,19 @@ class SlurmArrayBackend(Backend):
             driver.follow()
         return 0
 
-    def scripts(self, spec: SweepSpec, trials: int, store: SweepStore) -> list[str]:
-        """The batch scripts that would be submitted; the cluster's limits are not queried."""
-        if not trials:
-            return []
+    def submission(
+        self, spec: SweepSpec, work: Sequence[RemainingWork], store: SweepStore
+    ) -> SubmissionPreview:
+        """What would be submitted; of the cluster only the number of its CPUs and GPUs is queried, where it answers."""
+        if not work:
+            return SubmissionPreview()
         place = self._slurm
         request = request_for(spec.name, place, spec.resources)
-        tasks = self._count_tasks(trials)
+        packing = self._pack(request, work, store)
+        tasks = -(-len(work) // packing.trials_per_task)
         sizes = [min(place.array_limit, tasks - first) for first in range(0, tasks, place.array_limit)]
         ids = [next_submission_id(store, number) for number in range(len(sizes))]
-        return [
+        scripts = [
             slurm.batch_script(
                 place,
                 request,
@@ -62,13 +69,14 @@ class SlurmArrayBackend(Backend):
             )
             for submission_id, size in zip(ids, sizes, strict=True)
         ]
+        return SubmissionPreview(tuple(scripts), packing.reason)
 
-    def _count_tasks(self, trials: int) -> int:
-        return -(-trials // self._slurm.trials_per_task)
+    def _pack(self, request: JobRequest, work: Sequence[RemainingWork], store: SweepStore) -> Packing:
+        return choose_packing(self._slurm, request, work, store.path.parent)
 
 
 class RayInSlurmJobBackend(SlurmArrayBackend):
     """All trials on a Ray cluster over the nodes of one job."""
 
-    def _count_tasks(self, trials: int) -> int:
-        return 1
+    def _pack(self, request: JobRequest, work: Sequence[RemainingWork], store: SweepStore) -> Packing:
+        return Packing(len(work))

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from mixsweep.cluster.places import Place
 from mixsweep.cluster.slurm import client as slurm
-from mixsweep.cluster.slurm.client import QueuedTask
+from mixsweep.cluster.slurm.client import JobRequest, QueuedTask
 from mixsweep.core.config import TrialConfig
 from mixsweep.core.errors import UserError
 from mixsweep.core.execution.remaining import read_info, remaining
@@ -27,6 +27,7 @@ from mixsweep.sweep.backends.base import SweepRun
 from mixsweep.sweep.backends.slurm.exit_status import JobExits, failing_nodes
 from mixsweep.sweep.backends.slurm.job_request import SlurmBackendError, group, job_module, request_for
 from mixsweep.sweep.backends.slurm.job_tracker import LostTrials, PendingWatch
+from mixsweep.sweep.backends.slurm.packing import Packing, choose_packing
 from mixsweep.sweep.backends.slurm.submissions import (
     Submission,
     assigned_trials,
@@ -39,6 +40,7 @@ from mixsweep.sweep.backends.slurm.submissions import (
     submissions,
     tasks_in_queue,
 )
+from mixsweep.sweep.planning.forecast import RemainingWork
 
 _log = logging.getLogger(__name__)
 
@@ -215,7 +217,8 @@ class ArrayDriver:
         limits = slurm.read_limits(place)
         in_one_job = place.launch == "ray"
         tasks = group(
-            [config.trial_id for config in trials], len(trials) if in_one_job else place.trials_per_task
+            [config.trial_id for config in trials],
+            len(trials) if in_one_job else self._packing(request, trials).trials_per_task,
         )
         at_once = place.trials_per_node if in_one_job else 1
         worker = self._worker_spec.with_copy().with_run_config(
@@ -253,6 +256,10 @@ class ArrayDriver:
         for submission in submitted:
             self._lost_trials.note_submission(submission, attempts)
         return submitted
+
+    def _packing(self, request: JobRequest, trials: Sequence[TrialConfig]) -> Packing:
+        work = [RemainingWork(config, config.epochs - config.begins_after) for config in trials]
+        return choose_packing(self._slurm, request, work, self._store.path.parent)
 
     def _cancel_unstartable(self, queue: Mapping[str, QueuedTask], say: Callable[[str], None]) -> None:
         """Cancel tasks that can never start, and raise; say which jobs are held."""

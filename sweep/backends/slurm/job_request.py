@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from mixsweep.cluster.places import SlurmPlace
+from mixsweep.cluster.places import AUTO, SlurmPlace
 from mixsweep.cluster.slurm.client import JobRequest
 from mixsweep.core.errors import UserError
 from mixsweep.core.store.store import SweepStore
@@ -29,7 +29,7 @@ def request_for(
             f"resources.gpus = {gpus:g}: SLURM allocates whole GPUs; use 0 or 1, and trials_per_task"
         )
     if place.launch == "ray":
-        if place.trials_per_task > 1:
+        if place.trials_per_task not in (AUTO, 1):
             raise SlurmBackendError(
                 "trials_per_task: only with launch = 'array'; with 'ray' set trials_per_node and nodes"
             )

@@ -15,7 +15,7 @@ from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.execution.superseded import Superseded
 from mixsweep.core.formatting import axes_lines, rough_duration
 from mixsweep.core.store.store import SweepStore
-from mixsweep.sweep.backends.base import find_backend
+from mixsweep.sweep.backends.base import SubmissionPreview, find_backend
 from mixsweep.sweep.cli.views.live_view import STYLES, superseded_line
 from mixsweep.sweep.planning.forecast import MeasuredPace, RemainingWork, forecast, measured_rates
 from mixsweep.sweep.planning.other_code import other_code, other_code_line
@@ -59,6 +59,7 @@ def plan_mapping(
     cost = forecast(
         [RemainingWork(config, epochs) for config, epochs in todo if epochs], measured_rates(root), measured
     )
+    preview = _submission(plan, place, todo, store)
     return {
         "sweep": plan.spec.name,
         "question": plan.spec.question,
@@ -72,7 +73,8 @@ def plan_mapping(
         "other_code": other_code(plan, store),
         "forecast_seconds": cost.seconds,
         "forecast_basis": cost.basis,
-        "batch_scripts": _scripts(plan, place, todo, store),
+        "packing": preview.packing,
+        "batch_scripts": list(preview.scripts),
     }
 
 
@@ -115,7 +117,10 @@ def describe_plan(
         out.print(f"forecast: unknown: {cost.basis}", markup=False)
     else:
         out.print(f"forecast: {rough_duration(cost.seconds)} of one device ({cost.basis})", markup=False)
-    for script in _scripts(plan, place, todo, store):
+    preview = _submission(plan, place, todo, store)
+    if preview.packing:
+        out.print(preview.packing, markup=False, soft_wrap=True)
+    for script in preview.scripts:
         out.print(f"\nbatch script:\n{script}", markup=False, soft_wrap=True)
 
 
@@ -156,11 +161,12 @@ def ineffective(plan: Plan) -> list[str]:
     return notes
 
 
-def _scripts(
+def _submission(
     plan: Plan, place: Place, todo: Sequence[tuple[TrialConfig, int]], store: SweepStore
-) -> list[str]:
-    """Return the scripts that a run would submit to a batch scheduler."""
-    return find_backend(place).scripts(plan.spec, sum(epochs > 0 for _, epochs in todo), store)
+) -> SubmissionPreview:
+    """Return what a run would submit to a batch scheduler."""
+    work = [RemainingWork(config, epochs) for config, epochs in todo if epochs]
+    return find_backend(place).submission(plan.spec, work, store)
 
 
 def _where(plan: Plan, root: Path, place: Place) -> tuple[SweepStore, RunConfig]:

@@ -17,10 +17,12 @@ from mixsweep.cluster import places
 from mixsweep.cluster.places import Place
 from mixsweep.cluster.ray_cluster.nodes import RayError, ray_node
 from mixsweep.core.store.store import SweepStore
+from mixsweep.core.trainables.image.config import ImageConfig
 from mixsweep.sweep.backends.base import find_backend
 from mixsweep.sweep.backends.slurm.job_entry import MODULE as JOB_MODULE
 from mixsweep.sweep.backends.slurm.job_request import SlurmBackendError, request_for
 from mixsweep.sweep.backends.slurm.submissions import submissions
+from mixsweep.sweep.planning.forecast import RemainingWork
 from mixsweep.sweep.planning.schema import Resources, SweepSpec
 from tests.support.commands import (
     ROOT,
@@ -344,7 +346,8 @@ def test_a_node_is_asked_for_what_its_trials_need_at_once(tmp_path: Path) -> Non
         name="s", parts=(), metric="valid_accuracy", mode="max", resources=Resources(cpus=3, gpus=1)
     )
     backend = find_backend(Place(name="one", kind="slurm", slurm=slurm))
-    (script,) = backend.scripts(spec, 100, SweepStore(tmp_path))
+    work = [RemainingWork(ImageConfig(), 1)] * 100
+    (script,) = backend.submission(spec, work, SweepStore(tmp_path)).scripts
     lines = script.splitlines()
     for line in ("--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=12", "--gpus-per-node=4"):
         assert f"#SBATCH {line}" in lines

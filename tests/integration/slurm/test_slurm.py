@@ -73,7 +73,14 @@ epochs = {epochs}
 [space]
 lr = {{ grid_search = [1e-3, 1e-2] }}
 """
-PLACE = '[cluster]\nkind = "slurm"\npartition = "debug"\ntime = 10\nenvironment = { STEP_SECONDS = "0.04" }\n'
+PLACE = """
+[cluster]
+kind = "slurm"
+partition = "debug"
+time = 10
+trials_per_task = 1
+environment = { STEP_SECONDS = "0.04" }
+"""
 
 
 @pytest.fixture
@@ -172,6 +179,24 @@ def test_twelve_trials_over_two_nodes_give_bit_for_bit_the_records_of_debug_and_
     assert again.returncode == 0
     assert "Submitted" not in again.stdout
     assert [a for info in infos(store) for a in info.attempts] == attempts
+
+
+def test_short_trials_share_tasks_as_the_plan_says_and_give_the_records_of_debug(
+    folder: Path, tmp_path: Path, slurm: SlurmCluster
+) -> None:
+    write_place(tmp_path, PLACE.replace("trials_per_task = 1\n", ""))
+    write_sweep(folder)
+    plan = finish([*command(folder)[:3], "plan", *command(folder)[4:]])
+    done = finish(command(folder))
+    assert done.returncode == 0, done.stdout
+    slots = len(slurm.nodes) * slurm.cpus
+    each = 12 // slots
+    assert f"{each} trials a task: a trial takes about" in plan.stdout
+    assert f"and {slots} tasks can run at once" in plan.stdout
+    assert f"Submitted {slots} tasks as job" in done.stdout
+    store = store_of(folder)
+    assert trajectories(store).equals(trajectories(undisturbed(folder)))
+    assert len({attempt.job for info in infos(store) for attempt in info.attempts}) == slots
 
 
 @pytest.mark.faults

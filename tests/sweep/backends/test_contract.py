@@ -12,6 +12,7 @@ from mixsweep.cluster.places import Place, RayPlace, SlurmPlace
 from mixsweep.core.errors import UserError
 from mixsweep.core.store.store import SweepStore
 from mixsweep.sweep.backends.base import RunOptions, find_backend, kind_of_backend
+from mixsweep.sweep.planning.forecast import RemainingWork
 from mixsweep.sweep.planning.parse import parse_spec
 from mixsweep.sweep.planning.plan import Plan, make_plan
 from mixsweep.sweep.run import run_plan
@@ -90,7 +91,9 @@ class TestEveryBackend:
         assert list(tmp_path.iterdir()) == []
 
     def test_returns_the_scripts_that_it_would_submit(self, kind: str, tmp_path: Path) -> None:
-        scripts = find_backend(PLACES[kind]).scripts(plan_of().spec, 2, SweepStore(tmp_path / "alike"))
+        work = [RemainingWork(config, config.epochs) for config in plan_of().trials[:2]]
+        store = SweepStore(tmp_path / "alike")
+        scripts = find_backend(PLACES[kind]).submission(plan_of().spec, work, store).scripts
         assert len(scripts) == ("slurm" in kind)
         assert all(script.startswith("#!/bin/bash") for script in scripts)
         assert not (tmp_path / "alike").exists()

@@ -8,6 +8,7 @@ import shlex
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,10 @@ from mixsweep.cluster import places
 from mixsweep.cluster.places import Place
 from mixsweep.cluster.slurm.client import batch_script, seconds_of, submit
 from mixsweep.core.store.store import SweepStore
+from mixsweep.core.trainables.image.config import ImageConfig
 from mixsweep.sweep.backends.base import find_backend
 from mixsweep.sweep.backends.slurm.job_request import SlurmBackendError, group, request_for
+from mixsweep.sweep.planning.forecast import RemainingWork
 from mixsweep.sweep.planning.schema import Resources, SweepSpec
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -61,7 +64,12 @@ def place_of(name: str, folder: Path) -> Place:
 def script_of(name: str, folder: Path) -> str:
     _, resources, trials = PLACES[name]
     spec = SweepSpec(name="my sweep", parts=(), metric="valid_accuracy", mode="max", resources=resources)
-    (script,) = find_backend(place_of(name, folder)).scripts(spec, trials, STORE)
+    work = [RemainingWork(ImageConfig(), 1)] * trials
+    place = place_of(name, folder)
+    assert place.slurm is not None
+    if place.slurm.launch == "array":
+        place = replace(place, slurm=replace(place.slurm, trials_per_task=1))
+    (script,) = find_backend(place).submission(spec, work, STORE).scripts
     return script.replace(shlex.quote(sys.executable), "/venv/bin/python")
 
 
@@ -77,7 +85,8 @@ def test_an_array_over_the_limit_is_split(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     (tmp_path / "places.toml").write_text("[c]\nkind = 'slurm'\narray_limit = 4\ntrials_per_task = 2\n")
     spec = SweepSpec(name="s", parts=(), metric="valid_accuracy", mode="max")
-    made = find_backend(places.find_place("c")).scripts(spec, 13, STORE)
+    work = [RemainingWork(ImageConfig(), 1)] * 13
+    made = find_backend(places.find_place("c")).submission(spec, work, STORE).scripts
     arrays = [line for script in made for line in script.splitlines() if "--array" in line]
     assert arrays == ["#SBATCH --array=0-3%4", "#SBATCH --array=0-2%3"]  # seven tasks of at most two trials
 

@@ -199,7 +199,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Follo
             command_id="this",
             started_at="2026-01-01T00:00:00+00:00",
         )
-        place = Place(name="campus", kind="slurm", slurm=SlurmPlace(**options))
+        place = Place(name="campus", kind="slurm", slurm=SlurmPlace(**{"trials_per_task": 1, **options}))
         said: list[str] = []
         ended: list[str] = []
         sweep_run = SweepRun(
