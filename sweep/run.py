@@ -189,6 +189,7 @@ def make_run_config(
         compile=spec.resources.compile,
         ranks=spec.resources.ranks,
         batch_norm=spec.resources.batch_norm,
+        keep_predictions=spec.keep_predictions,
         retention=Retention(spec.keep_checkpoints, spec.metric, spec.mode, spec.score),
         started_at=records.now().isoformat(),
         command_id=uuid.uuid4().hex,

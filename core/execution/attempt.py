@@ -17,7 +17,7 @@ from mixsweep.core import records
 from mixsweep.core.config import TrialConfig
 from mixsweep.core.errors import ConfigError, UserError
 from mixsweep.core.execution.build import build_trial
-from mixsweep.core.execution.follower import CONTINUE
+from mixsweep.core.execution.follower import CONTINUE, predictions_of
 from mixsweep.core.execution.rank_channel import RankChannel
 from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.failures import INTERRUPTIONS, POLICIES, CommandError, LeaseLostError, ParentLostError
@@ -160,6 +160,9 @@ def _run(attempt: RunningAttempt, trial: RunningTrial, info: TrialInfo) -> Trial
         if tested:
             attempt.term.append(last.with_metrics(tested))
             attempt.say(", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in tested.items()))
+        predictions = predictions_of(trial, run_config.keep_predictions)
+        if predictions is not None:
+            attempt.term.keep_predictions(trial.epoch, predictions)
     _keep_files(attempt, trial, is_last=True)
     info = end_attempt(info, state)
     # The end is written first: a process killed here leaves an unneeded checkpoint, but loses no result.

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from contextlib import closing
 
+import pyarrow as pa
 import torch
 
 from mixsweep.core.config import TrialConfig
@@ -11,6 +12,7 @@ from mixsweep.core.execution.rank_channel import RankChannel
 from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.failures import ends_process
 from mixsweep.core.trainables.interface import RunningTrial
+from mixsweep.core.trainables.predictions import OffersPredictions
 from mixsweep.core.training import device as devices
 
 # Broadcast by rank 0 before each epoch; at the end of the attempt it broadcasts the resulting state instead.
@@ -49,10 +51,15 @@ def _run(
 ) -> None:
     # In a frame of its own: after a failure the channel clears it, and with it the trial's connections.
     with closing(build_trial(config, accumulate, run_config, device, channel)) as trial:
-        _train(trial, channel)
+        _train(trial, channel, run_config.keep_predictions)
 
 
-def _train(trial: RunningTrial, channel: RankChannel) -> None:
+def predictions_of(trial: RunningTrial, are_kept: bool) -> pa.Table | None:
+    """A trial's predictions on its test set; None if they are not kept, or it has none. All ranks make this call."""
+    return trial.predictions() if are_kept and isinstance(trial, OffersPredictions) else None
+
+
+def _train(trial: RunningTrial, channel: RankChannel, keeps_predictions: bool) -> None:
     saved = channel.share(None)
     if saved is not None:
         trial.restore(saved)
@@ -61,3 +68,4 @@ def _train(trial: RunningTrial, channel: RankChannel) -> None:
         next(epochs, None)  # rank 0 tells how an end by itself is recorded
     if message == "completed":
         trial.test()
+        predictions_of(trial, keeps_predictions)

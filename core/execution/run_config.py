@@ -33,6 +33,7 @@ class RunConfig:
     batch_norm: str = "synchronised"  # one of BATCH_NORMS; matters with several ranks
     rank_timeout_seconds: float = 600.0  # how long a rank waits for another one
     compile: bool = False
+    keep_predictions: bool = True  # on the test set, of trials that offer them
     retention: Retention = field(default_factory=Retention)
     started_at: str = ""  # when the command was given, ISO
     command_id: str = ""  # identifies the command: a later command may retry this one's failures

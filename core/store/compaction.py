@@ -6,10 +6,10 @@ from contextlib import suppress
 from mixsweep.core.failures import LeaseLostError
 from mixsweep.core.store import files
 from mixsweep.core.store.store import SweepStore
+from mixsweep.core.store.trial import checkpoint
 from mixsweep.core.store.trial.artifacts import remove_leftover_folders
 from mixsweep.core.store.trial.folder import TrialFolder
 from mixsweep.core.store.trial.lease import holder_of, lease_is_live, take_lease
-from mixsweep.core.store.trial.term import remove_unbelieved
 from mixsweep.core.store.trial_index import TrialIndex
 
 _THREADS = 4  # that list folders
@@ -34,7 +34,7 @@ def tidy(store: SweepStore) -> None:
 def _tidy_trial(folder: TrialFolder) -> None:
     with suppress(OSError, LeaseLostError):
         listing = folder.listing()
-        is_clean = len(listing.all_segments) <= 1 and len(listing.artifacts) <= 1
+        is_clean = max(map(len, (listing.all_segments, listing.artifacts, listing.predictions))) <= 1
         is_clean &= not any(name.startswith(".") for name in listing.names)
         if (is_clean and not holder_of(folder.path)) or lease_is_live(folder.path):
             return
@@ -44,4 +44,19 @@ def _tidy_trial(folder: TrialFolder) -> None:
         with lease:
             files.remove_leftovers(folder.path)
             remove_leftover_folders(folder.path)
-            remove_unbelieved(folder)
+            _remove_unbelieved(folder)
+
+
+def _remove_unbelieved(folder: TrialFolder) -> None:
+    """Remove files of an ended trial that no reader believes; the caller holds its lease."""
+    belief = folder.belief(verify=True)
+    if belief.head is None or not belief.head.sealed or belief.damages:
+        return
+    counted = {one.name for one in belief.segments} | {one.name for one in belief.checkpoints}
+    listing = folder.listing()
+    for segment in listing.all_segments:
+        if segment.name not in counted and segment.term <= belief.head.term:
+            files.remove_file(folder.path / segment.name)
+    counted |= {one.name for one in belief.artifacts[:1]} | {one.name for one in belief.predictions}
+    made = [one for one in listing.made if one.name not in counted]
+    checkpoint.remove(folder.path, [one for one in made if one.term <= belief.head.term])

@@ -224,11 +224,21 @@ def write_table(table: pa.Table, path: Path) -> None:
     write_bytes(path, table_bytes(table))
 
 
-def table_bytes(table: pa.Table) -> memoryview:
-    """A table as a Parquet file that holds a digest of itself: of the file in which the digest is all zeros."""
+def table_bytes(table: pa.Table, repetitive: Sequence[str] | None = None) -> memoryview:
+    """A table as a Parquet file that holds a digest of itself: of the file in which the digest is all zeros.
+
+    Args:
+        repetitive: the columns with few different values, which take less space as references to them; None: all.
+    """
     metadata = {**(table.schema.metadata or {}), _DIGEST_KEY: _BLANK}
     sink = pa.BufferOutputStream()
-    pq.write_table(table.replace_schema_metadata(metadata), sink, compression="zstd", store_schema=True)
+    pq.write_table(
+        table.replace_schema_metadata(metadata),
+        sink,
+        compression="zstd",
+        store_schema=True,
+        use_dictionary=True if repetitive is None else list(repetitive),
+    )
     content = bytearray(sink.getvalue())
     start = _digest_position(content)
     assert start >= 0, "the metadata of a Parquet file is stored as it is"

@@ -24,6 +24,7 @@ from mixsweep.core.store.trial.info import TrialInfo
 from mixsweep.core.store.trial.lease import holder_of, lease_is_live
 from mixsweep.core.store.trial.names import head_name
 from mixsweep.core.trainables.kinds import find_trainable
+from mixsweep.core.trainables.predictions import Predictions
 
 
 @dataclass(frozen=True)
@@ -74,10 +75,17 @@ def check_trial(folder: TrialFolder, leftover_seconds: float = LEFTOVER_SECONDS)
     for kept in belief.artifacts[:1]:
         if line := artifacts.damage_of(folder.path, kept):
             yield Finding(folder.path / kept.name, line)
+    try:
+        predictions = folder.predictions()
+    except DamagedError as error:
+        predictions = None
+        yield _damage(error)
     yield from _unbelieved(folder, belief)
     if belief.head is not None:
         yield from _check_head(folder, belief.head)
         yield from _check_records(folder, belief.head.info)
+        if predictions is not None:
+            yield from _check_predictions(folder, belief.head.info, predictions)
     elif not format_1.is_old(folder.listing().names) and not belief.damages and belief.segments:
         yield Finding(folder.path, "records without a state; the next `sweep run` trains what is missing")
 
@@ -144,6 +152,16 @@ def _check_records(folder: TrialFolder, info: TrialInfo) -> Iterator[Finding]:
     yield from _check_tests(folder, table, tests, ended=info.state == "completed")
 
 
+def _check_predictions(folder: TrialFolder, info: TrialInfo, predictions: Predictions) -> Iterator[Finding]:
+    """The share of right predictions is the recorded one, where the kind of trial says which that is."""
+    metric = find_trainable(info.config.kind).predicted_accuracy
+    recorded = _last(folder.records([metric])[metric]) if metric else None
+    if recorded is not None and recorded != predictions.accuracy:
+        yield Finding(
+            folder.path, f"{metric} is {recorded}, but its predictions are right in {predictions.accuracy}"
+        )
+
+
 def _last(column: pa.ChunkedArray) -> Any:
     return column[-1].as_py() if len(column) else None
 
@@ -186,10 +204,10 @@ def _leftovers(path: Path, seconds: float, is_trial: bool) -> Iterator[Finding]:
 
 
 def _unbelieved(folder: TrialFolder, belief: Belief) -> Iterator[Finding]:
-    """Files of records, checkpoints and kept files that no reader believes, of a process that lost the trial."""
+    """Files of records and others that no reader believes, of a process that lost the trial."""
     listing = folder.listing()
     counted = {one.name for one in belief.segments} | {one.name for one in belief.checkpoints}
-    counted |= {one.name for one in belief.artifacts[:1]}
+    counted |= {one.name for one in belief.artifacts[:1]} | {one.name for one in belief.predictions}
     every = {one.name for one in listing.all_segments} | {one.name for one in listing.made}
     for name in sorted(every - counted):
         yield Finding(

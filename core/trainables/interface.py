@@ -211,6 +211,7 @@ class Trainable(ABC):
         panels: of a figure of learning curves; `curve_words` describe them in a caption.
         method_notes: sentences for reports on how its metrics are measured.
         second_metrics: those whose sum is the time of a record.
+        predicted_accuracy: the test metric that equals the share of right predictions it keeps, '' if there is none.
         ends_by_itself: whether a trial may be complete before its budget of records.
         multi_rank: whether several processes can train one trial.
         record_products: figures of a trial that are the product of two metrics of a record, such as how many
@@ -234,6 +235,7 @@ class Trainable(ABC):
     method_notes: tuple[str, ...]
     second_metrics: tuple[str, ...]
     record_products: ClassVar[Mapping[str, tuple[str, str]]]
+    predicted_accuracy: ClassVar[str] = ""
     ends_by_itself: ClassVar[bool] = False
     multi_rank: bool = True
 

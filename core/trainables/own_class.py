@@ -16,6 +16,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
 from mixsweep.core import records
 from mixsweep.core.config import Field, TrialConfig
 from mixsweep.core.errors import ConfigError
@@ -26,6 +28,7 @@ from mixsweep.core.trainables import interface
 from mixsweep.core.trainables.declared import DeclaredConfig
 from mixsweep.core.trainables.definition import SECONDS, TEST, Definition, make_definition
 from mixsweep.core.trainables.field_types import OPTION, field_of
+from mixsweep.core.trainables.predictions import checked_table
 from mixsweep.core.trainables.seeding import seed_record
 
 if TYPE_CHECKING:  # torch takes seconds to import, and a plan needs none
@@ -75,8 +78,9 @@ def define(cls: Any, name: str, more_metrics: Mapping[str, str] = MappingProxyTy
         raise ConfigError(f"{name}: not a class")
     train, *_ = [_check_method(cls, name, method, arguments) for method, arguments in _NEEDED.items()]
     has_test = hasattr(cls, "test")
-    if has_test:
-        _check_method(cls, name, "test", 0)
+    for method in ("test", "predictions"):
+        if hasattr(cls, method):
+            _check_method(cls, name, method, 0)
     if not inspect.isgeneratorfunction(train) and not _returns_iterator(train):
         raise ConfigError(f"{name}.train: yields nothing; write `yield {{'loss': loss}}` once a record")
     metrics = getattr(cls, "metrics", {})
@@ -193,6 +197,12 @@ class OwnTrial:
         seed_record(self.config, 0)
         given = _checked_metrics(self._own.test(), f"{self.config.definition.name}.test")
         return {name if name.startswith(TEST) else TEST + name: value for name, value in given.items()}
+
+    def predictions(self) -> pa.Table | None:
+        if not hasattr(self._own, "predictions"):
+            return None
+        seed_record(self.config, 0)
+        return checked_table(self._own.predictions(), f"{self.config.definition.name}.predictions")
 
     def leave(self) -> tuple[Record, ...]:
         """Nothing: its state is always whole."""

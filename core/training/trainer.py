@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -24,6 +25,7 @@ from mixsweep.core.models.build import build_model
 from mixsweep.core.records import ENERGY, UTILISATION, Record
 from mixsweep.core.trainables.image.config import ImageConfig
 from mixsweep.core.trainables.image.records import has_diverged
+from mixsweep.core.trainables.predictions import to_table
 from mixsweep.core.training import device as devices
 from mixsweep.core.training.loss import cross_entropy
 from mixsweep.core.training.optim import build_optimizer, learning_rate, plain_step, set_learning_rate
@@ -96,6 +98,7 @@ class Trial:
             self.model = synchronise(self.model, device)
         self.optimizer = build_optimizer(config, self.model.parameters())
         self._update = plain_step(self.optimizer)
+        self._tested: list[tuple[Tensor, Tensor]] = []  # classes and confidences of this rank's test images
         self._infer: Callable[[Tensor], Tensor] = torch.compile(self.model) if compile else self.model
         self._forward = self._infer
         if ranks.world > 1:
@@ -195,8 +198,22 @@ class Trial:
     def test(self) -> dict[str, float]:
         """Mean loss (nats) and accuracy over the test images."""
         everything = torch.arange(len(self.images.test_labels), device=self.device)
-        loss, accuracy, _ = self._evaluate(self.images.test_images, self.images.test_labels, everything)
+        self._tested = []
+        part = (self.images.test_images, self.images.test_labels)
+        loss, accuracy, _ = self._evaluate(*part, everything, self._tested)
         return {"test_loss": loss, "test_accuracy": accuracy}
+
+    def predictions(self) -> pa.Table:
+        """The predictions that gave the test figures, for all ranks' images in the data set's order."""
+        count = len(self.images.test_labels)
+        predicted = torch.zeros(count, dtype=torch.int64, device=self.device)
+        confidence = torch.zeros(count, device=self.device)
+        own = self._ranks.shard(torch.arange(count, device=self.device))
+        if self._tested:
+            predicted[own], confidence[own] = map(torch.cat, zip(*self._tested))
+        self._ranks.all_reduce(predicted, confidence)
+        label = self.images.test_labels.cpu().numpy()
+        return to_table(label, predicted.cpu().numpy(), confidence.cpu().numpy(), self.images.class_names)
 
     def leave(self) -> tuple[Record, ...]:
         """Nothing: its state is always whole."""
@@ -258,8 +275,18 @@ class Trial:
         return parts if self._ranks.world == 1 else _synchronising_the_last(self._replica, parts)
 
     @torch.no_grad()
-    def _evaluate(self, images: Tensor, labels: Tensor, indices: Tensor) -> tuple[float, float, float]:
-        """Mean loss without smoothing, accuracy, and seconds, over the images at these indices."""
+    def _evaluate(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        indices: Tensor,
+        answers: list[tuple[Tensor, Tensor]] | None = None,
+    ) -> tuple[float, float, float]:
+        """Mean loss without smoothing, accuracy, and seconds, over the images at these indices.
+
+        Args:
+            answers: takes the predicted classes of this rank's images and their probabilities, a pair a batch.
+        """
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
         self.model.eval()
@@ -271,7 +298,10 @@ class Trial:
             with self._autocast():
                 logits_BK = self._infer(x_BCHW.contiguous(memory_format=self._layout))
             loss_sum += cross_entropy(logits_BK.float(), labels[chosen], reduction="sum")
-            correct += (logits_BK.argmax(1) == labels[chosen]).sum()
+            predicted = logits_BK.argmax(1)
+            correct += (predicted == labels[chosen]).sum()
+            if answers is not None:
+                answers.append((predicted, _largest_probability(logits_BK.float())))
         self._ranks.all_reduce(loss_sum, correct)
         devices.synchronize(self.device)
         seconds = time.perf_counter() - start
@@ -294,6 +324,10 @@ def _synchronising_the_last(
     with replica.no_sync():
         yield from first
     yield last
+
+
+def _largest_probability(logits_BK: Tensor) -> Tensor:
+    return (logits_BK.amax(1) - logits_BK.logsumexp(1)).exp()
 
 
 def _seed_globals(seed: int) -> None:

@@ -130,6 +130,7 @@ def parse_spec(source: Mapping[str, Any], path: Path | None = None) -> SweepSpec
             "stopping", "not with [[parts]]: trials of several questions would compete; split the file"
         )
     named = {"name": name, "metric": metric, "mode": mode}
+    keep = _read_table(reader, source, "keep", Keep)
     return SweepSpec(
         name=name,
         parts=parts,
@@ -140,7 +141,8 @@ def parse_spec(source: Mapping[str, Any], path: Path | None = None) -> SweepSpec
         project=code.project,
         search=search,
         stopping=stopping,
-        keep_checkpoints=_read_table(reader, source, "keep", Keep).checkpoints,
+        keep_checkpoints=keep.checkpoints,
+        keep_predictions=keep.predictions,
         resources=_resources(reader, source),
         trainable=trainable,
         command=code.command,

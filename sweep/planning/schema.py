@@ -115,6 +115,9 @@ class Keep:
     checkpoints: str = toml_key(
         "best:5", f"checkpoints of ended trials: {POLICY_HELP}", pattern=POLICY_PATTERN, allowed=POLICY_HELP
     )
+    predictions: bool = toml_key(
+        True, "predictions on the test set of completed trials, tens of kB each, for the report"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,6 +183,7 @@ class SweepSpec:
     search: Search | None = toml_key_by_hand(None, "chooses trials as others end; in Ray places only")
     stopping: Stopping | None = toml_key_by_hand(None, "a rule that stops poor trials early")
     keep_checkpoints: str = "best:5"
+    keep_predictions: bool = True
     resources: Resources = toml_key_by_hand(Resources(), "the resources of one trial")
     trainable: Trainable = toml_key_by_hand(
         MISSING,

@@ -39,6 +39,7 @@ FILES = {
     "head": "trials/{trial}/[0-9]*.json",
     "records": "trials/{trial}/*.records.*",
     "checkpoint": "trials/{trial}/*.checkpoint.*",
+    "predictions": "trials/{trial}/*.predictions.*",
     "log": "trials/{trial}/*.log",
     "lease": "trials/{trial}/lease",
     "report": "report/index.html",
@@ -136,9 +137,9 @@ class Matrix:
     def _after(self, store: SweepStore, name: str) -> list[str]:
         ends = ("killed", "interrupted", "disk", "completed")
         found = findings(store) + differences(store, self._undisturbed, ends)
-        # A completed trial needs its checkpoint only to be extended.
-        is_spare = self._state == "completed" and name == "checkpoint"
-        return [line for line in found if not (is_spare and ".checkpoint." in line)]
+        # A completed trial needs its checkpoint only to be extended, and its predictions only for the report.
+        is_spare = self._state == "completed" and name in ("checkpoint", "predictions")
+        return [line for line in found if not (is_spare and f".{name}." in line)]
 
     def _found(self, store: SweepStore, name: str) -> list[Path]:
         found = store.path.glob(FILES[name].format(trial=self._victim))

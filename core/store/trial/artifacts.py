@@ -1,7 +1,8 @@
-"""Files that a trial keeps beside its records: folders of copies, each written once, with a digest in its name.
+"""Files that a trial keeps beside its records, each written once, with a digest in its name.
 
-Each folder has all files that the trial has kept so far, so that the newest one counts and those before it can go.
-It is made beside its final name and renamed; what has not changed is a hard link to the copy before.
+They are folders of copies, and a file with its predictions. Each folder has all files that the trial has kept so far,
+so that the newest one counts and those before it can go. It is made beside its final name and renamed; what has not
+changed is a hard link to the copy before.
 """
 
 import os
@@ -11,10 +12,14 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+import pyarrow as pa
+
+from mixsweep.core.failures import DamagedError
 from mixsweep.core.scratch import files_below
 from mixsweep.core.store import files
-from mixsweep.core.store.trial.checkpoint import folder_digest
-from mixsweep.core.store.trial.names import ArtifactsName
+from mixsweep.core.store.trial.checkpoint import content_of, folder_digest
+from mixsweep.core.store.trial.names import ArtifactsName, PredictionsName
+from mixsweep.core.trainables.predictions import Predictions, from_table
 
 _Stamp = tuple[int, int, int]  # size, time in ns, inode
 
@@ -92,6 +97,30 @@ def damage_of(folder: Path, made: ArtifactsName) -> str:
     path = folder / made.name
     is_whole = path.is_dir() and folder_digest(path) == made.digest
     return "" if is_whole else "damaged, these are not the files that the trial kept"
+
+
+def write_predictions(folder: Path, term: int, epoch: int, table: pa.Table) -> PredictionsName:
+    """Write predictions from core.trainables.predictions.to_table; they count once a head names them."""
+    content = files.table_bytes(table, repetitive=("label", "prediction"))
+    made = PredictionsName(term, epoch, files.digest_of(content))
+    files.write_bytes(folder / made.name, content)
+    return made
+
+
+def read_predictions(folder: Path, made: PredictionsName) -> Predictions:
+    """The predictions in a file.
+
+    Raises:
+        FileNotFoundError: it is gone.
+        DamagedError: it is not what was written.
+    """
+    path = folder / made.name
+    content = content_of(folder, made)
+    assert isinstance(content, bytes), "predictions are a file"
+    try:
+        return from_table(files.table_from_bytes(content, path))
+    except (ValueError, KeyError) as error:
+        raise DamagedError(f"{path}: damaged, these are no predictions ({error})") from error
 
 
 def remove_leftover_folders(folder: Path, seconds: float = files.LEFTOVER_SECONDS) -> None:

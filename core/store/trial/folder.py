@@ -24,6 +24,7 @@ from mixsweep.core.store.trial.names import (
     ArtifactsName,
     CheckpointName,
     Listing,
+    PredictionsName,
     Segment,
     artifacts_of,
     checkpoints_of,
@@ -31,9 +32,11 @@ from mixsweep.core.store.trial.names import (
     list_folder,
     log_name,
     newest_first,
+    predictions_of,
     segments_of,
 )
 from mixsweep.core.trainables.kinds import BUILT_IN, find_trainable
+from mixsweep.core.trainables.predictions import Predictions
 
 if TYPE_CHECKING:
     import torch
@@ -50,6 +53,7 @@ class Head:
         base: the files of records of earlier terms that count; of a sealed head all that count.
         checkpoints: of earlier terms that count.
         artifacts: the files that earlier terms kept.
+        predictions: on the test set, of the trial's last end.
         sealed: whether `base` is all, and further files of this term do not count.
     """
 
@@ -59,6 +63,7 @@ class Head:
     base: tuple[Segment, ...] = ()
     checkpoints: tuple[CheckpointName, ...] = ()
     artifacts: tuple[ArtifactsName, ...] = ()
+    predictions: tuple[PredictionsName, ...] = ()
     sealed: bool = False
 
     def to_bytes(self) -> bytes:
@@ -72,6 +77,8 @@ class Head:
         }
         if self.artifacts:
             own["artifacts"] = [made.name for made in self.artifacts]
+        if self.predictions:
+            own["predictions"] = [made.name for made in self.predictions]
         return files.json_bytes({**self.info.to_mapping(), **own})
 
 
@@ -94,6 +101,7 @@ def read_head(folder: Path, term: int) -> Head:
             base=segments_of(values["base"]),
             checkpoints=checkpoints_of(values["checkpoints"]),
             artifacts=artifacts_of(values.get("artifacts", ())),
+            predictions=predictions_of(values.get("predictions", ())),
             sealed=bool(values["sealed"]),
         )
     except DamagedError:
@@ -112,6 +120,7 @@ class Belief:
     Args:
         head: the newest readable one; None before the first attempt, or if none is readable.
         artifacts: the files that the trial has kept, the newest folder first; that one counts.
+        predictions: on the test set, also where they are damaged or gone: they cost no trial its state.
         damages: a line for each file that counts and is damaged or gone, as far as that was looked at.
     """
 
@@ -119,6 +128,7 @@ class Belief:
     segments: tuple[Segment, ...] = ()
     checkpoints: tuple[CheckpointName, ...] = ()
     artifacts: tuple[ArtifactsName, ...] = ()
+    predictions: tuple[PredictionsName, ...] = ()
     damages: tuple[str, ...] = ()
 
 
@@ -175,7 +185,8 @@ class TrialFolder:
             counted.append(segment)
         made = (*(() if head is None else head.checkpoints), *_later_checkpoints(listing, head))
         present = newest_first(one for one in made if one.name in listing.names)
-        return Belief(head, tuple(counted), present, _artifacts(listing, head), tuple(damages))
+        kept, tested = _artifacts(listing, head), () if head is None else head.predictions
+        return Belief(head, tuple(counted), present, kept, tested, tuple(damages))
 
     def info(self, verify: bool = False) -> TrialInfo | None:
         """The trial; None before the first attempt, or where no head is readable, as `damages` says.
@@ -292,6 +303,24 @@ class TrialFolder:
         """The files that the trial has kept beside its records, by their paths."""
         made = self.belief().artifacts
         return artifacts.files_in(self.path, made[0]) if made else {}
+
+    def predictions(self) -> Predictions | None:
+        """What a completed trial predicted for its test set; None if it kept no predictions.
+
+        Raises:
+            DamagedError: the file is gone, or not what was written.
+        """
+        for left in range(_TRIES, 0, -1):
+            head = self.belief().head
+            made = () if head is None or head.info.state != "completed" else head.predictions
+            if not made:
+                return None
+            try:
+                return artifacts.read_predictions(self.path, made[0])
+            except FileNotFoundError as error:
+                if left == 1:
+                    raise DamagedError(f"{self.path / made[0].name}: gone") from error
+        raise AssertionError("the last try returns or raises")
 
     def newest_checkpoint(self) -> tuple[CheckpointName, bytes | Mapping[str, bytes]] | None:
         """The newest checkpoint that is whole, and its content; None if there is none."""

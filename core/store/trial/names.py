@@ -10,20 +10,25 @@ Records and checkpoints are written once, and have a digest of their content in 
 | `<term>.records.<first>-<last>.<digest>.parquet` | a segment of records; one with a wider range replaces those in it |
 | `<term>.checkpoint.<epoch>.<digest>.pt`, or a folder without `.pt` | a checkpoint |
 | `<term>.artifacts.<number>.<digest>`, a folder | all files that the trial has kept so far |
+| `<term>.predictions.<epoch>.<digest>.parquet` | the predictions on the test set after an epoch |
 | `<term>.log` | the log |
 """
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 _HEAD = re.compile(r"([1-9][0-9]{0,9})\.json")
 _LOG = re.compile(r"([1-9][0-9]{0,9})\.log")
 _SEGMENT = re.compile(r"([1-9][0-9]{0,9})\.records\.([0-9]{1,10})-([0-9]{1,10})\.([0-9a-f]{16})\.parquet")
 _CHECKPOINT = re.compile(r"([1-9][0-9]{0,9})\.checkpoint\.([0-9]{1,10})\.([0-9a-f]{16})(\.pt)?")
+_PREDICTIONS = re.compile(r"([1-9][0-9]{0,9})\.predictions\.([0-9]{1,10})\.([0-9a-f]{16})\.parquet")
 _ARTIFACTS = re.compile(r"([1-9][0-9]{0,9})\.artifacts\.([1-9][0-9]{0,9})\.([0-9a-f]{16})")
 
 
@@ -90,8 +95,27 @@ class ArtifactsName:
         return found and cls(int(found[1]), int(found[2]), found[3])
 
 
+@dataclass(frozen=True)
+class PredictionsName:
+    """The predictions of a trial on its test set, after its last epoch. Only those that a head names count."""
+
+    term: int
+    epoch: int
+    digest: str
+    is_folder: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"{self.term}.predictions.{self.epoch}.{self.digest}.parquet"
+
+    @classmethod
+    def parse(cls, name: str) -> "PredictionsName | None":
+        found = _PREDICTIONS.fullmatch(name)
+        return found and cls(int(found[1]), int(found[2]), found[3])
+
+
 # What is a file or a folder by itself, and is removed as a whole.
-Made = CheckpointName | ArtifactsName
+Made = CheckpointName | ArtifactsName | PredictionsName
 
 
 @dataclass(frozen=True)
@@ -133,10 +157,15 @@ class Listing:
         found = [made for name in self.names if (made := ArtifactsName.parse(name))]
         return tuple(sorted(found, key=lambda made: (made.term, made.number), reverse=True))
 
+    @cached_property
+    def predictions(self) -> tuple[PredictionsName, ...]:
+        """All files of predictions."""
+        return tuple(made for name in self.names if (made := PredictionsName.parse(name)))
+
     @property
     def made(self) -> tuple[Made, ...]:
-        """All checkpoints and folders of kept files."""
-        return (*self.checkpoints, *self.artifacts)
+        """All checkpoints, folders of kept files, and predictions."""
+        return (*self.checkpoints, *self.artifacts, *self.predictions)
 
     @cached_property
     def logs(self) -> tuple[int, ...]:
@@ -148,8 +177,7 @@ class Listing:
     def newest_term(self) -> int:
         """The highest term of any file, 0 if there is none."""
         terms = [*self.heads[:1], *self.logs[-1:]]
-        terms += [segment.term for segment in self.segments] + [made.term for made in self.checkpoints]
-        terms += [made.term for made in self.artifacts]
+        terms += [segment.term for segment in self.segments] + [made.term for made in self.made]
         return max(terms, default=0)
 
 
@@ -182,10 +210,7 @@ def segments_of(names: Sequence[str]) -> tuple[Segment, ...]:
     Raises:
         ValueError: one is not the name of a segment.
     """
-    found = [Segment.parse(name) for name in names]
-    if None in found:
-        raise ValueError("not the name of a file of records")
-    return tuple(segment for segment in found if segment is not None)
+    return _all_of(Segment.parse, names, "a file of records")
 
 
 def checkpoints_of(names: Sequence[str]) -> tuple[CheckpointName, ...]:
@@ -194,10 +219,7 @@ def checkpoints_of(names: Sequence[str]) -> tuple[CheckpointName, ...]:
     Raises:
         ValueError: one is not the name of a checkpoint.
     """
-    found = [CheckpointName.parse(name) for name in names]
-    if None in found:
-        raise ValueError("not the name of a checkpoint")
-    return tuple(made for made in found if made is not None)
+    return _all_of(CheckpointName.parse, names, "a checkpoint")
 
 
 def artifacts_of(names: Sequence[str]) -> tuple[ArtifactsName, ...]:
@@ -206,7 +228,20 @@ def artifacts_of(names: Sequence[str]) -> tuple[ArtifactsName, ...]:
     Raises:
         ValueError: one is not the name of such a folder.
     """
-    found = [ArtifactsName.parse(name) for name in names]
-    if None in found:
-        raise ValueError("not the name of a folder of kept files")
-    return tuple(made for made in found if made is not None)
+    return _all_of(ArtifactsName.parse, names, "a folder of kept files")
+
+
+def predictions_of(names: Sequence[str]) -> tuple[PredictionsName, ...]:
+    """The files of predictions of these names.
+
+    Raises:
+        ValueError: one is not the name of such a file.
+    """
+    return _all_of(PredictionsName.parse, names, "a file of predictions")
+
+
+def _all_of(parse: Callable[[str], T | None], names: Sequence[str], what: str) -> tuple[T, ...]:
+    found = [made for name in names if (made := parse(name)) is not None]
+    if len(found) < len(names):
+        raise ValueError(f"not the name of {what}")
+    return tuple(found)

@@ -64,6 +64,7 @@ class Term:
         self._old_checkpoints = belief.checkpoints
         self._checkpoints: list[CheckpointName] = []
         self._artifacts = belief.artifacts[:1]
+        self._predictions = belief.predictions
         self._artifacts_writer = artifacts.ArtifactsWriter(folder.path)
         self._segments: list[Segment] = []
         self._head: Head | None = None
@@ -94,14 +95,14 @@ class Term:
         """Take the next number, with this as the trial's info.
 
         Args:
-            from_scratch: whether earlier records, checkpoints and kept files count no more; they are removed.
+            from_scratch: whether nothing that earlier terms wrote counts any more; it is removed.
 
         Raises:
             LeaseLostError: another process has the trial.
         """
         self._lease.check()
         if from_scratch:
-            self._base, self._old_checkpoints, self._artifacts = (), (), ()
+            self._base, self._old_checkpoints, self._artifacts, self._predictions = (), (), (), ()
         head = Head(
             term=self._next,
             token=uuid.uuid4().hex,
@@ -109,6 +110,7 @@ class Term:
             base=self._base,
             checkpoints=self._old_checkpoints,
             artifacts=self._artifacts,
+            predictions=self._predictions,
         )
         if not files.create_exclusive(self._path / head_name(head.term), head.to_bytes()):
             raise LeaseLostError(f"{self._path}: taken over by another process")
@@ -176,7 +178,9 @@ class Term:
             if table.num_rows:
                 last = self._segments[-1].last + 1 if self._segments else 1
                 base = (segments.write_segment(self._path, self.number, 1, last, table),)
-            self._replace_head(info=_stamped(info), base=base, sealed=True)
+            if any(made.term < self.number for made in self._predictions) or info.state != "completed":
+                self._predictions = ()  # of the end before this one
+            self._replace_head(info=_stamped(info), base=base, predictions=self._predictions, sealed=True)
             self._base, self._segments = base, []
             self._check()
             self._remove_unbelieved()
@@ -211,6 +215,15 @@ class Term:
             self._check()
             checkpoint.remove(self._path, self._artifacts)
             self._artifacts = (made,)
+
+    def keep_predictions(self, epoch: int, table: pa.Table) -> None:
+        """Keep the predictions of an epoch; they count once the trial is sealed at it.
+
+        Args:
+            table: from core.trainables.predictions.to_table.
+        """
+        self._check()
+        self._predictions = (artifacts.write_predictions(self._path, self.number, epoch, table),)
 
     def kept_files(self, say: Callable[[str], None] = lambda line: None) -> dict[str, Path]:
         """The files that the trial has kept so far, by their paths: to be read, not changed."""
@@ -257,6 +270,8 @@ class Term:
         checkpoint.remove(self._path, [made for made in own if made not in belief.checkpoints])
         kept = [made for made in listing.artifacts if made.term == self.number]
         checkpoint.remove(self._path, [made for made in kept if made not in belief.artifacts])
+        tested = [made for made in listing.predictions if made.term == self.number]
+        checkpoint.remove(self._path, [made for made in tested if made not in belief.predictions])
 
     def __enter__(self) -> "Term":
         return self
@@ -331,7 +346,7 @@ class Term:
             segment = Segment.parse(name)
             if segment is not None and segment.term <= self.number:
                 files.remove_file(self._path / name)
-        counted |= {made.name for made in self._artifacts}
+        counted |= {made.name for made in self._artifacts} | {made.name for made in self._predictions}
         unneeded = [made for made in listing.made if made.name not in counted]
         checkpoint.remove(self._path, [made for made in unneeded if made.term <= self.number])
         before = self._before.term if self._before else 0  # kept in case this one is damaged
@@ -371,21 +386,6 @@ def amend(folder: TrialFolder, lease: Lease, info: TrialInfo) -> None:
     """
     with Term(folder, lease) as term:
         term.begin(info)
-
-
-def remove_unbelieved(folder: TrialFolder) -> None:
-    """Remove files of an ended trial that no reader believes; the caller holds its lease."""
-    belief = folder.belief(verify=True)
-    if belief.head is None or not belief.head.sealed or belief.damages:
-        return
-    counted = {one.name for one in belief.segments} | {one.name for one in belief.checkpoints}
-    listing = folder.listing()
-    for segment in listing.all_segments:
-        if segment.name not in counted and segment.term <= belief.head.term:
-            files.remove_file(folder.path / segment.name)
-    counted |= {one.name for one in belief.artifacts[:1]}
-    made = [one for one in listing.made if one.name not in counted]
-    checkpoint.remove(folder.path, [one for one in made if one.term <= belief.head.term])
 
 
 def _width(segment: Segment) -> int:

@@ -5,7 +5,7 @@ opposite order to that in which they are written: a head is read first and writt
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,7 +13,14 @@ from mixsweep.core.failures import DamagedError, LeaseLostError
 from mixsweep.core.store import files
 from mixsweep.core.store.trial import checkpoint, segments
 from mixsweep.core.store.trial.folder import TrialFolder, read_head
-from mixsweep.core.store.trial.names import ArtifactsName, CheckpointName, Made, Segment, head_name
+from mixsweep.core.store.trial.names import (
+    ArtifactsName,
+    CheckpointName,
+    Made,
+    PredictionsName,
+    Segment,
+    head_name,
+)
 
 # The stamp of each file when it was last sent, by name: a different stamp means that the file has changed.
 Stamps = dict[str, tuple[int, ...]]
@@ -26,12 +33,13 @@ class FolderUpdate:
     head: tuple[str, bytes] | None = None
     checkpoints: Mapping[str, bytes | Mapping[str, bytes]] = field(default_factory=dict)
     artifacts: Mapping[str, bytes | Mapping[str, bytes]] = field(default_factory=dict)
+    predictions: Mapping[str, bytes | Mapping[str, bytes]] = field(default_factory=dict)
     segments: Mapping[str, bytes] = field(default_factory=dict)
     logs: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
     def is_empty(self) -> bool:
-        return not (self.head or self.checkpoints or self.artifacts or self.segments or self.logs)
+        return not any(vars(self).values())
 
 
 def collect_changes(folder: TrialFolder, sent: Stamps) -> tuple[FolderUpdate, Stamps]:
@@ -47,6 +55,7 @@ def collect_changes(folder: TrialFolder, sent: Stamps) -> tuple[FolderUpdate, St
     belief = folder.belief()
     made = _contents(folder, belief.checkpoints, sent, stamps)
     kept = _contents(folder, belief.artifacts[:1], sent, stamps)
+    tested = _contents(folder, belief.predictions, sent, stamps)
     rows: dict[str, bytes] = {}
     for segment in belief.segments:
         stamps[segment.name] = ()
@@ -60,7 +69,9 @@ def collect_changes(folder: TrialFolder, sent: Stamps) -> tuple[FolderUpdate, St
         stamps[path.name] = _stamp(path)
         if stamps[path.name] != sent.get(path.name):
             logs[path.name] = path.read_bytes()
-    update = FolderUpdate(head=head, checkpoints=made, artifacts=kept, segments=rows, logs=logs)
+    update = FolderUpdate(
+        head=head, checkpoints=made, artifacts=kept, predictions=tested, segments=rows, logs=logs
+    )
     return update, stamps
 
 
@@ -96,18 +107,24 @@ def apply_update(folder: TrialFolder, update: FolderUpdate) -> None:
             raise DamagedError(f"{folder.path / name}: damaged on its way")
         if not (folder.path / name).exists():
             files.write_bytes(folder.path / name, content)
-    for name, state in update.checkpoints.items():
-        made = CheckpointName.parse(name)
-        if made is None:
-            raise DamagedError(f"{folder.path / name}: not the name of a checkpoint")
-        checkpoint.write_content(folder.path, made, state)
-    for name, kept in update.artifacts.items():
-        found = ArtifactsName.parse(name)
-        if found is None:
-            raise DamagedError(f"{folder.path / name}: not the name of a folder of kept files")
-        checkpoint.write_content(folder.path, found, kept)
+    _write_contents(folder, CheckpointName.parse, update.checkpoints, "a checkpoint")
+    _write_contents(folder, ArtifactsName.parse, update.artifacts, "a folder of kept files")
+    _write_contents(folder, PredictionsName.parse, update.predictions, "a file of predictions")
     if update.head is not None:
         _write_head(folder, *update.head)
+
+
+def _write_contents(
+    folder: TrialFolder,
+    parse: Callable[[str], Made | None],
+    contents: Mapping[str, bytes | Mapping[str, bytes]],
+    what: str,
+) -> None:
+    for name, content in contents.items():
+        made = parse(name)
+        if made is None:
+            raise DamagedError(f"{folder.path / name}: not the name of {what}")
+        checkpoint.write_content(folder.path, made, content)
 
 
 def copy_checkpoint(source: TrialFolder, target: TrialFolder) -> bool:
@@ -136,7 +153,13 @@ def remove_replaced(folder: TrialFolder) -> None:
         segment = Segment.parse(name)
         if segment is not None and name not in counted:
             (folder.path / name).unlink(missing_ok=True)
-    checkpoint.remove(folder.path, (*belief.checkpoints[2:], *belief.artifacts[1:]))
+    # One of the head's own term may have arrived before the head that names it.
+    replaced = [
+        made
+        for made in folder.listing().predictions
+        if made.term < belief.head.term and made not in belief.predictions
+    ]
+    checkpoint.remove(folder.path, (*belief.checkpoints[2:], *belief.artifacts[1:], *replaced))
 
 
 def _write_head(folder: TrialFolder, name: str, content: bytes) -> None:

@@ -81,6 +81,7 @@ class ImageTrainer(Trainable):
     )
     second_metrics = ("train_seconds", "valid_seconds")
     record_products: ClassVar = {"train_images": ("images_per_second", "train_seconds")}
+    predicted_accuracy = "test_accuracy"
 
     def config(self, values: Mapping[str, Any]) -> ImageConfig:
         pinned = {"pinned_code": self._code} if self._code else {}

@@ -43,6 +43,8 @@ def trial_mapping(folder: TrialFolder) -> dict[str, Any]:
             {"file": name, "path": str(path), "bytes": size}
             for name, (path, size) in _with_sizes(kept).items()
         ]
+    if line := _predictions_line(folder):
+        values["predictions"] = line
     values["records"] = [
         {**row, "recorded_at": row["recorded_at"].isoformat()} for row in folder.records().to_pylist()
     ]
@@ -123,6 +125,8 @@ def describe_trial(folder: TrialFolder, out: Console, last: int = 5) -> None:
             out.print(f"  {size_text(size):>10}  {name}", markup=False, highlight=False, soft_wrap=True)
         if len(kept) > _MOST_KEPT:
             out.print(f"  and {len(kept) - _MOST_KEPT} more; all with --json", style="dim")
+    if line := _predictions_line(folder):
+        out.print(f"predictions: {line}", markup=False, highlight=False, soft_wrap=True)
     again = f"sweep run {shlex.quote(str(sweep / 'sweep.toml'))} --trial {folder.trial_id} --store again"
     out.print(f"to run this trial again: {again}", markup=False, highlight=False, soft_wrap=True)
     rows = folder.records().to_pylist()[-last:]
@@ -131,6 +135,15 @@ def describe_trial(folder: TrialFolder, out: Console, last: int = 5) -> None:
     for row in rows:
         table.add_row(*("" if row[n] is None else f"{row[n]:.4g}" for n in names))
     out.print(table)
+
+
+def _predictions_line(folder: TrialFolder) -> str:
+    """Return how many predictions a trial has kept and how many are right, or what is wrong with them."""
+    try:
+        found = folder.predictions()
+    except UserError as error:
+        return str(error)
+    return f"{len(found.label):,} examples, {found.accuracy:.2%} right" if found else ""
 
 
 def _project_lines(info: TrialInfo) -> list[str]:

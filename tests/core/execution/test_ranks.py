@@ -16,6 +16,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -399,6 +400,22 @@ def test_a_trial_goes_on_with_another_number_of_ranks(tiny: Tiny, together: Toge
         found, expected = table(tmp_path / store, long), table(tmp_path / "alone", long)
         assert largest_deviation(found, expected) < 1e-5
         assert found[-1]["test_loss"] == pytest.approx(expected[-1]["test_loss"], rel=1e-5)
+
+
+def test_the_predictions_of_all_ranks_are_kept_in_the_order_of_the_images(
+    tiny: Tiny, together: Together, tmp_path: Path
+) -> None:
+    config = tiny(epochs=2)
+    together(3, work_together, [config], [tmp_path / "three", *[tmp_path / "not mine"] * 2], {})
+    list(work([config], RunConfig(store=tmp_path / "alone")))
+    found, expected = (SweepStore(tmp_path / name).trial(config.trial_id) for name in ("three", "alone"))
+    one, other = found.predictions(), expected.predictions()
+    assert one is not None
+    assert other is not None
+    assert one.label.tolist() == other.label.tolist()
+    assert one.prediction.tolist() == other.prediction.tolist()
+    assert np.abs(one.confidence - other.confidence).max() < 1e-4
+    assert one.accuracy == found.records()["test_accuracy"][-1].as_py()
 
 
 @pytest.mark.faults

@@ -87,17 +87,17 @@ def edit_attempts(store: SweepStore) -> None:
 def cut_records(store: SweepStore) -> None:
     folder = first(store)
     segment = write_segment(folder.path, 1, 1, 3, folder.records().slice(0, 1))
-    for path in folder.path.glob("*.parquet"):
+    for path in folder.path.glob("*.records.*"):
         if path.name != segment.name:
             path.unlink()
     rewrite(folder, base=[segment.name])
 
 
 DEFECTS: dict[str, tuple[Callable[[SweepStore], object], str]] = {
-    "a record": (lambda s: flip(only(first(s), "*.parquet")), "damaged, its digest does not match"),
+    "a record": (lambda s: flip(only(first(s), "*.records.*")), "damaged, its digest does not match"),
     "a head": (lambda s: flip(only(first(s), "1.json")), "damaged"),
     "a checkpoint": (lambda s: flip(only(first(s), "*.pt")), "damaged"),
-    "no records": (lambda s: only(first(s), "*.parquet").unlink(), "gone"),
+    "no records": (lambda s: only(first(s), "*.records.*").unlink(), "gone"),
     "fewer records": (cut_records, "completed at epoch 3, with records up to 1"),
     "too few epochs": (lambda s: rewrite(first(s), epoch=2), "completed at epoch 2 of 3"),
     "identity": (lambda s: rewrite(first(s), identity={"lr": 5}), "its identity is not that of its config"),

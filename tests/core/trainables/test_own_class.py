@@ -467,6 +467,29 @@ def start(config: TrialConfig) -> Any:
     return kinds.find_trainable(config.kind).start(config, InternalRun(device=torch.device("cpu")))
 
 
+def predictions(self: Walk) -> dict[str, Any]:
+    return {"label": [0, 1, 1], "prediction": torch.tensor([0, 1, 0]), "confidence": np.array([1, 0.5, 0.75])}
+
+
+def test_its_predictions_are_kept_with_the_trial(train: Train, tmp_path: Path) -> None:
+    info = train(changed(predictions=predictions))
+    folder = SweepStore(tmp_path / "walk").trial(info.trial_id)
+    found = folder.predictions()
+    assert found is not None
+    assert found.accuracy == pytest.approx(2 / 3)
+    assert list(check_sweep(SweepStore(tmp_path / "walk"))) == []
+    without = train(folder="without")
+    assert SweepStore(tmp_path / "without").trial(without.trial_id).predictions() is None
+
+
+def test_wrong_predictions_end_the_trial_in_one_line(train: Train, tmp_path: Path) -> None:
+    info = train(changed(predictions=lambda self: {"label": [0], "prediction": [0]}))
+    assert info.failure == "config"
+    assert info.attempts[-1].message == "ConfigError: walk:Walk.predictions: lacks confidence"
+    with pytest.raises(ConfigError, match=r"walk:Walk\.predictions: takes no arguments"):
+        own_class.define(changed(predictions=lambda self, images: {}), "walk:Walk")
+
+
 def test_a_damaged_definition_is_named(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     info = train()
     monkeypatch.setattr(kinds, "_declared", {})

@@ -336,6 +336,8 @@ def test_settings_reach_lists_parts_and_tables_that_the_file_lacks(tmp_path: Pat
          "parts.0.space.lr={grid_search=[0.5]}", "base.epochs=9", "base.epochs=8"],
     )  # fmt: skip
     assert (spec.name, spec.seeds, spec.keep_checkpoints) == ("zwei", (3, 4), "all")
+    assert spec.keep_predictions
+    assert not load_spec(path, ["keep.predictions=false"]).keep_predictions
     assert [part.base["epochs"] for part in spec.parts] == [8, 2]
     assert spec.parts[0].space == {"lr": {"grid_search": [0.5]}}
 

@@ -37,6 +37,9 @@ def test_a_trial_is_shown_with_its_code_and_run_again_alone_and_equal(tmp_path: 
     assert f"revision: {info.provenance['revision']}" in text
     assert f"patch on that revision: {patch}" in text
     assert "dirty: " in text
+    kept = folder.predictions()
+    assert kept is not None
+    assert f"predictions: 360 examples, {kept.accuracy:.2%} right" in text
     values = json.loads(finish([*show, "--json"]).stdout)
     assert values["patch"] == str(patch)
 
