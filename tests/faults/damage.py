@@ -143,7 +143,7 @@ class Matrix:
 
     def _found(self, store: SweepStore, name: str) -> list[Path]:
         found = store.path.glob(FILES[name].format(trial=self._victim))
-        return sorted(path for path in found if path.is_file())
+        return sorted(path for path in found if path.is_file() and not path.name.startswith("."))
 
     def _check(
         self, root: Path, words: str, done: Done, target: Path, codes: Sequence[int] = (0, 1, 2)
