@@ -32,7 +32,7 @@ from mixsweep.analysis.inference.wording import axis_words, figure_text, listing
 from mixsweep.analysis.report import figures, methods, tables
 from mixsweep.core.errors import UserError
 from mixsweep.core.extras import is_installed
-from mixsweep.core.formatting import duration, energy_text
+from mixsweep.core.formatting import duration, energy_text, size_text
 from mixsweep.core.store.files import write_bytes
 from mixsweep.core.store.store import SweepStore
 from mixsweep.core.store.trial.info import TrialInfo
@@ -260,6 +260,7 @@ def _best(
     weights, note = _weights(store, trial_id, slug, out)
     if weights and not math.isnan(row["trained_on_to"]):
         note = f"Its weights are those after epoch {int(row['trained_on_to'])}, trained on for another part."
+    note = f"{note} {_kept_words(store, trial_id)}".strip()
     shown = (part.metric, *part.trainable.reported_tests)
     reached = [f"{metric_words(name)} {figure_text(name, row[f'final_{name}'])}" for name in shown]
     # From the resolved file, and into another store: in this one the trial is done.
@@ -278,6 +279,16 @@ def _best(
         figures=drawn + weights,
         note=note,
     )
+
+
+def _kept_words(store: SweepStore, trial_id: str) -> str:
+    """A sentence on the files that a trial keeps, '' if it keeps none."""
+    kept = store.trial(trial_id).kept_files()
+    if not kept:
+        return ""
+    size = size_text(sum(path.stat().st_size for path in kept.values()))
+    count = f"{len(kept)} file{'s' * (len(kept) > 1)}"
+    return f"It keeps {count} ({size}); sweep show {trial_id} lists them."
 
 
 def _weights(store: SweepStore, trial_id: str, slug: str, out: Path) -> tuple[list[_Picture], str]:

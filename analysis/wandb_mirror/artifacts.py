@@ -1,6 +1,6 @@
-"""The W&B artifacts of a sweep: its best model and its report, each with its own run.
+"""The W&B artifacts of a sweep: its best model, its report, and the files that each trial keeps.
 
-If trials' runs held them, a run would have to be rewritten whenever another trial becomes the best.
+The first two have runs of their own: in a trial's, it would have to be rewritten whenever another becomes the best.
 """
 
 import math
@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from mixsweep.analysis.wandb_mirror.payload import ArtifactContent, RunContent, run_id_of
+from mixsweep.core.failures import DamagedError
 from mixsweep.core.scoring import scored_row
 from mixsweep.core.store.store import SweepStore
 from mixsweep.core.store.trial.info import TrialInfo
 from mixsweep.core.trainables.interface import Objective
 
-MODEL, REPORT = "model", "report"
+MODEL, REPORT, FILES = "model", "report", "files"
 
 
 def artifact_runs(store: SweepStore) -> Iterator[RunContent]:
@@ -30,6 +31,26 @@ def artifact_runs(store: SweepStore) -> Iterator[RunContent]:
         yield _run(store, model)
     if report := written_report(store):
         yield _run(store, report)
+
+
+def kept_files(store: SweepStore, info: TrialInfo) -> ArtifactContent | None:
+    """The files that an ended trial keeps; None for a trial that may still add some, or that keeps none.
+
+    Raises:
+        DamagedError: they are not what the trial kept.
+    """
+    if not info.ended:
+        return None
+    folder = store.trial(info.trial_id)
+    damages: list[str] = []
+    found = folder.kept_files(damages.append)
+    if damages:
+        raise DamagedError(damages[0])
+    if not found:
+        return None
+    metadata = {"sweep": store.name, "trial_id": info.trial_id, "epoch": info.epoch}
+    name = f"{run_id_of(store.name, info.trial_id)}-{FILES}"
+    return ArtifactContent(name=name, kind=FILES, files=found, metadata=metadata)
 
 
 def best_model(store: SweepStore) -> ArtifactContent | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from mixsweep.analysis.wandb_mirror.artifacts import artifact_runs
+from mixsweep.analysis.wandb_mirror.artifacts import artifact_runs, kept_files
 from mixsweep.analysis.wandb_mirror.payload import RunContent, run_content
 from mixsweep.analysis.wandb_mirror.sinks import Sink, TransientError
 from mixsweep.core.errors import UserError
@@ -44,7 +44,7 @@ class Mirror:
     Args:
         targets: a sink for each sweep, since each has its own cursors or folder.
         labels: display names of runs.
-        artifacts: also push the best models and the reports.
+        artifacts: also push the best models, the reports, and the files that ended trials keep.
     """
 
     def __init__(self, targets: Sequence[tuple[SweepStore, Sink]], labels: Labels, artifacts: bool = False):
@@ -90,6 +90,7 @@ class Mirror:
                 objective.metric,
                 objective.mode,
                 target.only_settled,
+                kept_files(store, info) if self._artifacts else None,
             )
 
         for folder in store.trials():
@@ -175,7 +176,14 @@ def _push(run: RunContent, target: Sink) -> SyncPass:
         pushed = -1 if target.is_current(run) else target.push(run)
     except (TransientError, OSError) as error:
         return SyncPass(runs=1, troubles=(str(error),))
-    return SyncPass(runs=1, changed=int(pushed >= 0), rows=max(0, pushed))
+    changed, artifacts = int(pushed >= 0), int(run.artifact is not None)
+    return SyncPass(
+        runs=1,
+        changed=changed,
+        rows=max(0, pushed),
+        artifacts=artifacts,
+        artifacts_changed=changed * artifacts,
+    )
 
 
 def _stamps(folder: TrialFolder) -> tuple[tuple[object, ...], ...]:

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from mixsweep.core.config import canonical_json
@@ -19,17 +20,22 @@ _LONGEST_TAG = 64  # characters, W&B's limit
 
 @dataclass(frozen=True, kw_only=True)
 class ArtifactContent:
-    """The content of a W&B artifact, held in memory, since files of the store may be replaced meanwhile."""
+    """The content of a W&B artifact.
+
+    Args:
+        kind: W&B's type.
+        files: contents, since files of the store may be replaced meanwhile; or paths of files that never change.
+    """
 
     name: str
-    kind: str  # W&B's type
-    files: Mapping[str, bytes]
+    kind: str
+    files: Mapping[str, bytes | Path]
     metadata: Mapping[str, Any]
 
     @property
     def fingerprint(self) -> str:
         """A digest of all of it."""
-        digests = {name: hashlib.sha256(content).hexdigest() for name, content in self.files.items()}
+        digests = {name: _file_digest(content) for name, content in self.files.items()}
         return _digest(vars(self) | {"files": digests})
 
 
@@ -55,11 +61,8 @@ class RunContent:
 
     @property
     def fingerprint(self) -> str:
-        """A digest of all of it."""
-        values = dict(vars(self))
-        if artifact := values.pop("artifact"):
-            values["artifact"] = artifact.fingerprint
-        return _digest(values)
+        """A digest of all of it but the artifact, which has its own."""
+        return _digest({name: value for name, value in vars(self).items() if name != "artifact"})
 
 
 def run_id_of(sweep: str, trial_id: str) -> str:
@@ -80,6 +83,7 @@ def run_content(
     metric: str,
     mode: str,
     only_settled: bool = False,
+    artifact: ArtifactContent | None = None,
 ) -> RunContent:
     """The run of a trial that has begun.
 
@@ -89,6 +93,7 @@ def run_content(
         metric: the sweep's metric; its best value is in the summary.
         mode: `max` or `min`.
         only_settled: leave out the epochs after the checkpoint, which would be trained again after a kill.
+        artifact: what the run logs beside its rows.
     """
     folder = store.trial(info.trial_id)
     records = folder.records().to_pylist()
@@ -126,6 +131,7 @@ def run_content(
         summary={key: value for key, value in summary.items() if not key.startswith("_")},
         ended=info.ended,
         exit_code=int(info.state in ("failed", "diverged")),
+        artifact=artifact,
     )
 
 
@@ -148,6 +154,13 @@ def _row(record: Mapping[str, Any], columns: Sequence[str]) -> dict[str, Any]:
 def _flat(value: Any) -> Any:
     """A config value as one column: W&B's panels take numbers and strings, not lists."""
     return "-".join(map(str, value)) if isinstance(value, list | tuple) else value
+
+
+def _file_digest(content: bytes | Path) -> str:
+    if isinstance(content, bytes):
+        return hashlib.sha256(content).hexdigest()
+    with open(content, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _digest(value: Any) -> str:

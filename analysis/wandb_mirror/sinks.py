@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import requests
 import requests.utils
 
+from mixsweep.analysis.wandb_mirror.client import log_rows, make_artifact, start_run
 from mixsweep.analysis.wandb_mirror.payload import ArtifactContent, RunContent
 from mixsweep.core.errors import UserError
 from mixsweep.core.scratch import scratch_folder
@@ -56,16 +57,27 @@ class TransientError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Cursor:
-    """The record of what has been pushed of a run. Derived: without it the run is rewritten."""
+    """The record of what has been pushed of a run. Derived: without it the run is rewritten.
+
+    Args:
+        fingerprint: of the run without its artifact.
+        artifact: the fingerprint of the artifact that was pushed with it, '' for none.
+        digests: of its rows.
+    """
 
     fingerprint: str = ""
+    artifact: str = ""
     digests: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, path: Path) -> "Cursor":
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-            return cls(fingerprint=str(values["fingerprint"]), digests=tuple(values["digests"]))
+            return cls(
+                fingerprint=str(values["fingerprint"]),
+                artifact=str(values.get("artifact", "")),
+                digests=tuple(values["digests"]),
+            )
         except (OSError, ValueError, KeyError, TypeError):
             return cls()
 
@@ -75,7 +87,13 @@ class Cursor:
 
     @classmethod
     def of(cls, run: RunContent) -> "Cursor":
-        return cls(fingerprint=run.fingerprint, digests=run.digests)
+        artifact = run.artifact.fingerprint if run.artifact else ""
+        return cls(fingerprint=run.fingerprint, artifact=artifact, digests=run.digests)
+
+    def covers(self, run: RunContent) -> bool:
+        """Whether all of a run has been pushed; one without an artifact says nothing about an earlier one."""
+        is_same = self.fingerprint == run.fingerprint
+        return is_same and (run.artifact is None or self.artifact == run.artifact.fingerprint)
 
 
 class Sink(Protocol):
@@ -128,7 +146,7 @@ class OfflineSink:
         # The cursor is in the run's own folder, so that neither exists without the other.
         path = self.path_of(run)
         written = (path / f"run-{run.run_id}.wandb").is_file()
-        if not written or Cursor.read(path / _CURSOR).fingerprint != run.fingerprint:
+        if not written or not Cursor.read(path / _CURSOR).covers(run):
             return False
         names = run.artifact.files if run.artifact else ()
         return all((self.files_of(run) / name).is_file() for name in names)
@@ -139,10 +157,10 @@ class OfflineSink:
         for left in self._folder.glob(f".*-{run.run_id}"):  # from a mirror that was killed
             shutil.rmtree(left, ignore_errors=True)
         with tempfile.TemporaryDirectory(prefix=".writing-", dir=self._folder) as beside:
-            one = _start(run, self._project, self._entity, Path(beside), mode="offline")
-            _log(one, run, run.rows)
+            one = start_run(run, self._project, self._entity, Path(beside), mode="offline")
+            log_rows(one, run, run.rows)
             if run.artifact is not None:
-                one.log_artifact(_artifact(run.artifact, self._kept_files(run)))
+                one.log_artifact(make_artifact(run.artifact, self._copied_files(run)))
             one.finish(exit_code=run.exit_code)
             (written,) = Path(beside).glob(f"wandb/offline-run-*-{run.run_id}")
             for scratch in ("logs", "tmp"):
@@ -153,19 +171,26 @@ class OfflineSink:
                 os.rename(path, former)
             os.rename(written, path)
             shutil.rmtree(former, ignore_errors=True)
-        if run.artifact is not None:  # files of the previous run
-            for other in self.files_of(run).parent.iterdir():
-                if other != self.files_of(run):
-                    shutil.rmtree(other, ignore_errors=True)
+        self._remove_former_files(run)
         return len(run.rows)
 
-    def _kept_files(self, run: RunContent) -> Path:
+    def _remove_former_files(self, run: RunContent) -> None:
+        """Remove the copies of files to which the previous run referred."""
+        own = self.files_of(run) if run.artifact else None
+        for other in (self._folder / "artifacts" / run.run_id).glob("*"):
+            if other.absolute() != own:
+                shutil.rmtree(other, ignore_errors=True)
+
+    def _copied_files(self, run: RunContent) -> dict[str, Path]:
         assert run.artifact is not None
         folder = self.files_of(run)
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in run.artifact.files.items():
-            write_bytes(folder / name, content)
-        return folder
+        for name, file in run.artifact.files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(file, bytes):
+                write_bytes(folder / name, file)
+            else:
+                _link(file, folder / name)
+        return {name: folder / name for name in run.artifact.files}
 
     def close(self) -> None:
         pass
@@ -207,7 +232,7 @@ class OnlineSink:
         self._scratch = self._at_the_end.enter_context(scratch_folder("sweep-mirror-"))
 
     def is_current(self, run: RunContent) -> bool:
-        if Cursor.read(self._cursor_path(run)).fingerprint != run.fingerprint:
+        if not Cursor.read(self._cursor_path(run)).covers(run):
             return False
         if self._lines(run) != len(run.rows):  # a run may have been deleted on the server
             return False
@@ -224,7 +249,7 @@ class OnlineSink:
         adds = 0 < pushed == self._lines(run) and run.digests[:pushed] == known.digests
         new = run.rows[pushed:] if adds else run.rows
         try:
-            one = _start(
+            one = start_run(
                 run,
                 self._project,
                 self._entity,
@@ -233,7 +258,7 @@ class OnlineSink:
                 resume="must" if adds else None,
                 **self._patience(run),
             )
-            _log(one, run, new)
+            log_rows(one, run, new)
             if run.artifact is not None:
                 self._upload(one, run.artifact)
             one.finish(exit_code=run.exit_code)
@@ -254,9 +279,12 @@ class OnlineSink:
     def _artifact_of(self, content: ArtifactContent) -> Iterator[Any]:
         """W&B's artifact of this content, whose files exist until the end of the block."""
         with tempfile.TemporaryDirectory(dir=self._scratch) as folder:
-            for name, data in content.files.items():
-                (Path(folder) / name).write_bytes(data)
-            yield _artifact(content, Path(folder))
+            paths = {}
+            for name, file in content.files.items():
+                paths[name] = file if isinstance(file, Path) else Path(folder) / name
+                if isinstance(file, bytes):
+                    paths[name].write_bytes(file)
+            yield make_artifact(content, paths)
 
     def _upload(self, one: Any, content: ArtifactContent) -> None:
         """Upload an artifact; W&B makes no second version of the same files, even from another run."""
@@ -338,59 +366,13 @@ class OnlineSink:
         raise TransientError(f"{self.url}: {problem}")
 
 
-def _start(
-    run: RunContent, project: str, entity: str | None, folder: Path, mode: str, **settings: Any
-) -> Any:
-    import wandb
-
-    resume = settings.pop("resume", None)
-    quiet = wandb.Settings(
-        silent=True,
-        console="off",
-        x_disable_stats=True,
-        x_disable_meta=True,
-        x_disable_machine_info=True,
-        x_save_requirements=False,
-        x_disable_viewer=True,
-        disable_git=True,
-        disable_code=True,
-        save_code=False,
-        x_update_finish_state=run.ended,  # otherwise W&B marks a run without heartbeat as crashed
-        **settings,
-    )
-    folder.mkdir(parents=True, exist_ok=True)
-    return wandb.init(
-        id=run.run_id,
-        name=run.name,
-        group=run.group,
-        tags=list(run.tags),
-        config=dict(run.config),
-        project=project,
-        entity=entity,
-        dir=str(folder),
-        mode=mode,  # type: ignore[arg-type]
-        resume=resume,
-        reinit="create_new",  # many runs in one process, one service for all
-        settings=quiet,
-    )
-
-
-def _log(one: Any, run: RunContent, rows: tuple[Mapping[str, Any], ...]) -> None:
-    one.define_metric("epoch")
-    one.define_metric("*", step_metric="epoch")
-    for row in rows:
-        one.log(dict(row), step=row["epoch"])
-    one.summary.update(dict(run.summary))
-
-
-def _artifact(content: ArtifactContent, folder: Path) -> Any:
-    """W&B's artifact of the files in a folder; W&B does not copy them, neither before nor after an upload."""
-    import wandb
-
-    made = wandb.Artifact(content.name, content.kind, metadata=dict(content.metadata))
-    for name in sorted(content.files):
-        made.add_file(str(folder / name), name=name, policy="immutable", skip_cache=True)
-    return made
+def _link(source: Path, target: Path) -> None:
+    """Make a file appear a second time: as a hard link, where the file system has them, else as a copy."""
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def _netrc_key(url: str) -> str:

@@ -36,7 +36,10 @@ def mirror(
     watch: Annotated[bool, typer.Option(help="Keep pushing what the sweep adds, until Ctrl-C.")] = False,
     offline: Annotated[bool, typer.Option(help="Write W&B runs into the store, for `wandb sync`.")] = False,
     artifacts: Annotated[
-        bool, typer.Option(help="Also push the best trial's checkpoint and the report, as W&B artifacts.")
+        bool,
+        typer.Option(
+            help="Also push the best trial's checkpoint, the report and kept files, as W&B artifacts."
+        ),
     ] = False,
     project: Annotated[str, typer.Option(help="The W&B project.")] = "mixsweep",
     entity: Annotated[str | None, typer.Option(help="The W&B user or team; left out: your own.")] = None,

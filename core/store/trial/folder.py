@@ -299,10 +299,14 @@ class TrialFolder:
             return format_1.load_checkpoint(self.path, device)
         return checkpoint.load_state(self.path, self.checkpoints(), device, say)
 
-    def kept_files(self) -> dict[str, Path]:
-        """The files that the trial has kept beside its records, by their paths."""
+    def kept_files(self, say: Callable[[str], None] | None = None) -> dict[str, Path]:
+        """The files that the trial has kept beside its records, by their paths.
+
+        Args:
+            say: called with a line if they are not what was kept; None: they are not read.
+        """
         made = self.belief().artifacts
-        return artifacts.files_in(self.path, made[0]) if made else {}
+        return artifacts.files_in(self.path, made[0], say) if made else {}
 
     def predictions(self) -> Predictions | None:
         """What a completed trial predicted for its test set; None if it kept no predictions.
