@@ -58,12 +58,13 @@ def patch() -> bytes:
 
 
 def patch_of(root: Path) -> bytes:
-    """The uncommitted changes of a checkout as a patch that `git apply` takes, whatever git is set to.
+    """The uncommitted changes of a checkout's tracked files as a patch that `git apply` takes, whatever git is set to.
 
+    Of a folder in a larger checkout, only what is in that folder; the paths are still those in the checkout.
     Files whose changes look like a secret, or are very large, are left out whole and named in the first lines.
     """
     kept, left_out, size = [], [], 0
-    for part in _parts(_run_git(root, "diff", "HEAD", *_DIFF_OPTIONS)):
+    for part in _parts(_run_git(root, "diff", "HEAD", *_DIFF_OPTIONS, "--", ".")):
         lines = part.decode("utf-8", "replace").splitlines()
         name = lines[0].rpartition(" b/")[2]
         if any(line.startswith("+") and looks_secret(line) for line in lines):
@@ -77,9 +78,9 @@ def patch_of(root: Path) -> bytes:
     return head + b"".join(kept)
 
 
-# External programs, prefixes, colours and renames are a person's own settings.
+# External programs, prefixes, relative paths, colours and renames are a person's own settings.
 _DIFF_OPTIONS = (
-    "--no-ext-diff", "--no-textconv", "--no-color", "--no-renames", "--binary", "--full-index",
+    "--no-ext-diff", "--no-textconv", "--no-relative", "--no-color", "--no-renames", "--binary", "--full-index",
     "--src-prefix=a/", "--dst-prefix=b/", "--unified=3", "--ignore-submodules=all",
 )  # fmt: skip
 

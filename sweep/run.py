@@ -133,12 +133,13 @@ def _prepare(plan: Plan, backend: Backend, options: RunOptions, callbacks: Callb
             save_plan(plan, store)
         if options.only is None:
             _save_forecast(trials, coming(plan)[: options.limit] if searches else [], store, run_config)
+        worker_spec = make_worker_spec(plan, run_config)
     except OSError as error:
         raise RunError(f"{store.path}: the store cannot be written: {error.strerror or error}") from error
     return SweepRun(
         plan=plan,
         trials=tuple(trials),
-        worker_spec=make_worker_spec(plan, run_config),
+        worker_spec=worker_spec,
         searches=searches,
         limit=options.limit,
         detach=options.detach,

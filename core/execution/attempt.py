@@ -87,6 +87,7 @@ def begin_attempt(config: TrialConfig, info: TrialInfo | None, run_config: RunCo
         revision=provenance()["revision"],
         project_revision=run_config.project_revision,
         project_dirty=run_config.project_dirty,
+        project_patch=run_config.project_patch,
         code=run_config.code,
         started_at=records.now().isoformat(),
         from_epoch=info.epoch if info else 0,  # until its checkpoint is read

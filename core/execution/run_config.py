@@ -27,6 +27,7 @@ class RunConfig:
     code: str = ""  # digest of the user's files that train its trials
     project_revision: str = ""  # of the project that they belong to; see core.provenance.project_revision
     project_dirty: bool = False
+    project_patch: str = ""  # digest of its uncommitted changes
     cpus: int = 1
     gpus: float = 0.0
     ranks: int = 1  # processes that train a trial together, each with these cpus and gpus

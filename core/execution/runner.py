@@ -37,6 +37,7 @@ from mixsweep.core.failures import (
     ends_process,
     kind_of,
 )
+from mixsweep.core.provenance import patch
 from mixsweep.core.store.code_patch import keep_patch
 from mixsweep.core.store.store import SweepStore
 from mixsweep.core.store.trial.crash_recovery import finalize_killed_attempt
@@ -174,7 +175,8 @@ def run_trial(
             return info
         info = begin_attempt(config, finalize_killed_attempt(folder, info), run_config)
         with suppress(OSError):  # a disk that is full is met again below, and told
-            info = replace(info, provenance={**info.provenance, "patch": keep_patch(run_config.store)})
+            own_patch = keep_patch(run_config.store, patch())
+            info = replace(info, provenance={**info.provenance, "patch": own_patch})
         device = devices.choose_device(run_config.gpus, channel.ranks.local_rank)
         try:
             term = Term(folder, lease)

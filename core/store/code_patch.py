@@ -1,16 +1,14 @@
-"""The code's uncommitted changes, kept in the store once per content, readable by their owner alone."""
+"""Uncommitted changes of code, ours or a project's, kept once per content, readable by their owner alone."""
 
 from pathlib import Path
 
-from mixsweep.core.provenance import patch
 from mixsweep.core.store import files
 
 _FOLDER = "code"
 
 
-def keep_patch(sweep: Path) -> str:
-    """Keep the uncommitted changes of this process's code; return their digest, '' if there are none."""
-    content = patch()
+def keep_patch(sweep: Path, content: bytes) -> str:
+    """Keep uncommitted changes, unless they are kept; return their digest, '' if there are none."""
     if not content:
         return ""
     digest = files.digest_of(content)

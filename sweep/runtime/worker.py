@@ -13,9 +13,10 @@ from mixsweep.core.code.tree import tree_of
 from mixsweep.core.config import TrialConfig
 from mixsweep.core.errors import UserError
 from mixsweep.core.execution.run_config import RunConfig
-from mixsweep.core.provenance import project_revision
+from mixsweep.core.provenance import patch_of, project_revision
 from mixsweep.core.records import Record
 from mixsweep.core.store.code_copy import code_path, kept_code
+from mixsweep.core.store.code_patch import keep_patch
 from mixsweep.core.store.store import SweepStore
 from mixsweep.core.store.trial.info import TrialInfo
 from mixsweep.core.trainables import own_class
@@ -119,7 +120,11 @@ class WorkerSpec:
 
 
 def make_worker_spec(plan: Plan, run_config: RunConfig) -> WorkerSpec:
-    """The worker spec of a command that runs this plan."""
+    """The worker spec of a command that runs this plan; the store keeps its project's uncommitted changes.
+
+    Raises:
+        OSError: the store cannot be written.
+    """
     spec = plan.spec
     return WorkerSpec(
         run_config=_with_code(run_config, spec),
@@ -143,7 +148,13 @@ def _with_code(run_config: RunConfig, spec: SweepSpec) -> RunConfig:
         return run_config
     project = spec.project or str(spec.source.get("project", ""))
     revision, is_dirty = project_revision(Path(project)) if project else ("", False)
-    return replace(run_config, code=spec.user_code.digest, project_revision=revision, project_dirty=is_dirty)
+    return replace(
+        run_config,
+        code=spec.user_code.digest,
+        project_revision=revision,
+        project_dirty=is_dirty,
+        project_patch=keep_patch(run_config.store, patch_of(Path(project))) if is_dirty else "",
+    )
 
 
 def _command_of(spec: SweepSpec, store: Path) -> Command | None:

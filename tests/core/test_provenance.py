@@ -149,6 +149,23 @@ def test_a_projects_revision_says_whether_its_own_folder_is_changed(
     assert project_revision(tmp_path) == project_revision(tmp_path / "none") == ("", False)
 
 
+def test_the_patch_of_a_folder_in_a_checkout_has_its_own_changes_and_applies_to_the_checkout(
+    checkout: Path, tmp_path: Path
+) -> None:
+    inner = checkout / "inner"
+    inner.mkdir()
+    (inner / "train.py").write_text("x = 1\n")
+    git(checkout, "add", "inner")
+    git(checkout, "commit", "--quiet", "-m", "second")
+    (inner / "train.py").write_text("x = 2\n")
+    (checkout / "model.py").write_text("width = 5\n")
+    git(checkout, "config", "diff.relative", "true")
+    patch = patch_of(inner)
+    assert b"model.py" not in patch
+    again = applied(checkout, patch, tmp_path / "again")
+    assert (again / "inner" / "train.py").read_text() == "x = 2\n"
+
+
 def test_a_projects_revision_is_asked_without_locks(checkout: Path) -> None:
     index = (checkout / ".git" / "index").stat().st_mtime_ns
     os.utime(checkout / "run.sh")  # git would refresh its index

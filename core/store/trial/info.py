@@ -28,6 +28,7 @@ class Attempt:
     revision: str = ""  # of mixsweep's code
     project_revision: str = ""  # of the user's project when the command was given; '' if it is in no checkout
     project_dirty: bool = False  # whether its tracked files had uncommitted changes
+    project_patch: str = ""  # digest of these changes, which are kept in `code/<digest>.patch`
     code: str = ""  # digest of the user's files, which are kept in `code/<digest>/`
     started_at: str = ""
     ended_at: str = ""

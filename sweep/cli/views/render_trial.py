@@ -105,7 +105,7 @@ def describe_trial(folder: TrialFolder, out: Console, last: int = 5) -> None:
             str(one.number), one.place, one.host, str(one.from_epoch), one.started_at[:19], Text(ending)
         )
     out.print(attempts)
-    for line in _project_lines(info):
+    for line in _project_lines(info, sweep):
         out.print(line, markup=False, highlight=False, soft_wrap=True)
     for name, value in info.provenance.items():
         if name != "patch":
@@ -146,12 +146,14 @@ def _predictions_line(folder: TrialFolder) -> str:
     return f"{len(found.label):,} examples, {found.accuracy:.2%} right" if found else ""
 
 
-def _project_lines(info: TrialInfo) -> list[str]:
+def _project_lines(info: TrialInfo, sweep: Path) -> list[str]:
     """Return a line for each revision of the user's project that an attempt began with, and its attempts."""
     found: dict[str, list[str]] = {}
     for one in info.attempts:
         if one.project_revision:
             changed = " with uncommitted changes" if one.project_dirty else ""
+            if one.project_patch:
+                changed += f" ({patch_path(sweep, one.project_patch)})"
             found.setdefault(f"{one.project_revision}{changed}", []).append(str(one.number))
     only = len(found) == 1 and len(next(iter(found.values()))) == len(info.attempts)
     return [

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mixsweep.core.store.code_patch import patch_path
 from mixsweep.core.store.store import SweepStore
 from mixsweep.core.store.trial.lease import take_lease
 from mixsweep.sweep.store_check import check
@@ -163,7 +164,17 @@ def test_each_attempt_has_the_revision_of_the_project(project: Path) -> None:
     assert found == [("", False), (head, False), (head, True)]
     shown = sweep(project, "show", info.trial_id).splitlines()
     assert f"your project's revision: {head} (attempt 2)" in shown
-    assert f"your project's revision: {head} with uncommitted changes (attempt 3)" in shown
+    digest = info.attempts[-1].project_patch
+    assert [attempt.project_patch for attempt in info.attempts] == ["", "", digest]
+    patch = patch_path(store.path, digest)
+    path = patch.relative_to(project)
+    assert f"your project's revision: {head} with uncommitted changes ({path}) (attempt 3)" in shown
+    assert patch.stat().st_mode & 0o777 == 0o600
+    changed = (project / "walk.py").read_bytes()
+    git("checkout", "--quiet", "walk.py")
+    assert (project / "walk.py").read_bytes() != changed
+    git("apply", str(patch))
+    assert (project / "walk.py").read_bytes() == changed
 
 
 def test_a_trial_that_is_done_starts_again_too_and_one_that_runs_does_not(project: Path) -> None:
