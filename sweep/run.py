@@ -123,7 +123,7 @@ def _prepare(plan: Plan, backend: Backend, options: RunOptions, callbacks: Callb
         check_data([*trials, *(examples(plan.spec) if searches else [])], run_config)
         announcement = new_store_line(plan, store)
         _open_store(store)
-        for line in (announcement, other_code_line(plan, other_code(plan, store))):
+        for line in (announcement, other_code_line(plan, store, other_code(plan, store))):
             if line:
                 callbacks.say(line)
         if options.fresh is not None:

@@ -11,12 +11,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import ModuleType
 
+from mixsweep.core.code.installed import installed_files, installed_versions
 from mixsweep.core.code.meaning import meaning_of
 from mixsweep.core.errors import ConfigError, UserError
 from mixsweep.core.secret_text import text_looks_secret
 
 _FOLDER = "code"
+_VERSIONS = "installed.txt"  # in a copy: the distributions of an installed module, and their versions
 _NEVER = ("__pycache__", ".git", ".venv", "node_modules")
 _MOST_BYTES = 100 * 2**20
 _DIGITS = 20  # of a digest; those of versions that digested bytes have fewer
@@ -56,6 +59,25 @@ def read_code(paths: Mapping[str, Path]) -> Code:
     """The code in these files, by their paths in a copy."""
     files = {name: CodeFile(path.read_bytes(), path.stat().st_mode & 0o777) for name, path in paths.items()}
     return Code(files)
+
+
+def installed_code(module: ModuleType) -> Code:
+    """The code of an installed module, with the version of its distribution."""
+    code, versions = read_code(installed_files(module)), installed_versions(module)
+    own = {_VERSIONS: CodeFile(versions.encode(), 0o644)} if versions else {}
+    return Code({**code.files, **own})
+
+
+def versions_of(code: Code) -> str:
+    """The distributions of an installed module in this code, like `walks 1.0`; '' without one."""
+    file = code.files.get(_VERSIONS)
+    return "" if file is None else ", ".join(file.content.decode("utf-8", "replace").splitlines())
+
+
+def kept_versions(sweep: Path, digest: str) -> str:
+    """The distributions of an installed module in a kept copy, '' where it has none or is gone."""
+    path = code_path(sweep, digest) / _VERSIONS
+    return versions_of(read_code({_VERSIONS: path})) if path.is_file() else ""
 
 
 def collect_code(root: Path, patterns: Iterable[str]) -> Code:

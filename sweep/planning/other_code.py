@@ -1,5 +1,6 @@
 """Trials of a plan that other code of the user's has trained than what is at hand now."""
 
+from mixsweep.core.store.code_copy import kept_versions, versions_of
 from mixsweep.core.store.store import SweepStore
 from mixsweep.core.store.trial_index import TrialIndex
 from mixsweep.sweep.planning.plan import Plan
@@ -21,14 +22,19 @@ def other_code(plan: Plan, store: SweepStore) -> dict[str, list[str]]:
     return found
 
 
-def other_code_line(plan: Plan, found: dict[str, list[str]]) -> str:
+def other_code_line(plan: Plan, store: SweepStore, found: dict[str, list[str]]) -> str:
     """Return a line on what `other_code` has found, '' for nothing."""
     if not found or plan.spec.user_code is None:
         return ""
     count = len({trial_id for trials in found.values() for trial_id in trials})
-    versions = ", ".join(f"{code[:8]}: {len(trials)}" for code, trials in found.items())
+    kept = {code: kept_versions(store.path, code) for code in found}
+    versions = ", ".join(
+        f"{code[:8]}{f' of {kept[code]}' if kept[code] else ''}: {len(trials)}"
+        for code, trials in found.items()
+    )
+    here = versions_of(plan.spec.user_code)
     trials = "1 trial" if count == 1 else f"{count} trials"
     return (
         f"different code of yours has trained {trials} in the store ({versions}); "
-        f"the code at hand is {plan.spec.user_code.digest[:8]}"
+        f"the code at hand is {plan.spec.user_code.digest[:8]}{f' of {here}' if here else ''}"
     )

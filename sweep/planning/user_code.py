@@ -11,7 +11,7 @@ from typing import Any
 from mixsweep.core import registry
 from mixsweep.core.code.project import ProjectFiles, is_of_project, project_files
 from mixsweep.core.errors import ConfigError, did_you_mean
-from mixsweep.core.store.code_copy import Code, read_code
+from mixsweep.core.store.code_copy import Code, installed_code, read_code
 from mixsweep.core.toml.reader import Reader
 from mixsweep.core.trainables import own_class
 from mixsweep.core.trainables.declared import DeclaredTrainable
@@ -92,15 +92,13 @@ def _with_files(
 ) -> UserCode:
     """The same, with the files that train: those named and what they import, and an installed module."""
     found = project_files(imports, project) if imports else ProjectFiles({}, (".",))
-    kept = dict(found.files)
-    if installed is not None and installed.__file__:
-        kept[f"{installed.__name__.replace('.', '/')}.py"] = Path(installed.__file__)
+    own = {} if installed is None else installed_code(installed).files
     files = {"imports": list(imports), "project": project} if imports else {}
     return replace(
         code,
         imports=imports,
         project=project,
-        code=code.code or read_code(kept),
+        code=code.code or Code({**read_code(found.files).files, **own}),
         roots=found.roots,
         located={**files, **code.located},
     )

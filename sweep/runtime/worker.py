@@ -15,7 +15,7 @@ from mixsweep.core.errors import UserError
 from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.provenance import patch_of, project_revision
 from mixsweep.core.records import Record
-from mixsweep.core.store.code_copy import code_path, kept_code
+from mixsweep.core.store.code_copy import code_path, installed_code, kept_code, kept_versions, versions_of
 from mixsweep.core.store.code_patch import keep_patch
 from mixsweep.core.store.store import SweepStore
 from mixsweep.core.store.trial.info import TrialInfo
@@ -46,6 +46,7 @@ class WorkerSpec:
         definition: of a trainable of one's own, or None.
         command: that trains, where the trainable is one.
         module: of the trainable, where it is in an installed package.
+        module_code: digest of its code and its distribution's version, where the command was given.
         imports: the user's files: that of the trainable first, then those that register models and data sets.
         project: the root of the project that they import from.
         roots: folders of the project that modules are imported from.
@@ -63,6 +64,7 @@ class WorkerSpec:
     definition: Definition | None = None
     command: Command | None = None
     module: str = ""
+    module_code: str = ""
     imports: tuple[str, ...] = ()
     project: str = ""
     roots: tuple[str, ...] = (".",)
@@ -93,7 +95,7 @@ class WorkerSpec:
             "imports": list(self.imports),
             "roots": list(self.roots),
         }
-        names = ("metric", "mode", "module", "project", "runs_copy", "grows", "version")
+        names = ("metric", "mode", "module", "module_code", "project", "runs_copy", "grows", "version")
         return {**nested, **{name: getattr(self, name) for name in names}}
 
     @classmethod
@@ -126,6 +128,7 @@ def make_worker_spec(plan: Plan, run_config: RunConfig) -> WorkerSpec:
         OSError: the store cannot be written.
     """
     spec = plan.spec
+    module = module_of(spec.source.get("trainable", ""))
     return WorkerSpec(
         run_config=_with_code(run_config, spec),
         metric=spec.metric,
@@ -134,7 +137,8 @@ def make_worker_spec(plan: Plan, run_config: RunConfig) -> WorkerSpec:
         stopping=spec.stopping,
         definition=spec.trainable.definition,
         command=_command_of(spec, run_config.store),
-        module=module_of(spec.source.get("trainable", "")),
+        module=module,
+        module_code=installed_code(import_module(module)).digest if module else "",
         imports=spec.imports,
         project=spec.project,
         roots=spec.roots,
@@ -228,7 +232,7 @@ def import_code(worker_spec: WorkerSpec) -> None:
         own_fields.check_fields(worker_spec.definition)
         declare(worker_spec.definition)
     elif worker_spec.definition is not None:
-        module = _import_module(worker_spec.module) if worker_spec.module else modules[0]
+        module = _installed_module(worker_spec) if worker_spec.module else modules[0]
         _attach(worker_spec.definition, module)
 
 
@@ -258,11 +262,27 @@ def prepare_worker(worker_spec: WorkerSpec) -> Callable[[Record], bool]:
     return make_decide(worker_spec.stopping, store, worker_spec.metric, worker_spec.mode, epochs)
 
 
-def _import_module(name: str) -> ModuleType:
+def _installed_module(worker_spec: WorkerSpec) -> ModuleType:
+    """The installed module of a trainable.
+
+    Raises:
+        UserError: it is not here, or is not the one that the command was given with.
+    """
+    name = worker_spec.module
     try:
-        return import_module(name)
+        module = import_module(name)
     except ImportError as error:
         raise UserError(f"{name}: cannot be imported in this process ({error})") from error
+    code = installed_code(module)
+    if worker_spec.module_code not in ("", code.digest):
+        run_config = worker_spec.run_config
+        here, there = versions_of(code), kept_versions(run_config.store, run_config.code)
+        change = "its files have changed" if here == there else f"{there or 'another version'}, here {here}"
+        raise UserError(
+            f"{name}: not the code that the sweep was submitted with ({change}); "
+            "install the same version on both sides, or run the same command again"
+        )
+    return module
 
 
 def _attach(definition: Definition, module: ModuleType) -> None:

@@ -107,7 +107,7 @@ def describe_plan(
         out.print(f"{plan.shared} trials answer several questions and run once", markup=False)
     if found := superseded_by(plan, store):
         out.print(superseded_line(len(found)), markup=False)
-    if told := other_code_line(plan, other_code(plan, store)):
+    if told := other_code_line(plan, store, other_code(plan, store)):
         out.print(told, style="yellow", markup=False, soft_wrap=True)
     for note in ineffective(plan):
         out.print(note, style="yellow", markup=False)

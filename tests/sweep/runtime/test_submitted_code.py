@@ -5,13 +5,19 @@ import os
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mixsweep.core.errors import UserError
+from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.store.code_copy import code_path
 from mixsweep.core.store.store import SweepStore
+from mixsweep.sweep.planning.parse import load_spec
+from mixsweep.sweep.planning.plan import make_plan, save_plan
+from mixsweep.sweep.runtime.worker import import_code, make_worker_spec
 from tests.support.commands import infos
 
 FILES = {
@@ -152,6 +158,23 @@ def test_the_code_is_kept_once_with_what_looks_secret_for_its_owner_only(
     done = python(SUBMIT, project)
     assert json.loads(done.stdout)["run_config"]["code"] == kept.name
     assert [path.name for path in kept.parent.iterdir()] == [kept.name]
+
+
+def test_an_installed_module_that_is_not_the_submitted_one_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "tuned.toml"
+    file.write_text(
+        'name = "tuned"\nmetric = "mean_accuracy"\nmode = "max"\n'
+        'trainable = "ray.tune.examples.pbt_example:PBTBenchmarkExample"\n[fields]\nlr = 1e-3\n'
+    )
+    plan = make_plan(load_spec(file))
+    save_plan(plan, SweepStore(tmp_path / "tuned"))
+    worker_spec = make_worker_spec(plan, RunConfig(store=tmp_path / "tuned"))
+    import_code(worker_spec)
+    (tmp_path / "tuned" / "code" / worker_spec.run_config.code / "installed.txt").write_text("ray 0.1\n")
+    with pytest.raises(
+        UserError, match=r"not the code that the sweep .*\(ray 0\.1, here ray [0-9.]+\); install"
+    ):
+        import_code(replace(worker_spec, module_code="0" * 20))
 
 
 @pytest.mark.parametrize(("damage", "said"), [("gone", "is gone"), ("changed", "not the code that was kept")])
