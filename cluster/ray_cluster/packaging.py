@@ -16,6 +16,7 @@ from pathlib import Path, PurePath
 
 from mixsweep.core.errors import UserError
 from mixsweep.core.secret_text import is_secret_file, text_looks_secret
+from mixsweep.core.store.code_copy import Code
 
 _PACKAGES = ("core", "cluster", "analysis", "sweep")
 
@@ -98,6 +99,27 @@ def stage(
     named = {str(path) for path in files}
     left_out = tuple(f"{path} ({why})" for path, why in selected.left_out if str(path) not in named)
     return Shipment(working_dir, package, tuple(targets), left_out)
+
+
+def stage_code(folder: Path, code: Code, root: Path) -> None:
+    """Write a command's code into a new folder.
+
+    Args:
+        root: the folder that its paths are relative to.
+
+    Raises:
+        PackagingError: a file that git does not track looks like a secret.
+    """
+    tracked = {str(path) for path in _listed_by_git(root, "--cached") or ()}
+    for name, file in code.files.items():
+        if name not in tracked and (is_secret_file(Path(name).name) or text_looks_secret(file.content)):
+            raise PackagingError(
+                f"command.code: {name} looks like a secret and is not tracked by git, so it is not shipped"
+            )
+        copy = folder / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(file.content)
+        copy.chmod(file.mode)
 
 
 def _stage_package(folder: Path) -> Path:

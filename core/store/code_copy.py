@@ -113,6 +113,16 @@ def kept_code(sweep: Path, digest: str) -> Path:
     Raises:
         UserError: it is gone, or is not what was kept.
     """
+    read_kept(sweep, digest)
+    return code_path(sweep, digest)
+
+
+def read_kept(sweep: Path, digest: str) -> Code:
+    """The code in a kept copy, checked.
+
+    Raises:
+        UserError: it is gone, or is not what was kept.
+    """
     path = code_path(sweep, digest)
     try:
         code = read_code(_files_in(path))
@@ -124,7 +134,7 @@ def kept_code(sweep: Path, digest: str) -> Path:
         raise UserError(
             f"{path}: not the code that was kept; delete this folder and run the same command again"
         )
-    return path
+    return code
 
 
 def same_code(sweep: Path, digest: str) -> str:

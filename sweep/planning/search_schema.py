@@ -76,6 +76,11 @@ def read_search(
     table, at = reader.table(source, "search"), "search."
     algorithm = reader.choice(table, "algorithm", "tpe", ALGORITHMS, at)
     reader.keys(table, keys_beside(Search, algorithm=algorithm), at)
+    if algorithm == "pbt" and "command" in source:
+        raise reader.error(
+            "search.algorithm",
+            "pbt: not with a [command], whose checkpoints do not fall on the comparisons; write tpe, or a class",
+        )
     if "parts" in source:
         raise reader.error("search", "not with [[parts]]: a search asks one question; split the file")
     if "samples" in source:

@@ -181,6 +181,7 @@ class Population:
         self._members = list(plan.trials)
         self._left = list(boundaries(plan.spec, self._members[0].epochs))  # comparisons to come
         self._taken: set[str] = set()  # ids handed out since the last comparison
+        self._running: set[str] = set()  # those whose request has not ended
         self.started = 0
         self._compare_where_all_wait()
 
@@ -195,6 +196,7 @@ class Population:
         for config in self._members:
             if config.trial_id not in self._taken and not self._waits(config):
                 self._taken.add(config.trial_id)
+                self._running.add(config.trial_id)
                 self.started += 1
                 return TrialRequest(config, self._until)
         return None
@@ -205,7 +207,8 @@ class Population:
         return not self._left and all(c.trial_id in self._taken or self._waits(c) for c in self._members)
 
     def ended(self, request: TrialRequest) -> None:
-        """Do nothing: results are read from the store."""
+        """Take note that the member's worker has left it; its result is read from the store."""
+        self._running.discard(request.config.trial_id)
 
     @property
     def _until(self) -> int | None:
@@ -219,7 +222,8 @@ class Population:
         return is_done(info, config, replace(self._run_config, until=self._until))
 
     def _compare_where_all_wait(self) -> None:
-        while self._left:
+        # A worker writes that its member waits before it gives up the lease, without which nobody can train it further.
+        while self._left and not self._running:
             epoch = self._left[0]
             decision = read_decision(self._store, self._spec, epoch, self._members)
             if decision is None:

@@ -8,6 +8,7 @@ import os
 import queue
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -219,6 +220,8 @@ class CommandTrial:
         else:
             tree.mkdir()
         for name, target in self._command.inputs.items():
+            if not os.path.exists(target):
+                raise ConfigError(f"inputs: {target} is not on {socket.gethostname()}")
             (tree / name).parent.mkdir(parents=True, exist_ok=True)
             (tree / name).symlink_to(target)
         return tree

@@ -59,8 +59,6 @@ class RayClusterBackend(Backend):
         unshared = f"place {self.place.name} has no store that all nodes see (shared = false)"
         if plan.spec.search is not None:
             raise ClusterError(f"[search]: {unshared}")
-        if plan.spec.command is not None:
-            raise ClusterError(f"[command]: {unshared}, where its code lies")
         if plan.spec.resources.ranks > 1:
             raise ClusterError(f"resources.ranks: {unshared}")
 

@@ -3,9 +3,11 @@
 The store is on the cluster, so other commands about a sweep run there too, each as a small job.
 """
 
+import glob
 import sys
-from collections.abc import Callable, Sequence
-from typing import ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
 
 import tomli_w
 
@@ -15,11 +17,13 @@ from mixsweep.cluster.ray_cluster.connection import ClusterError
 from mixsweep.cluster.ray_cluster.job_client import JobServer, RayJob
 from mixsweep.core.scratch import scratch_folder
 from mixsweep.sweep.backends.base import Backend, Callbacks, Outcome, RunOptions, SweepRun
+from mixsweep.sweep.planning.command_schema import CommandSpec
 from mixsweep.sweep.planning.plan import Plan
 from mixsweep.sweep.planning.schema import SweepSpec
 from mixsweep.sweep.planning.user_code import module_of
 
 _FILE = "submitted-sweep.toml"
+_COMMAND = "command"  # the folder of a command's code in the job's working folder
 
 
 class RayJobBackend(Backend):
@@ -29,6 +33,11 @@ class RayJobBackend(Backend):
     detaches: ClassVar[bool] = True
     takes_custom_resources: ClassVar[bool] = True
     searches: ClassVar[bool] = True
+
+    def check(self, plan: Plan, options: RunOptions) -> None:
+        super().check(plan, options)
+        if plan.spec.command is not None:
+            _check_inputs(plan.spec.command.table.inputs, self.place)
 
     def run_elsewhere(self, plan: Plan, options: RunOptions, callbacks: Callbacks) -> Outcome:
         """Submit the sweep's job, or find the running one, and follow it."""
@@ -82,10 +91,6 @@ def submit_sweep(
         ClusterError, PackagingError: nothing was submitted; the message is one line.
     """
     assert place.ray is not None
-    if spec.command is not None:
-        raise ClusterError(
-            f"[command]: place {place.name} is a job server, which gets no code of a command; use HOST:PORT as address"
-        )
     server = JobServer(place.ray)
     if running := running_job(server, spec.name):
         say(f"Job {running.job_id} runs this sweep already; following it.")
@@ -100,6 +105,8 @@ def submit_sweep(
             if "trainable" in source and not module_of(source["trainable"]):
                 cls = str(source["trainable"]).rpartition(":")[2]
                 source["trainable"] = f"{shipment.imports[0]}:{cls}"
+        if spec.command is not None:
+            source |= _ship_command(spec.command, source, shipment.working_dir)
         (shipment.working_dir / _FILE).write_text(tomli_w.dumps(source), encoding="utf-8")
         places = tomli_w.dumps(_place_on_cluster(place))
         (shipment.working_dir / "places.toml").write_text(places, encoding="utf-8")
@@ -107,6 +114,29 @@ def submit_sweep(
         job = server.submit(spec.name, run, shipment.runtime_env)
     say(f"Submitted as job {job.job_id}.")
     return job
+
+
+def _check_inputs(inputs: Sequence[str], place: Place) -> None:
+    """Refuse inputs that the nodes of a job server would not find."""
+    for name in inputs:
+        if not Path(name).is_absolute():
+            raise ClusterError(
+                f"command.inputs: {name!r}: place {place.name} is a job server, whose nodes do not see this folder; "
+                "write the absolute path that it has there"
+            )
+
+
+def _ship_command(command: CommandSpec, source: Mapping[str, Any], working_dir: Path) -> dict[str, Any]:
+    """Put a command's code among the files that are shipped; return the keys of the sweep file that name it there.
+
+    Raises:
+        PackagingError: a file of it may not be shipped.
+    """
+    if command.code is None:
+        return {"project": "."}
+    packaging.stage_code(working_dir / _COMMAND, command.code, Path(source["project"]))
+    named = [glob.escape(name) for name in command.code.files]
+    return {"project": _COMMAND, "command": {**source["command"], "code": named}}
 
 
 def running_job(server: JobServer, sweep: str) -> RayJob | None:

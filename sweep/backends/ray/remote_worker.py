@@ -26,6 +26,7 @@ from mixsweep.core.data.cifar10 import writable_cache_folder
 from mixsweep.core.errors import UserError
 from mixsweep.core.records import Record
 from mixsweep.core.scratch import scratch_folder
+from mixsweep.core.store.code_copy import keep_code
 from mixsweep.core.store.retention import Retention
 from mixsweep.core.store.store import SweepStore
 from mixsweep.core.store.trial.folder import TrialFolder
@@ -49,9 +50,28 @@ def run_trials_remotely(
         proxy: the handle of the store proxy's actor.
         node: the start of the id of this process's node, by which the proxy learns of its death.
     """
+    with scratch_folder("mixsweep-command-") as folder:
+        worker_spec = _with_code_here(proxy, worker_spec, folder)
+        import_code(worker_spec)
+        yield from _run_trials(proxy, node, worker_spec, trials)
+
+
+def _with_code_here(proxy: Any, worker_spec: WorkerSpec, folder: Path) -> WorkerSpec:
+    """A worker spec whose command runs a copy of its code in this folder."""
     import ray
 
-    import_code(worker_spec)
+    command = worker_spec.command
+    if command is None or not command.code:
+        return worker_spec
+    here = keep_code(folder, ray.get(proxy.command_code.remote()))
+    return replace(worker_spec, command=replace(command, code=str(here)))
+
+
+def _run_trials(
+    proxy: Any, node: str, worker_spec: WorkerSpec, trials: Sequence[TrialConfig]
+) -> Iterator[TrialInfo]:
+    import ray
+
     pending = list(trials)
     progress = True
     while pending and progress:

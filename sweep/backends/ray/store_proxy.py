@@ -15,6 +15,7 @@ from mixsweep.core.data.cifar10 import source_files
 from mixsweep.core.execution.remaining import is_done
 from mixsweep.core.failures import LeaseLostError
 from mixsweep.core.records import Record
+from mixsweep.core.store.code_copy import Code, read_kept
 from mixsweep.core.store.store import SweepStore
 from mixsweep.core.store.trial.crash_recovery import finalize_killed_attempt
 from mixsweep.core.store.trial.folder import TrialFolder
@@ -157,6 +158,14 @@ class StoreProxy:
         with open(self._run_config.data_dir / name, "rb") as file:
             file.seek(start)
             return file.read(count)
+
+    def command_code(self) -> Code:
+        """The code of the sweep's command.
+
+        Raises:
+            UserError: it is gone, or is not what was kept.
+        """
+        return read_kept(self._store.path, self._run_config.code)
 
     def _restore_grant(
         self, trial_id: str, token: str, node: str, attempt: Attempt | None

@@ -1,6 +1,7 @@
 """The `local` place: a real Ray on this machine, its death, and the same command again."""
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from mixsweep.core.store.store import SweepStore
 from tests.support.commands import (
+    ROOT,
     finish,
     kill_family,
     start,
@@ -139,6 +141,21 @@ def test_a_stopping_rule_decides_in_ray_workers_and_its_decisions_are_recorded(t
     assert "completed" in states
     stopped = {f.trial_id for f in store.trials() if (info := f.info()) and info.state == "stopped"}
     assert stopped_at_rungs(store) == stopped
+
+
+def test_tpe_searches_over_a_command(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "examples" / "script", tmp_path / "script")
+    file = tmp_path / "script" / "script.toml"
+    head, _, _ = file.read_text().replace("seeds = 3\n", "").partition("[space]")
+    file.write_text(
+        f"{head}[space]\nlr = {{ loguniform = [0.01, 0.5] }}\n"
+        '[search]\nalgorithm = "tpe"\ntrials = 3\nstartup_trials = 1\n'
+    )
+    done = finish(sweep_command(file, tmp_path / "runs", "local"))
+    assert done.returncode == 0, done.stdout
+    store = SweepStore(tmp_path / "runs" / "script")
+    assert _ended(store) == [True] * 3
+    assert len({row["lr"] for row in store.plan().to_pylist()}) == 3
 
 
 def _ended(store: SweepStore) -> list[bool]:

@@ -71,6 +71,10 @@ MISTAKES: dict[str, tuple[tuple[str, str], str]] = {
     ),
     "fields without a command": (("[command]", "[command_]"), "command_: unknown key; did you mean 'command'?"),
     "a misspelt field": (("degree = { grid", "degre = { grid"), "space.degre: unknown field; did you mean 'degree'?"),
+    "a population of commands": (
+        ("seeds = 3", '[search]\nalgorithm = "pbt"\nmutate = ["lr"]'),
+        "search.algorithm: pbt: not with a [command], whose checkpoints do not fall on the comparisons",
+    ),
 }  # fmt: skip
 
 

@@ -212,6 +212,26 @@ def inline(
     return with_known(make_plan(spec), store)
 
 
+def test_members_are_compared_once_their_workers_have_left_them(tmp_path: Path) -> None:
+    spec = spec_with()
+    store, plan = SweepStore(tmp_path / spec.name), make_plan(spec)
+    run_config = make_run_config(spec, store, find_place("local"))
+    save_plan(plan, store)
+    with hold_driver_lease(store) as lease:
+        source = Population(plan, store, run_config, lease.check)
+        requests = [request for _ in plan.trials if (request := source.take()) is not None]
+        for request in requests:
+            list(run_trials(make_worker_spec(plan, run_config).until(request.until), [request.config]))
+        assert len(requests) == len(plan.trials) == 4
+        for request in requests[1:]:
+            source.ended(request)
+        assert source.take() is None  # the first one's worker may still hold its lease
+        assert len(source.plan.trials) == 4
+        source.ended(requests[0])
+        assert source.take() is not None
+        assert len(source.plan.trials) == 5
+
+
 def infos(store: SweepStore) -> dict[str, TrialInfo]:
     return {folder.trial_id: info for folder in store.trials() if (info := folder.info())}
 
