@@ -20,7 +20,7 @@ from mixsweep.core.scratch import owned_folder
 from mixsweep.core.verbosity import is_verbose
 
 # Small: trials share images through memory-mapped files and results through the store, not through Ray.
-_OBJECT_STORE_BYTES = 128 * 2**20
+OBJECT_STORE_BYTES = 128 * 2**20
 
 # Read by Ray when it is imported or started; variables that the user has set are kept.
 _QUIET = {
@@ -70,7 +70,7 @@ def local_ray(cpus: int | None = None, gpus: int | None = None) -> Iterator[dict
         num_cpus=cpus,
         num_gpus=gpus,
         include_dashboard=False,
-        object_store_memory=_OBJECT_STORE_BYTES,
+        object_store_memory=OBJECT_STORE_BYTES,
         configure_logging=True,
         logging_level=logging.ERROR,
         log_to_driver=is_verbose(),
@@ -197,14 +197,14 @@ def ray_node(
         words.append(f"--ray-client-server-port={_free_port()}")  # unused, but fixed at 10001 by default
     if join is not None:
         words = [f"--address={join.address}"]
-    with owned_folder(_short_root(), _FOLDER_PREFIX) as folder:
+    with node_folder() as folder:
         with open(os.open(folder / "token", os.O_CREAT | os.O_WRONLY, 0o600), "w") as file:
             file.write(join.token if join else secrets.token_hex(32))
         with open(folder / "start.log", "wb") as log:
             process = subprocess.Popen(
                 [
                     *command_prefix, sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *words,
-                    f"--num-cpus={cpus}", f"--num-gpus={gpus}", f"--object-store-memory={_OBJECT_STORE_BYTES}",
+                    f"--num-cpus={cpus}", f"--num-gpus={gpus}", f"--object-store-memory={OBJECT_STORE_BYTES}",
                     f"--temp-dir={folder / 'r'}", "--include-log-monitor=false", "--dashboard-agent-listen-port=0",
                     *options,
                 ],
@@ -277,6 +277,13 @@ def _live_processes(session: int) -> list[int]:
             if fields[3] == str(session) and fields[0] not in ("Z", "X"):
                 found.append(int(path.parent.name))
     return found
+
+
+@contextmanager
+def node_folder() -> Iterator[Path]:
+    """A folder for the files of a node, private, with a path that is short enough; deleted on exit."""
+    with owned_folder(_short_root(), _FOLDER_PREFIX) as folder:
+        yield folder
 
 
 def _short_root() -> str:

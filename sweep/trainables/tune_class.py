@@ -18,6 +18,7 @@ from mixsweep.core.trainables import interface
 from mixsweep.core.trainables.declared import DeclaredConfig
 from mixsweep.core.trainables.seeding import seed_record
 from mixsweep.sweep.trainables import tune_results
+from mixsweep.sweep.trainables.private_ray import private_ray
 from mixsweep.sweep.trainables.tune_config import config_of, trial_info
 
 logging.getLogger("ray.tune.trainable").setLevel(logging.WARNING)  # a restore is told in the trial's log
@@ -39,6 +40,7 @@ class ClassTrial:
         self._result: Mapping[str, Any] = {}  # the last one, or what is kept of it
         self._can_save = True
         self._closing = ExitStack()
+        self._closing.enter_context(private_ray(run))
         self._scratch = self._closing.enter_context(scratch_folder())
         try:
             seed_record(config, 0)

@@ -16,6 +16,7 @@ from mixsweep.core.trainables.declared import DeclaredConfig
 from mixsweep.core.trainables.seeding import seed_record
 from mixsweep.core.training import device as devices
 from mixsweep.sweep.trainables import tune_results
+from mixsweep.sweep.trainables.private_ray import private_ray
 from mixsweep.sweep.trainables.tune_config import config_of, trial_info
 from mixsweep.sweep.trainables.tune_session import FunctionSession
 
@@ -36,6 +37,7 @@ class FunctionTrial:
         self._new: dict[str, Any] | None = None  # the state that `state` has not returned yet
         self._has_checkpoint = False
         self._closing = ExitStack()
+        self._closing.enter_context(private_ray(run))
         self._scratch = self._closing.enter_context(scratch_folder())
         self._session = FunctionSession(
             function,
