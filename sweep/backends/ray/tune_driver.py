@@ -23,6 +23,7 @@ from mixsweep.core.trainables.kinds import declare
 from mixsweep.sweep.runtime.retry import Ending, RetryLoop, in_background
 from mixsweep.sweep.runtime.worker import WorkerSpec, run_trials
 from mixsweep.sweep.search.trial_source import TrialRequest, TrialSource, to_tune_searcher
+from mixsweep.sweep.trainables.tune import SOURCE as TUNE
 
 # How a slot's process runs its trials; yields each trial's end.
 Train = Callable[[WorkerSpec, Sequence[TrialConfig]], Iterator[TrialInfo]]
@@ -131,7 +132,7 @@ def _run_tune(
         needs = {"memory": 1}
     trainable = tune.with_resources(
         tune.with_parameters(_slot_class(), trials=trials, worker_spec=worker_spec, train=slots.train),
-        tune.PlacementGroupFactory([{name: value for name, value in needs.items() if value}]),
+        tune.PlacementGroupFactory(_bundles(worker_spec, needs), strategy="STRICT_PACK"),
     )
     with scratch_folder() as scratch:
         results = tune.Tuner(
@@ -147,6 +148,19 @@ def _run_tune(
             ),
         ).fit()
     return [str(error).strip().splitlines()[-1] for error in results.errors]
+
+
+def _bundles(worker_spec: WorkerSpec, needs: Mapping[str, float]) -> list[dict[str, float]]:
+    """The resources of a slot's own process, then those of the tasks and actors that its trial may start.
+
+    Only a trainable of Ray Tune starts some: its process has the GPU, and they have the CPUs, since its process waits
+    for them. All others have everything themselves.
+    """
+    wanted = {name: value for name, value in needs.items() if value}
+    if worker_spec.definition is None or worker_spec.definition.source != TUNE:
+        return [wanted]
+    own = {name: value for name, value in wanted.items() if name == "GPU"}
+    return [own, {name: value for name, value in wanted.items() if name not in own}]
 
 
 def _end_callback(on_end: Callable[[TrialInfo], None]) -> Any:

@@ -93,6 +93,16 @@ def test_tasks_and_actors_run_on_a_ray_of_the_trials_own_beside_anothers_cluster
         assert ("a Ray of this trial's own instead of 'auto'" in log_text(trial)) == (name == "Klass")
 
 
+def test_in_a_ray_place_they_run_in_the_resources_of_their_trial(tmp_path: Path) -> None:
+    (tmp_path / "rays.py").write_text(CODE)
+    (tmp_path / "rays.toml").write_text(FILE.format(name="function").replace("cpus = 2", "cpus = 1"))
+    command = [sys.executable, "-m", "mixsweep", "run", "rays.toml", "--place", "local"]
+    done = finish(command, folder=tmp_path)
+    assert done.returncode == 0, done.stdout
+    for trial in SweepStore(tmp_path / "runs" / "rays").trials():
+        assert [row["count"] for row in trial.records().to_pylist()] == [1, 2]
+
+
 def test_a_trainable_that_asks_nothing_of_ray_starts_none(tmp_path: Path) -> None:
     code = (
         "from ray import tune\nimport ray\n"
