@@ -44,6 +44,8 @@ _registered: dict[str, dict[str, Callable[..., Any]]] = {part: {} for part in BU
 _recalled: dict[str, set[str]] = {part: set() for part in BUILT_IN}
 _forms: dict[str, DataForm] = {}  # by data set
 _loaded_with: dict[str, frozenset[str]] = {}  # by the module of a user's file
+_Entry = tuple[Callable[..., Any], DataForm | None]  # what is registered, and a data set's form
+_entries: dict[str, dict[tuple[str, str], _Entry]] = {}  # by that module, by part and name
 
 
 def register_model(name: str, build: Callable[..., Any]) -> None:
@@ -86,8 +88,7 @@ def register_dataset(
     """
     if len(shape) != 3 or not all(isinstance(size, int) and size > 0 for size in shape):
         raise ValueError(f"shape = {shape!r} is not (channels, height, width)")
-    _register("dataset", name, load)
-    _forms[name] = DataForm((shape[0], shape[1], shape[2]), classes, augment)
+    _register("dataset", name, load, DataForm((shape[0], shape[1], shape[2]), classes, augment))
 
 
 def register_optimizer(name: str, build: Callable[..., Any]) -> None:
@@ -185,8 +186,11 @@ def import_files(
 ) -> list[ModuleType]:
     """Import a user's files once in this process, with folders of their project first on `sys.path`.
 
+    What they register is in force afterwards, also where other files of this process have taken their names since.
+
     Raises:
         FileNotFoundError: there is no such file.
+        ValueError: two of them register different things under one name.
     """
     root = Path(project).resolve()
     modules = []
@@ -196,7 +200,21 @@ def import_files(
             if path not in sys.path:
                 sys.path.insert(0, path)
         modules.append(import_file(Path(file)))
+    _restore_entries(modules)
     return modules
+
+
+def _restore_entries(modules: Sequence[ModuleType]) -> None:
+    """Put what these files have registered in force again."""
+    owners: dict[tuple[str, str], ModuleType] = {}
+    for module in modules:
+        for (part, name), (value, form) in _entries.get(module.__name__, {}).items():
+            other = owners.setdefault((part, name), module)
+            if _entries[other.__name__][part, name][0] is not value:
+                raise ValueError(
+                    f"{other.__file__} and {module.__file__} both register {part} {name!r}; rename one of them"
+                )
+            _put(part, name, value, form)
 
 
 def import_file(path: Path) -> ModuleType:
@@ -215,7 +233,7 @@ def import_file(path: Path) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     loaded = importlib.util.module_from_spec(spec)
-    known = set(sys.modules)
+    known, tables = set(sys.modules), {part: dict(table) for part, table in _registered.items()}
     sys.modules[module] = loaded
     try:
         spec.loader.exec_module(loaded)
@@ -223,6 +241,11 @@ def import_file(path: Path) -> ModuleType:
         del sys.modules[module]
         raise
     _loaded_with[module] = frozenset(sys.modules) - known
+    _entries[module] = {
+        (part, name): (value, _forms.get(name) if part == "dataset" else None)
+        for part, name, value in registrations()
+        if tables[part].get(name) is not value
+    }
     return loaded
 
 
@@ -235,7 +258,13 @@ def _module_of(path: Path) -> str:
     return "mixsweep_user_" + hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
 
 
-def _register(part: str, name: str, value: Callable[..., Any]) -> None:
+def _register(part: str, name: str, value: Callable[..., Any], form: DataForm | None = None) -> None:
     if name in BUILT_IN[part]:
         raise ValueError(f"{name!r} is a built-in name; choose another")
+    _put(part, name, value, form)
+
+
+def _put(part: str, name: str, value: Callable[..., Any], form: DataForm | None) -> None:
     _registered[part][name] = value
+    if form is not None:
+        _forms[name] = form

@@ -156,6 +156,10 @@ def _import(
             key = "trainable" if name == first else "imports"
             raise reader.error(key, f"{name!r}: {type(error).__name__}: {problem}") from error
         files.append(str(file))
+    try:
+        registry.import_files(files, project)
+    except ValueError as error:
+        raise reader.error("imports", str(error)) from error
     return tuple(dict.fromkeys(files)), str(project), modules
 
 

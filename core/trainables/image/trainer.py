@@ -3,7 +3,7 @@
 Importing this module needs no torch; the trainer is imported when a trial is started.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 from mixsweep.core.config import TrialConfig
 from mixsweep.core.errors import ConfigError
 from mixsweep.core.records import Record
+from mixsweep.core.registry import registered
 from mixsweep.core.trainables.definition import Definition
 from mixsweep.core.trainables.image import costs, records
 from mixsweep.core.trainables.image.config import FIELDS, ImageConfig, applies
@@ -138,7 +139,7 @@ class ImageTrainer(Trainable):
         config = cast(ImageConfig, config)
         return Trial(
             config,
-            _images(config.dataset, _own_of_dataset(config), run.data_dir, run.device),
+            _images_of(config, run),
             run.device,
             accumulate=run.accumulate,
             compile=run.compile,
@@ -175,7 +176,7 @@ class ImageTrainer(Trainable):
         from mixsweep.core.trainables.image.timing import measure_epoch
 
         config = cast(ImageConfig, config)
-        images = _images(config.dataset, _own_of_dataset(config), run.data_dir, run.device)
+        images = _images_of(config, run)
         return measure_epoch(config, images, run, seconds)
 
     def parameters(self, values: Mapping[str, Any]) -> float:
@@ -195,13 +196,33 @@ class ImageTrainer(Trainable):
         return weights.token_pictures(state["model"]) or weights.kernel_pictures(state["model"])
 
 
-def _own_of_dataset(config: ImageConfig) -> tuple[tuple[str, Any], ...]:
-    return tuple(sorted(config.values_of("dataset").items()))
+def _images_of(config: ImageConfig, run: Run) -> "Images":
+    own = tuple(sorted(config.values_of("dataset").items()))
+    return _images(
+        _Loader(registered("dataset", config.dataset)), config.dataset, own, run.data_dir, run.device
+    )
+
+
+class _Loader:
+    """What loads a registered data set: equal if it is the same object, since a name may be registered again."""
+
+    def __init__(self, load: Callable[..., Any] | None):
+        self._load = load
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Loader) and self._load is other._load
+
+    def __hash__(self) -> int:
+        return id(self._load)
 
 
 @lru_cache(maxsize=1)
 def _images(
-    dataset: str, own: tuple[tuple[str, Any], ...], data_dir: Path | None, device: "torch.device"
+    loader: _Loader,
+    dataset: str,
+    own: tuple[tuple[str, Any], ...],
+    data_dir: Path | None,
+    device: "torch.device",
 ) -> "Images":
     """A data set on a device, loaded once for consecutive trials that share it."""
     from mixsweep.core.data import datasets

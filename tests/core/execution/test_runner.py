@@ -526,6 +526,26 @@ def test_missing_data_are_tried_again_by_the_next_command_and_not_within_one(
     assert ends_of(end) == ["data", "data", "completed"]
 
 
+def test_a_data_set_that_is_registered_again_is_loaded_again(
+    tmp_path: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[int] = []
+
+    def loader(number: int) -> Callable[..., Any]:
+        def load(data_dir: Path | None) -> Any:
+            loaded.append(number)
+            return load_images("digits", None)
+
+        return load
+
+    first = loader(1)
+    for load, seed in ((first, 1), (first, 2), (loader(2), 3)):
+        monkeypatch.setitem(registry._registered["dataset"], "own", load)
+        (end,) = run([tiny(dataset="own", seed=seed)], new_command(tmp_path))
+        assert end.state == "completed"
+    assert loaded == [1, 2]
+
+
 def test_a_batch_larger_than_the_train_set_is_a_config_failure_and_terminal(
     tmp_path: Path, tiny: Tiny
 ) -> None:

@@ -48,6 +48,18 @@ def test_the_examples_fields_are_planned(tmp_path: Path) -> None:
     assert spec.source["kind"] == spec.kind != "image"
 
 
+def test_two_files_that_register_one_name_are_one_line(tmp_path: Path) -> None:
+    load(tmp_path)
+    shutil.copy(tmp_path / "own_cnn.py", tmp_path / "other.py")
+    file = tmp_path / "own-cnn.toml"
+    file.write_text(file.read_text().replace('"own_cnn.py"', '"own_cnn.py", "other.py"'))
+    with pytest.raises(
+        SpecError, match=r"imports: .*own_cnn\.py and .*other\.py both register \w+ '"
+    ) as caught:
+        load_spec(file)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_sweep_has_the_fields_of_the_parts_that_it_names_whatever_else_is_registered(
     tmp_path: Path,
 ) -> None:
