@@ -20,7 +20,7 @@ _AFTER = (
 COMMON_COLUMNS = tuple(name for name, *_ in (*_BEFORE, *_AFTER))
 
 # Columns of a plan and of the tables made of it, beside a trial's fields, which therefore have other names.
-PLAN_COLUMNS = ("sweep", "part", "point", "replica", "state")
+PLAN_COLUMNS = ("sweep_folder", "sweep", "part", "point", "replica", "state")
 
 # Columns of a table of trials that verdicts rest on, so that no field of a trainable of one's own has such a name.
 TRIAL_COLUMNS = (

@@ -50,10 +50,9 @@ Cells = dict[tuple[Any, ...], dict[int, Outcome]]
 def point_cells(part: Part, frame: pd.DataFrame, trials: pd.DataFrame) -> dict[int, Cells]:
     """The outcomes of each point by replica, with points in natural order of their values."""
     outcomes = _outcomes(part, part.metric, frame, trials)
-    cells: dict[int, Cells] = {}
-    for point in ordered_points(part, trials):
-        rows = trials[trials["point"] == point]
-        cells[point] = {(): {int(r): outcomes[t] for r, t in zip(rows["replica"], rows["trial_id"])}}
+    cells: dict[int, Cells] = {point: {(): {}} for point in ordered_points(part, trials)}
+    for point, replica, trial_id in zip(trials["point"], trials["replica"], trials["trial_id"]):
+        cells[int(point)][()][int(replica)] = outcomes[trial_id]
     return cells
 
 

@@ -1,17 +1,22 @@
 """The background of a report: how its figures were computed, which trials did not finish, and provenance."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 
-from mixsweep.analysis.frames import attempt_seconds, parts, unplanned
+import pandas as pd
+
+from mixsweep.analysis.frames import Reading, attempt_seconds
 from mixsweep.analysis.inference import statistics
 from mixsweep.analysis.inference.wording import listing
-from mixsweep.analysis.report.tables import Table
+from mixsweep.analysis.report.study import Study, sweep_labels
+from mixsweep.analysis.report.tables import Table, csv_bytes
 from mixsweep.core.extras import is_installed
 from mixsweep.core.formatting import axes_lines, duration
 from mixsweep.core.store.code_copy import same_code
+from mixsweep.core.store.files import write_bytes
 from mixsweep.core.store.forecasts import saved_forecasts
-from mixsweep.core.store.store import SweepStore
 from mixsweep.core.store.trial.info import TrialInfo
 from mixsweep.core.trainables.kinds import find_trainable
 
@@ -26,7 +31,8 @@ _METHODS = (
     "figure there.",
     "± and CI: 95 % t-interval over seeds. Replicas of one number share their seed across values, and are "
     "compared in pairs: the interval of a difference is that of the paired differences. n is the number of "
-    "seeds; with one seed there is no interval.",
+    "seeds; with one seed there is no interval. In figures and tables an interval is cut at the values that its "
+    "metric can have: 0 and 1 of a fraction, 0 of a loss or a time.",
     f"A comparison is decided where the paired t-test's p is below {statistics.ALPHA} after Holm's "
     f"correction, from {statistics.MIN_SEEDS} seeds on: over all comparisons of a claim; for an answer, whose "
     "best value is chosen by the same figures, over all pairs of values, not only those with the best. "
@@ -44,12 +50,18 @@ _METHODS = (
 )
 
 _COMMAND_ENDS = (140, 60)  # characters shown from the start and the end of a long command
+_MOST_FAILURES = 100  # rows on the page; the file has all
+_MOST_IDS = 12  # trials named in a note
+
+# What the stores of a study say of its trials, by the sweep's label and the trial's id.
+Infos = Mapping[tuple[str, str], TrialInfo]
 
 
-def methods(stores: Sequence[SweepStore]) -> list[str]:
+def methods(readings: Sequence[Reading]) -> list[str]:
     """Sentences on how the figures of a report were computed, with the notes of each kind of trial first."""
-    own = dict.fromkeys(note for store in stores for note in store.trainable.method_notes)
-    scores = {store.name: store.objective().score for store in stores}
+    own = dict.fromkeys(note for reading in readings for note in reading.trainable.method_notes)
+    found = [reading.trainable.objective(reading.file).score for reading in readings]
+    scores = dict(zip(sweep_labels(readings), found))
     several = len(set(scores.values())) > 1
     which = [
         f"Of {listing(name for name, one in scores.items() if one == score)}: {text}" if several else text
@@ -59,36 +71,33 @@ def methods(stores: Sequence[SweepStore]) -> list[str]:
     return [*own, *which, *_METHODS]
 
 
-def axes(stores: Sequence[SweepStore]) -> list[str]:
+def axes(readings: Sequence[Reading]) -> list[str]:
     """A sentence for each part whose axes are zipped, points excluded or fields derived."""
     found = []
-    for store in stores:
-        file = store.sweep_file()
-        for part, table in zip(parts(store), file.get("parts", [file])):
+    for reading in readings:
+        for part, table in zip(reading.parts, reading.file.get("parts", [reading.file])):
             if lines := axes_lines(table):
                 found.append(f"Axes of {part.name}: {'; '.join(lines)}.")
     return found
 
 
-def notes(stores: Sequence[SweepStore], infos: dict[str, TrialInfo]) -> list[str]:
+def notes(study: Study) -> list[str]:
     """The notes at the top of the page, which limit what the figures mean."""
     found = []
-    for store in stores:
-        count = unplanned(store)
+    for label, reading in zip(study.labels, study.readings):
+        count = reading.unplanned()
         if count:
             was = "trial in the folder is" if count == 1 else "trials in the folder are"
-            found.append(
-                f"{store.name}: {count} {was} not in the plan of the last run, and not counted here."
-            )
+            found.append(f"{label}: {count} {was} not in the plan of the last run, and not counted here.")
     if not is_installed("train"):
         found.append(
-            "Parameter counts and pictures of weights are left out: they need PyTorch, which is not installed where "
-            "this report was written (pip install 'mixsweep[train]')."
+            "Pictures of weights, and parameter counts of registered models, are left out: they need PyTorch, which "
+            "is not installed where this report was written (pip install 'mixsweep[train]')."
         )
-    return found + _micro_batches(infos) + _several_revisions(infos)
+    return found + _micro_batches(study.infos) + _several_revisions(study.infos)
 
 
-def _micro_batches(infos: dict[str, TrialInfo]) -> list[str]:
+def _micro_batches(infos: Infos) -> list[str]:
     """A note on trials whose results a retry with smaller micro-batches has changed: those with BatchNorm."""
     trials: dict[int, list[str]] = {}
     for info in infos.values():
@@ -97,23 +106,30 @@ def _micro_batches(infos: dict[str, TrialInfo]) -> list[str]:
             trials.setdefault(most, []).append(info.trial_id)
     return [
         f"Trained with {count} micro-batches after running out of memory: BatchNorm saw smaller batches "
-        f"than in other trials. {'Trial' if len(ids) == 1 else 'Trials'} {listing(sorted(ids))}."
+        f"than in other trials. {'Trial' if len(ids) == 1 else 'Trials'} {_ids(ids)}."
         for count, ids in sorted(trials.items())
     ]
 
 
-def _several_revisions(infos: dict[str, TrialInfo]) -> list[str]:
-    ids = sorted(info.trial_id for info in infos.values() if len(_revisions(info)) > 1)
+def _several_revisions(infos: Infos) -> list[str]:
+    ids = [info.trial_id for info in infos.values() if len(_revisions(info)) > 1]
     which = "trial" if len(ids) == 1 else "trials"
-    return [f"Trained by more than one revision of the code: {which} {listing(ids)}."] if ids else []
+    return [f"Trained by more than one revision of the code: {which} {_ids(ids)}."] if ids else []
 
 
-def forecasts(stores: Sequence[SweepStore]) -> Table:
+def _ids(ids: Sequence[str]) -> str:
+    """The trials, the first ones by name if there are very many."""
+    named = sorted(set(ids))
+    more = [f"{len(named) - _MOST_IDS} others"] if len(named) > _MOST_IDS else []
+    return listing([*named[:_MOST_IDS], *more])
+
+
+def forecasts(readings: Sequence[Reading]) -> Table:
     """Forecast and measured time of each command: one row per command that trained something."""
     rows = []
-    for store in stores:
-        kept = saved_forecasts(store)
-        took = _took(store) if kept else {}
+    for label, reading in zip(sweep_labels(readings), readings):
+        kept = saved_forecasts(reading.store)
+        took = _took(reading) if kept else {}
         for one in kept:
             seconds, wall, epochs = took.get(one.command_id, (0.0, 0.0, 0))
             if not epochs:
@@ -124,45 +140,62 @@ def forecasts(stores: Sequence[SweepStore]) -> Table:
                 ratio = f"{(wall / epochs) / (one.seconds / one.epochs):.2f}" if one.epochs else "–"
             begun = one.made_at[:16].replace("T", " ")
             forecast = (str(one.epochs), expected, one.basis)
-            rows.append((store.name, begun, one.place, *forecast, str(epochs), duration(seconds), ratio))
+            rows.append((label, begun, one.place, *forecast, str(epochs), duration(seconds), ratio))
     header = ("sweep", "begun (UTC)", "place", "epochs left", "forecast", "which rests on", "epochs trained")
     numeric = (False, False, False, True, True, False, True, True, True)
     return Table((*header, "took", "took / forecast"), tuple(rows), numeric)
 
 
-def _took(store: SweepStore) -> dict[str, tuple[float, float, int]]:
+def _took(reading: Reading) -> dict[str, tuple[float, float, int]]:
     """Device time, wall time and trained epochs of the attempts of each command, by command id."""
-    records = store.records(("trial_id", "epoch", "attempt", "recorded_at")).to_pandas()
-    of_trials = dict(iter(records.groupby("trial_id")))
+    records = reading.records
+    counts = records.groupby(["trial_id", "attempt"]).size().to_dict()
     took: dict[str, tuple[float, float, int]] = {}
-    for folder in store.trials():
-        info = folder.info()
-        epochs = of_trials.get(folder.trial_id)
-        for attempt in info.attempts if info else ():
-            mine = None if epochs is None else epochs[epochs["attempt"] == attempt.number]
+    for trial_id, info in reading.infos.items():
+        for attempt in info.attempts:
+            mine = None
+            if not attempt.ended_at:
+                mine = records[(records["trial_id"] == trial_id) & (records["attempt"] == attempt.number)]
             seconds, wall, count = took.get(attempt.command_id, (0.0, 0.0, 0))
             more = attempt_seconds(attempt, mine)
-            count += 0 if mine is None else len(mine)
+            count += counts.get((trial_id, attempt.number), 0)
             took[attempt.command_id] = seconds + more, wall + more / attempt.ranks, count
     return took
 
 
-def failures(infos: dict[str, TrialInfo]) -> Table:
+def failures(infos: Infos) -> Table:
     """Trials with an attempt that did not end well: diverged, stopped, interrupted or failed."""
+    several = len({label for label, _ in infos}) > 1
     rows = []
-    for info in infos.values():
+    for (label, _), info in infos.items():
         bad = [a for a in info.attempts if a.end not in ("", "completed")]
         if bad or info.state in ("lost", "interrupted"):
             last = bad[-1] if bad else info.attempts[-1]
             message = last.message or (f"at epoch {info.epoch}" if info.state == last.end else "")
             config = ", ".join(f"{k} {v}" for k, v in info.config.identity().items())
             kind = last.end or "no end written"
-            rows.append((kind, info.state, info.trial_id, config, str(len(info.attempts)), message))
-    header = ("how the attempt ended", "trial's state", "trial", "differs from the defaults in", "attempts")
-    return Table((*header, "message"), tuple(sorted(rows)), (False, False, False, False, True, False))
+            sweep = (label,) * several
+            rows.append((kind, info.state, *sweep, info.trial_id, config, str(len(info.attempts)), message))
+    header = ("how the attempt ended", "trial's state", *("sweep",) * several, "trial")
+    header += ("differs from the defaults in", "attempts", "message")
+    numeric = (False, False, *(False,) * several, False, False, True, False)
+    return Table(header, tuple(sorted(rows)), numeric)
 
 
-def provenance(infos: dict[str, TrialInfo]) -> Table:
+def shown_failures(table: Table) -> Table:
+    """The rows on the page: the first ones if there are very many."""
+    return replace(table, rows=table.rows[:_MOST_FAILURES])
+
+
+def write_failures(table: Table, path: Path) -> bool:
+    """Write all failures as CSV if the page has not all of them; return whether it was written."""
+    if len(table.rows) <= _MOST_FAILURES:
+        return False
+    write_bytes(path, csv_bytes(pd.DataFrame(table.rows, columns=list(table.header))))
+    return True
+
+
+def provenance(infos: Infos) -> Table:
     """Revisions, versions, hosts and commands, each with its number of trials."""
     counts: dict[str, Counter[str]] = {}
     for info in infos.values():
@@ -188,18 +221,18 @@ def provenance(infos: dict[str, TrialInfo]) -> Table:
     return Table(("what", "value", "trials"), tuple(rows), (False, False, True))
 
 
-def code_warning(stores: Sequence[SweepStore], infos: dict[str, TrialInfo]) -> str:
+def code_warning(study: Study) -> str:
     """A sentence on trials that different code has trained, '' if there are none."""
-    known = {attempt.code for info in infos.values() for attempt in info.attempts if attempt.code}
-    codes = {_same_code(stores, code) for code in known}
+    known = {attempt.code for info in study.infos.values() for attempt in info.attempts if attempt.code}
+    codes = {_same_code(study.readings, code) for code in known}
     return (
         f" Different code has trained these trials: {len(codes)} versions of yours." if len(codes) > 1 else ""
     )
 
 
-def _same_code(stores: Sequence[SweepStore], code: str) -> str:
+def _same_code(readings: Sequence[Reading], code: str) -> str:
     """A digest by today's rules, from the copy in one of these stores."""
-    found = (same_code(store.path, code) for store in stores)
+    found = (same_code(reading.store.path, code) for reading in readings)
     return next((digest for digest in found if digest != code), code)
 
 

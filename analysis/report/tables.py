@@ -1,6 +1,7 @@
 """The tables of a study, with the results and costs of each value: as numbers, text, CSV and LaTeX."""
 
 import io
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,10 +20,13 @@ from mixsweep.analysis.inference.wording import (
     metric_words,
     value_label,
 )
+from mixsweep.analysis.report.ranges import possible_range, within
 from mixsweep.core.formatting import duration, energy_text
 
 _ENDED = ("completed", "stopped", "diverged", "failed")
 _UNFINISHED = ("waiting", "running", "interrupted", "lost")
+# Of more points the probability of being best is not computed, nor are all pairs of them compared.
+MOST_COMPARED = 60
 
 
 @dataclass(frozen=True)
@@ -37,34 +41,36 @@ class Table:
 def ablation_table(part: Part, frame: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
     """One row per point, in natural order.
 
-    Columns: the part's axes; `seeds`; mean, low and high (95 % t-interval over seeds) of `final` (the part's
+    Columns: the part's axes; `seeds`; mean, low and high (95 % t-interval over seeds, cut at the metric's possible
+    range) of `final` (the part's
     metric in the record that counts; a diverged trial counts as the part's worst figure), of `best` (at each trial's
     best epoch) and of each test metric that its kind of trial reports (at the last epoch); `probability_best`,
-    if all trials have finished; `trained_on_to`, the last epoch of trials whose test figures belong to a
-    longer part's run; the numbers of completed, stopped, diverged, failed and unfinished trials.
+    if all trials have finished and there are not very many points; `trained_on_to`, the last epoch of trials whose
+    test figures belong to a longer part's run; the numbers of completed, stopped, diverged, failed and unfinished
+    trials.
     """
     trials = of_part(part, trials)
     scores = point_scores(part, of_part(part, frame), trials)
     probabilities = _probabilities(part, trials)
     tests = part.trainable.reported_tests
+    shown = [*part.axes, "state", "best", "trained_on_to", *(f"final_{test}" for test in tests)]
+    of_point = dict(iter(trials[["point", *dict.fromkeys(shown)]].groupby("point")))
     rows = []
     for point in ordered_points(part, trials):
-        mine = trials[trials["point"] == point]
-        states = mine["state"]
-        row: dict[str, Any] = {axis: plain(mine.iloc[0][axis]) for axis in part.axes}
+        mine = of_point[point]
+        states = Counter(mine["state"])
+        row: dict[str, Any] = {axis: plain(mine[axis].iat[0]) for axis in part.axes}
         row["seeds"] = len(mine)
-        row |= _columns("final", scores[point])
+        row |= _columns(part, "final", part.metric, scores[point])
         ended_well = mine[mine["state"] == "completed"]
-        row |= _columns("best", t_interval(ended_well["best"].dropna().tolist()))
+        row |= _columns(part, "best", part.metric, t_interval(ended_well["best"].dropna().tolist()))
         for test in tests:
-            row |= _columns(test, t_interval(ended_well[f"final_{test}"].dropna().tolist()))
+            row |= _columns(part, test, test, t_interval(ended_well[f"final_{test}"].dropna().tolist()))
         untested = ended_well[[f"final_{test}" for test in tests]].isna().all(axis=1)
         row["trained_on_to"] = ended_well.loc[untested, "trained_on_to"].max()
         row["probability_best"] = probabilities.get(point, np.nan)
-        row |= {
-            state: int((states == state).sum()) for state in ("completed", "stopped", "diverged", "failed")
-        }
-        row["unfinished"] = int(states.isin(_UNFINISHED).sum())
+        row |= {state: states[state] for state in _ENDED}
+        row["unfinished"] = sum(states[state] for state in _UNFINISHED)
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -84,10 +90,10 @@ def ablation_text(part: Part, table: pd.DataFrame) -> Table:
             (
                 *(value_label(axis, plain(row[axis])) for axis in part.axes),
                 str(row["seeds"]),
-                interval_text(metric, _interval(row, "final")),
-                *[interval_text(metric, _interval(row, "best"))] * (part.score != "best"),
+                cell_text(metric, interval_of(row, "final")),
+                *[cell_text(metric, interval_of(row, "best"))] * (part.score != "best"),
                 *(
-                    interval_text(test, _interval(row, test)) + trained_on_text(row["trained_on_to"])
+                    cell_text(test, interval_of(row, test)) + trained_on_text(row["trained_on_to"])
                     for test in tests
                 ),
                 "–" if np.isnan(probability) else f"{probability:.2f}",
@@ -112,20 +118,21 @@ def cost_table(part: Part, trials: pd.DataFrame) -> pd.DataFrame:
     seconds = part.trainable.second_metrics
     of_device, parameters = (figure_column(part.trainable, name) for name in ("device", "parameters"))
     measured = (parameters, *part.trainable.record_products, *seconds)
+    ranks = {point: rank for rank, point in enumerate(ordered_points(part, trials))}
+    timed = trials[~trials[list(seconds)].isna().all(axis=1)]
+    groups = [
+        (int(here["point"].iat[0]), str(here[of_device].iat[0]), here)
+        for _, here in timed.groupby(["point", of_device])
+    ]
     rows = []
-    for point in ordered_points(part, trials):
-        mine = trials[trials["point"] == point]
-        for device in sorted(set(mine[of_device])):
-            here = mine[mine[of_device] == device]
-            if here[list(seconds)].isna().all(axis=None):
-                continue
-            row: dict[str, Any] = {axis: plain(mine.iloc[0][axis]) for axis in part.axes}
-            row |= {of_device: device, "trials": len(here)}
-            for column in measured:
-                row[column] = float(here[column].median())
-            row["device_seconds"] = float(here["device_seconds"].sum())
-            row["energy_joules"] = float(here["energy_joules"].sum(min_count=1))
-            rows.append(row)
+    for _, device, here in sorted(groups, key=lambda group: (ranks[group[0]], group[1])):
+        row: dict[str, Any] = {axis: plain(here[axis].iat[0]) for axis in part.axes}
+        row |= {of_device: device, "trials": len(here)}
+        for column in measured:
+            row[column] = float(here[column].median())
+        row["device_seconds"] = float(here["device_seconds"].sum())
+        row["energy_joules"] = float(here["energy_joules"].sum(min_count=1))
+        rows.append(row)
     columns = [*part.axes, of_device, "trials", *measured, "device_seconds", "energy_joules"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -133,7 +140,9 @@ def cost_table(part: Part, trials: pd.DataFrame) -> pd.DataFrame:
 def cost_text(part: Part, table: pd.DataFrame, trials: pd.DataFrame) -> Table:
     """A cost table as text; the header names what the seconds are spent on."""
     seconds = part.trainable.second_metrics
-    each = [{str(name): plain(value) for name, value in row.items()} for row in trials.to_dict("records")]
+    described = [*part.trainable.field_names, *part.trainable.record_products]
+    different = trials[described].drop_duplicates([name for name in described if name != "seed"])
+    each = [{str(name): plain(value) for name, value in row.items()} for row in different.to_dict("records")]
     spent_on = [part.trainable.cost_words(metric, each) for metric in seconds]
     energy = bool(table["energy_joules"].notna().any())
     header = (*map(axis_words, part.axes), "parameters", *spent_on, "all trials, device time")
@@ -263,23 +272,34 @@ def _latex_row(cells: Sequence[str]) -> str:
     return " & ".join(map(escape_latex, cells)) + r" \\"
 
 
-def _columns(name: str, interval: Interval) -> dict[str, float]:
-    return {f"{name}_mean": interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
+def cell_text(metric: str, interval: Interval) -> str:
+    """A mean with its interval; both ends of it where it was cut at the metric's possible range."""
+    below, above = interval.mean - interval.low, interval.high - interval.mean
+    if not interval.n or np.isnan(below) or abs(below - above) <= 1e-9 * max(1.0, abs(interval.mean)):
+        return interval_text(metric, interval)
+    ends = f"{figure_text(metric, interval.low)} to {figure_text(metric, interval.high)}"
+    return f"{figure_text(metric, interval.mean)} ({ends})"
 
 
-def _interval(row: Mapping[Any, Any], name: str) -> Interval:
+def interval_of(row: Mapping[Any, Any], name: str) -> Interval:
+    """The interval of a figure in a row of an ablation table."""
     mean, low, high = (row[f"{name}_{bound}"] for bound in ("mean", "low", "high"))
     return Interval(mean, low, high, 0 if np.isnan(mean) else row["seeds"])
+
+
+def _columns(part: Part, name: str, metric: str, interval: Interval) -> dict[str, float]:
+    cut = within(interval, possible_range(part.trainable, metric))
+    return {f"{name}_mean": cut.mean, f"{name}_low": cut.low, f"{name}_high": cut.high}
 
 
 def _probabilities(part: Part, trials: pd.DataFrame) -> dict[int, float]:
     """The probability of each point being the best, if there are several and all trials have finished."""
     points = ordered_points(part, trials)
-    if len(points) < 2 or not trials["state"].isin(("completed", "diverged")).all():
+    if not 2 <= len(points) <= MOST_COMPARED or not trials["state"].isin(("completed", "diverged")).all():
         return {}
     scores = trials.pivot(index="point", columns="replica", values=f"final_{part.metric}").loc[points]
-    completed = trials.pivot(index="point", columns="replica", values="state").loc[points].notna()
-    if not completed.to_numpy().all() or scores.shape[1] < statistics.MIN_SEEDS:
+    finished = trials.pivot(index="point", columns="replica", values="state").loc[points].notna()
+    if not finished.to_numpy().all() or scores.shape[1] < statistics.MIN_SEEDS:
         return {}
     found = statistics.probability_of_best(scores.to_numpy(dtype=float), part.mode)
     return dict(zip(points, map(float, found)))

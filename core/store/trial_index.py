@@ -15,7 +15,7 @@ from mixsweep.core.store.trial.folder import TrialFolder, is_current
 from mixsweep.core.store.trial.info import ENDED, Attempt
 
 _NAME = "trial-index.json"
-_VERSION = 3  # of its fields
+_VERSION = 4  # of its fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,7 @@ class TrialSummary:
 
     state: str
     epoch: int = 0
+    budget: int = 0  # the epochs that it was asked for
     budget_met: int = 0  # see TrialInfo
     failure: str = ""  # the kind of failure, for a failed trial
     message: str = ""  # of that failure
@@ -113,6 +114,7 @@ def _summarize(folder: TrialFolder) -> TrialSummary | None:
     return TrialSummary(
         state=info.state,
         epoch=info.epoch,
+        budget=info.config.epochs,
         budget_met=info.budget_met,
         failure=last.end if failed and last else "",
         message=last.message if failed and last else "",

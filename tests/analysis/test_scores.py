@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mixsweep.analysis.frames import load, load_trials, parts
+from mixsweep.analysis.frames import load, load_trials, parts, read_sweep
 from mixsweep.analysis.inference.claims import evaluate_claims
 from mixsweep.analysis.report.methods import methods
 from mixsweep.analysis.report.report import write_report
@@ -114,9 +114,11 @@ def test_a_last_record_without_the_metric_does_not_hide_the_one_before(tmp_path:
 
 def test_a_report_says_which_record_counts(tmp_path: Path) -> None:
     last, best = sweep_of(tmp_path / "one", "last"), sweep_of(tmp_path / "two", "best")
-    assert "The final figure is that of the last epoch." in " ".join(methods([last]))
-    assert "The figure of a trial is that of its best epoch (score = 'best')" in " ".join(methods([best]))
-    assert "The final figure" not in " ".join(methods([best]))
+    assert "The final figure is that of the last epoch." in " ".join(methods([read_sweep(last)]))
+    assert "The figure of a trial is that of its best epoch (score = 'best')" in " ".join(
+        methods([read_sweep(best)])
+    )
+    assert "The final figure" not in " ".join(methods([read_sweep(best)]))
     page = write_report([best.path]).read_text(encoding="utf-8")
     assert "Valid accuracy at each trial&#39;s best epoch" in page
     assert "best valid accuracy" in page

@@ -18,7 +18,7 @@ from mixsweep.analysis.report.figures import (
     draw_token_units,
     save_figure,
 )
-from mixsweep.analysis.report.mosaic import mosaic
+from mixsweep.analysis.report.figures.mosaic import mosaic
 from mixsweep.core.models.build import build_model
 from mixsweep.core.trainables.image.config import ImageConfig
 from mixsweep.core.trainables.image.weights import first_kernels, token_units

@@ -128,7 +128,10 @@ def test_a_light_report_says_what_it_leaves_out(light: Installed, work: Path) ->
     done = light.run([light.sweep, "report", "grid"], work)
     assert (done.returncode, done.stderr) == (0, "")
     page = (work / "runs" / "grid" / "report" / "index.html").read_text(encoding="utf-8")
-    assert "Parameter counts and pictures of weights are left out: they need PyTorch" in page
+    assert (
+        "Pictures of weights, and parameter counts of registered models, are left out: they need PyTorch"
+        in page
+    )
     assert "Its weights are not drawn" in page
     assert page.count("<img") == 2  # the curves of all, and of the best
 

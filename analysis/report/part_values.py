@@ -1,0 +1,116 @@
+"""The figures of each value of a part, as its figures draw them."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from mixsweep.analysis.frames import figure_column, value_codes, values_of
+from mixsweep.analysis.inference.comparisons import ordered_points, point_labels
+from mixsweep.analysis.inference.statistics import Interval, t_interval
+from mixsweep.analysis.inference.wording import value_label
+from mixsweep.analysis.report.answers import Answer
+from mixsweep.analysis.report.figures.effects import Effect, Finals
+from mixsweep.analysis.report.ranges import possible_range, within
+from mixsweep.analysis.report.study import Section
+from mixsweep.analysis.report.tables import interval_of
+
+MOST_ROWS = 30  # of a figure with a row a value
+MOST_PLACES = 24  # of a figure along an axis; more values are put together in as many groups
+
+
+def point_finals(section: Section, results: pd.DataFrame, cost: str = "") -> list[Finals]:
+    """The final figures of each point that has any, in natural order.
+
+    Args:
+        section: the part.
+        results: its ablation table.
+        cost: the column of trials that is its cost; '' for none.
+    """
+    part, trials = section.part, section.trials
+    labels, final = point_labels(part, trials), f"final_{part.metric}"
+    columns = ["point", "state", final, *([cost] if cost else [])]
+    of_point = dict(iter(trials[columns].groupby("point")))
+    found = []
+    for point, row in zip(ordered_points(part, trials), results.to_dict("records")):
+        mine = of_point[point]
+        figures = tuple(mine[final].dropna().tolist())
+        diverged = int((mine["state"] == "diverged").sum())
+        if figures or diverged:
+            spent = t_interval(mine[cost].dropna().tolist()) if cost else t_interval([])
+            spent = within(spent, (0.0, math.inf))
+            interval = interval_of(row, "final")
+            found.append(Finals(labels[point], interval, figures, diverged, spent))
+    return found
+
+
+def best_of(finals: Sequence[Finals], mode: str, count: int = MOST_ROWS) -> list[Finals]:
+    """The best few of some values, in the order given."""
+    sign = 1 if mode == "max" else -1
+    ranked = sorted(finals, key=lambda value: -sign * value.interval.mean if value.interval.n else math.inf)
+    kept = set(map(id, ranked[:count]))
+    return [value for value in finals if id(value) in kept]
+
+
+def axis_finals(section: Section, axis: str) -> list[Finals]:
+    """The final figures along a numeric axis, over all other axes: seed by seed, then over the seeds.
+
+    An axis of very many values is cut into groups of about as many trials, each at its median.
+    """
+    part = section.part
+    final = f"final_{part.metric}"
+    trials = section.trials.dropna(subset=[final])
+    values = [value for value in values_of(trials, axis) if value is not None]
+    codes = value_codes(trials[axis], values)
+    if len(values) > MOST_PLACES:
+        edges = np.quantile(codes, np.linspace(0, 1, MOST_PLACES + 1)[1:-1])
+        codes = np.searchsorted(edges, codes, side="right")
+    table = pd.DataFrame(
+        {
+            "code": codes,
+            "at": pd.to_numeric(trials[axis]).to_numpy(dtype=float),
+            "replica": trials["replica"].to_numpy(),
+            "final": trials[final].to_numpy(dtype=float),
+        }
+    )
+    bounds = possible_range(part.trainable, part.metric)
+    found = []
+    for _, mine in table.groupby("code"):
+        of_seed = mine.groupby("replica")["final"].mean().tolist()
+        interval = within(t_interval(of_seed), bounds)
+        at = float(mine["at"].median())
+        dots = tuple(mine["final"].tolist())
+        found.append(Finals(value_label(axis, at), interval, dots, at=at))
+    return sorted(found, key=lambda value: value.at)
+
+
+def is_numeric(section: Section, axis: str) -> bool:
+    """Whether an axis has three or more numbers as values."""
+    values = values_of(section.trials, axis)
+    return len(values) > 2 and all(
+        isinstance(value, int | float) and not isinstance(value, bool) for value in values
+    )
+
+
+def cost_column(section: Section) -> str:
+    """The column of trials with their cost: the seconds of a record, else the device time; '' if none is known."""
+    trainable, trials = section.part.trainable, section.trials
+    for name in (*trainable.second_metrics[:1], figure_column(trainable, "device_seconds")):
+        if name in trials and trials[name].notna().any() and float(trials[name].max()) > 0:
+            return name
+    return ""
+
+
+def claim_effects(section: Section, answer: Answer) -> dict[str, list[Effect]]:
+    """The paired differences that the claims rest on, by metric; each pair once."""
+    found: dict[str, dict[str, Effect]] = {}
+    for claim, verdict in zip(section.part.claims, answer.verdicts):
+        of_metric = found.setdefault(str(claim.get("metric", section.part.metric)), {})
+        for one in verdict.comparisons:
+            label = f"{one.a} − {one.b}"
+            interval = (
+                one.difference.interval if one.difference else Interval(math.nan, math.nan, math.nan, 0)
+            )
+            of_metric.setdefault(label, Effect(label, interval, one.outcome, one.note))
+    return {metric: list(effects.values()) for metric, effects in found.items() if effects}
