@@ -121,7 +121,7 @@ def cost_table(part: Part, trials: pd.DataFrame) -> pd.DataFrame:
     ranks = {point: rank for rank, point in enumerate(ordered_points(part, trials))}
     timed = trials[~trials[list(seconds)].isna().all(axis=1)]
     groups = [
-        (int(here["point"].iat[0]), str(here[of_device].iat[0]), here)
+        (int(here["point"].tolist()[0]), str(here[of_device].tolist()[0]), here)
         for _, here in timed.groupby(["point", of_device])
     ]
     rows = []
