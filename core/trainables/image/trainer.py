@@ -109,6 +109,8 @@ class ImageTrainer(Trainable):
         if name == "patch_size":
             dataset = costs.dataset_with_patches(value)
             company = {"model": "mixer", "dataset": dataset}
+        if name == "init":
+            company = {"model": "mixer"}  # which may have every scheme
         if name == "accumulate" and isinstance(value, int) and value > 0:
             company = {"batch_size": value}
         self.config_class.from_mapping({**company, name: value})

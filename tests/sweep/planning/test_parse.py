@@ -488,3 +488,9 @@ def test_one_odd_value_in_a_good_file_raises_nothing_but_a_spec_error(path: str,
         tables["space"] = {"lr": {path.rpartition(".")[2]: value}}
         tables["claims"] = []
     only_spec_errors(tables)
+
+
+@pytest.mark.parametrize("init", ["recipe-0.2", "course"])
+def test_initial_weights_of_one_model_may_stand_in_its_base(init: str) -> None:
+    plan = make_plan(parse_spec(changed("base.init", init)))
+    assert {config["init"] for config in plan.trials} == {init}
