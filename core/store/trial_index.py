@@ -12,7 +12,7 @@ from mixsweep.core.store import files
 from mixsweep.core.store.code_copy import same_code
 from mixsweep.core.store.store import SweepStore
 from mixsweep.core.store.trial.folder import TrialFolder, is_current
-from mixsweep.core.store.trial.info import ENDED, Attempt
+from mixsweep.core.store.trial.info import ENDED, Attempt, TrialInfo
 
 _NAME = "trial-index.json"
 _VERSION = 4  # of its fields
@@ -33,6 +33,7 @@ class TrialSummary:
     began: str = ""  # when the running attempt began, ISO; empty if none runs
     ranks: int = 1  # of the last attempt, each with its own device
     codes: tuple[str, ...] = ()  # see TrialInfo; by today's digests
+    revisions: tuple[str, ...] = ()  # of mixsweep
     is_damaged: bool = False  # whether its files, or the disk, are at fault, which may change at any time
 
     @property
@@ -86,10 +87,7 @@ def _read_file(path: Path) -> dict[str, tuple[list[list[Any]], TrialSummary]]:
         if content.get("version") != _VERSION:
             return {}
         values = content["trials"]
-        return {
-            name: (stamp, TrialSummary(**{**summary, "codes": tuple(summary["codes"])}))
-            for name, (stamp, summary) in values.items()
-        }
+        return {name: (stamp, _from_json(summary)) for name, (stamp, summary) in values.items()}
     except (
         OSError,
         ValueError,
@@ -98,6 +96,11 @@ def _read_file(path: Path) -> dict[str, tuple[list[list[Any]], TrialSummary]]:
         AttributeError,
     ):  # absent, damaged, or of another version
         return {}
+
+
+def _from_json(values: dict[str, Any]) -> TrialSummary:
+    lists = {"codes": tuple(values["codes"]), "revisions": tuple(values["revisions"])}
+    return TrialSummary(**{**values, **lists})
 
 
 def _summarize(folder: TrialFolder) -> TrialSummary | None:
@@ -109,6 +112,11 @@ def _summarize(folder: TrialFolder) -> TrialSummary | None:
             if damages
             else None
         )
+    return summary_of(folder.path.parent.parent, info)
+
+
+def summary_of(sweep: Path, info: TrialInfo) -> TrialSummary:
+    """The summary of a trial in a sweep's folder."""
     last = info.attempts[-1] if info.attempts else None
     failed = info.state == "failed" and last is not None
     return TrialSummary(
@@ -122,7 +130,8 @@ def _summarize(folder: TrialFolder) -> TrialSummary | None:
         device_seconds=sum(map(_seconds, info.attempts)),
         began="" if last is None or last.ended_at else last.started_at,
         ranks=last.ranks if last else 1,
-        codes=tuple(dict.fromkeys(same_code(folder.path.parent.parent, code) for code in info.codes)),
+        codes=tuple(dict.fromkeys(same_code(sweep, code) for code in info.codes)),
+        revisions=info.revisions,
         is_damaged=info.failure == "disk",
     )
 

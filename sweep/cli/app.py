@@ -13,7 +13,7 @@ from mixsweep.cluster.ray_cluster.head_monitor import HeadGoneError
 from mixsweep.core.errors import UserError
 from mixsweep.core.verbosity import log_verbosely
 from mixsweep.core.version import __version__
-from mixsweep.sweep.cli import exports, inspection, running, sweep_files
+from mixsweep.sweep.cli import compare, exports, inspection, running, sweep_files
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -55,7 +55,7 @@ def _options(
         log_verbosely()
 
 
-for group in (sweep_files, running, inspection, exports):
+for group in (sweep_files, running, inspection, exports, compare):
     app.add_typer(group.app)
 
 

@@ -55,7 +55,7 @@ def complete_preset(incomplete: str) -> Iterator[Offer]:
 @_quietly
 def complete_sweep(ctx: typer.Context, incomplete: str) -> Iterator[Offer]:
     """Offer the sweeps of the store."""
-    given = set(ctx.params.get("sweeps") or ())
+    given = {*(ctx.params.get("sweeps") or ()), ctx.params.get("a")}
     for path in sorted(_store(ctx).glob("*/sweep.toml")):
         if path.parent.name not in given:
             yield path.parent.name, "a sweep"

@@ -78,6 +78,13 @@ class TrialInfo:
         return tuple(found)
 
     @property
+    def revisions(self) -> tuple[str, ...]:
+        """The revisions of mixsweep that have trained it; older stores have one per trial, not per attempt."""
+        found = tuple(dict.fromkeys(attempt.revision for attempt in self.attempts if attempt.revision))
+        recorded = str(self.provenance.get("revision", ""))
+        return found or ((recorded,) if recorded else ())
+
+    @property
     def budget_met(self) -> int:
         """The largest budget within which nothing is left to train."""
         if self.state == "completed" and find_trainable(self.config.kind).ends_by_itself:

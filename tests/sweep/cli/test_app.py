@@ -81,6 +81,7 @@ def refused(done: Done, *said: str) -> None:
         ("stop", "SWEEP --store"),
         ("report", "SWEEP... --store --out"),
         ("export", "SWEEP... --to --store"),
+        ("compare", "A B --store --metric --margin --out --json"),
     ],
 )
 def test_help_names_every_argument(command: str, mentions: str) -> None:
@@ -92,7 +93,7 @@ def test_help_names_every_argument(command: str, mentions: str) -> None:
 def test_help_lists_every_command_and_no_command_is_helped() -> None:
     done = sweep("-h")
     assert done.returncode == 0
-    named = "init presets plan schema run stop doctor agent status logs show report mirror export"
+    named = "init presets plan schema run stop doctor agent status logs show report mirror export compare"
     for command in (*named.split(), "--verbose", "--version", "--install-completion"):
         assert re.search(rf"(?<!\w){command}\b", done.stdout)
     assert "Usage" in sweep().stdout + sweep().stderr

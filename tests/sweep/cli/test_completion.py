@@ -74,6 +74,7 @@ def test_a_sweep_is_one_of_the_store_that_the_line_names(folder: Path) -> None:
         assert offered(f"sweep {command} ", folder) == ["first", "second"]
     assert offered("sweep status s", folder) == ["second"]
     assert offered("sweep report first ", folder) == ["second"]
+    assert offered("sweep compare first ", folder) == ["second"]
     (folder / "runs").rename(folder / "elsewhere")
     assert offered("sweep status ", folder) == []
     assert offered("sweep status --store elsewhere f", folder) == ["first"]

@@ -1,0 +1,1 @@
+"""Two sweeps compared, trial by trial and value by value."""
