@@ -86,6 +86,10 @@ def test_a_trial_is_granted_to_one_worker_and_its_end_reaches_the_store_with_ret
     assert info.state == "completed"
     assert store.records().equals(remote.records())
     assert not store.has_checkpoint()  # by the retention "none"
+    kept, sent = store.predictions(), remote.predictions()
+    assert kept is not None
+    assert sent is not None
+    assert kept.confidence.tolist() == sent.confidence.tolist()
     assert proxy.request_trial(config.trial_id, "another").state == DONE
 
 
