@@ -22,6 +22,7 @@ from mixsweep.core.version import __version__ as __version__  # noqa: E402
 if TYPE_CHECKING:
     from mixsweep.analysis.frames import Part, load, load_trials, parts
     from mixsweep.analysis.inference.claims import Verdict, answer, evaluate_claims
+    from mixsweep.analysis.predictions.loading import load_predictions
     from mixsweep.analysis.report.figures import (
         draw_best,
         draw_curves,
@@ -83,6 +84,7 @@ __all__ = [
     "field",
     "find_place",
     "load",
+    "load_predictions",
     "load_spec",
     "load_trials",
     "make_plan",
@@ -106,6 +108,7 @@ if os.environ.get("SWEEP_VERBOSE"):  # set by `sweep --verbose`, for worker proc
 _MODULES = {
     "mixsweep.analysis.frames": ("Part", "load", "load_trials", "parts"),
     "mixsweep.analysis.inference.claims": ("Verdict", "answer", "evaluate_claims"),
+    "mixsweep.analysis.predictions.loading": ("load_predictions",),
     "mixsweep.analysis.report.figures": (
         "draw_best",
         "draw_curves",

@@ -14,6 +14,7 @@ from mixsweep.analysis.report import figures, tables
 from mixsweep.analysis.report.answers import Answer, answer_of
 from mixsweep.analysis.report.figures.pictures import Picture, picture
 from mixsweep.analysis.report.part_figures import curve_pictures, effect_pictures, space_pictures
+from mixsweep.analysis.report.predictions import PredictionPage, prediction_page
 from mixsweep.analysis.report.study import Section
 from mixsweep.core.extras import is_installed
 from mixsweep.core.formatting import size_text
@@ -63,6 +64,7 @@ class PartPage:
         figures: by heading, in their order.
         results, costs, trials: its tables; without rows where there is nothing to show.
         best: its best trial, if one is completed.
+        predictions: of its best value on the test set, if they are kept.
     """
 
     answer: Answer
@@ -72,6 +74,7 @@ class PartPage:
     costs: Listing
     trials: Listing
     best: Best | None
+    predictions: PredictionPage | None = None
 
     @property
     def slug(self) -> str:
@@ -82,7 +85,8 @@ class PartPage:
     def pictures(self) -> list[Picture]:
         """All figures of the part."""
         own = [one for group in self.figures.values() for one in group]
-        return own + (self.best.figures if self.best else [])
+        own += self.best.figures if self.best else []
+        return own + (self.predictions.figures if self.predictions else [])
 
 
 def part_page(section: Section, out: Path) -> PartPage:
@@ -119,6 +123,7 @@ def part_page(section: Section, out: Path) -> PartPage:
             section, "trials", each, "Best first. Device time is summed over all attempts of a trial.", out
         ),
         best=None if row is None else _best(section, row, out),
+        predictions=prediction_page(section, out),
     )
 
 

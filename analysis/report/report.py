@@ -21,7 +21,7 @@ from mixsweep.core.store.files import write_bytes
 _TABLES = ("results", "costs", "trials")
 _FIGURES = (
     r"best|heat|parallel|importance|finals|cost|kernels|token-units|forest(-\w[\w.]*)?|along-\w[\w.]*"
-    r"|curves(-\w[\w.]*)?"
+    r"|curves(-\w[\w.]*)?|classes|confusion|reliability"
 )
 _FILE_NAME = re.compile(
     rf"[a-z0-9-]+-((results|costs|trials)\.(csv|tex)|({_FIGURES})\.(png|svg))|failures\.csv|summary\.md"

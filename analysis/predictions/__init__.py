@@ -1,0 +1,1 @@
+"""What trials predicted for their test sets: per class, calibration, and intervals over seeds and examples."""
