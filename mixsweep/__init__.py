@@ -22,7 +22,14 @@ from mixsweep.core.version import __version__ as __version__  # noqa: E402
 if TYPE_CHECKING:
     from mixsweep.analysis.frames import Part, load, load_trials, parts
     from mixsweep.analysis.inference.claims import Verdict, answer, evaluate_claims
-    from mixsweep.analysis.predictions.loading import load_predictions
+    from mixsweep.analysis.predictions.loading import PredictionSet, load_predictions, prediction_set
+    from mixsweep.analysis.predictions.measures import (
+        accuracy_difference,
+        class_accuracy,
+        confusion,
+        most_wrong,
+        reliability,
+    )
     from mixsweep.analysis.report.figures import (
         draw_best,
         draw_curves,
@@ -62,6 +69,7 @@ __all__ = [
     "Place",
     "Plan",
     "Planned",
+    "PredictionSet",
     "Run",
     "RunOptions",
     "StatusReader",
@@ -72,7 +80,10 @@ __all__ = [
     "UserError",
     "Verdict",
     "ablation_table",
+    "accuracy_difference",
     "answer",
+    "class_accuracy",
+    "confusion",
     "cost_table",
     "download_cifar10",
     "draw_best",
@@ -88,8 +99,10 @@ __all__ = [
     "load_spec",
     "load_trials",
     "make_plan",
+    "most_wrong",
     "parse_spec",
     "parts",
+    "prediction_set",
     "preset_names",
     "register_activation",
     "register_augmentation",
@@ -97,6 +110,7 @@ __all__ = [
     "register_model",
     "register_optimizer",
     "register_schedule",
+    "reliability",
     "run_plan",
     "save_figure",
     "write_report",
@@ -108,7 +122,14 @@ if os.environ.get("SWEEP_VERBOSE"):  # set by `sweep --verbose`, for worker proc
 _MODULES = {
     "mixsweep.analysis.frames": ("Part", "load", "load_trials", "parts"),
     "mixsweep.analysis.inference.claims": ("Verdict", "answer", "evaluate_claims"),
-    "mixsweep.analysis.predictions.loading": ("load_predictions",),
+    "mixsweep.analysis.predictions.loading": ("PredictionSet", "load_predictions", "prediction_set"),
+    "mixsweep.analysis.predictions.measures": (
+        "accuracy_difference",
+        "class_accuracy",
+        "confusion",
+        "most_wrong",
+        "reliability",
+    ),
     "mixsweep.analysis.report.figures": (
         "draw_best",
         "draw_curves",

@@ -9,7 +9,8 @@ NAMES = {
     "draw_token_units", "evaluate_claims", "find_place", "load", "load_spec", "load_trials", "make_plan",
     "field", "parse_spec", "parts", "preset_names", "register_activation", "register_augmentation",
     "register_dataset", "register_model", "register_optimizer", "register_schedule", "run_plan", "save_figure",
-    "write_report",
+    "write_report", "PredictionSet", "load_predictions", "prediction_set", "accuracy_difference", "class_accuracy",
+    "confusion", "most_wrong", "reliability",
 }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from mixsweep.analysis.frames import Sweep, open_sweep
+from mixsweep.core.errors import UserError
 from mixsweep.core.failures import DamagedError
 from mixsweep.core.store.store import SweepStore
 from mixsweep.core.trainables.predictions import Predictions
@@ -80,6 +81,28 @@ def load_predictions(*sweeps: Sweep, trial_ids: Iterable[str] | None = None) -> 
             warnings.warn(line, stacklevel=2)
         frames += [_frame(store, trial_id, predictions) for trial_id, predictions in found.items()]
     return pd.concat(frames[1:] or frames, ignore_index=True)
+
+
+def prediction_set(sweep: Sweep, trial_ids: Sequence[str]) -> PredictionSet:
+    """What some trials of a sweep predicted, as arrays over the trials and the examples that they share.
+
+    Args:
+        sweep: its folder in a store.
+        trial_ids: of the trials, in the order of the arrays.
+
+    Raises:
+        UserError: a trial kept no predictions, its file is damaged, or their examples differ.
+    """
+    store = open_sweep(sweep)
+    found, problems = read_predictions(store, trial_ids)
+    if problems:
+        raise UserError(problems[0])
+    if missing := [trial_id for trial_id in trial_ids if trial_id not in found]:
+        raise UserError(f"{store.path}: trial {missing[0]} has no predictions; see `[keep] predictions`")
+    stacked = stack(found)
+    if stacked is None:
+        raise UserError(f"{store.path}: these trials were not tested on the same examples; choose others")
+    return stacked
 
 
 def read_predictions(

@@ -8,6 +8,7 @@ import pandas as pd
 
 from mixsweep.analysis.predictions.crossed import crossed_means, share_interval, wilson
 from mixsweep.analysis.predictions.loading import PredictionSet
+from mixsweep.core.errors import UserError
 
 BINS = 15  # of confidence, as in Guo et al.
 
@@ -160,7 +161,12 @@ def accuracy_difference(found: PredictionSet, first: Sequence[str], second: Sequ
     Args:
         found: with the trials of both.
         first, second: trials of the one value and of the other, in pairs of one seed.
+
+    Raises:
+        UserError: they are not pairs.
     """
+    if len(first) != len(second) or not first:
+        raise UserError(f"{len(first)} trials against {len(second)}: give them in pairs of one seed")
     one, other = found.of_trials(first), found.of_trials(second)
     means = crossed_means(one.is_right.astype(np.int8) - other.is_right)
     return Difference(

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import mixsweep
+from mixsweep.core.errors import UserError
 from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.execution.runner import work
 from mixsweep.core.store.store import SweepStore
@@ -41,6 +42,22 @@ def test_a_damaged_file_is_named_in_a_warning_and_costs_its_trial_alone(
     with pytest.warns(UserWarning, match=f"{path.name}: damaged"):
         frame = mixsweep.load_predictions(copy.path)
     assert set(frame["trial_id"]) == set(copy.trial_names()) - {path.parent.name}
+
+
+def test_trials_as_arrays_are_those_asked_for_and_nothing_else(store: SweepStore, tmp_path: Path) -> None:
+    first, second, *_ = store.trial_names()
+    found = mixsweep.prediction_set(store.path, [second, first])
+    assert found.trial_ids == (second, first)
+    assert found.prediction.shape == (2, 360)
+    trials = mixsweep.load_trials(store.path).set_index("trial_id")["final_test_accuracy"]
+    assert found.is_right.mean(1).tolist() == pytest.approx([trials[second], trials[first]])
+    with pytest.raises(UserError, match="trial 0123 has no predictions"):
+        mixsweep.prediction_set(store.path, [first, "0123"])
+    copy = SweepStore(shutil.copytree(store.path, tmp_path / "copy"))
+    (path,) = copy.trial(first).path.glob("*.predictions.*")
+    path.unlink()
+    with pytest.raises(UserError, match=f"{path.name}: gone"):
+        mixsweep.prediction_set(copy.path, [first])
 
 
 def test_a_store_without_any_gives_an_empty_table(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from mixsweep.analysis.predictions import measures
 from mixsweep.analysis.predictions.loading import PredictionSet, stack
+from mixsweep.core.errors import UserError
 from mixsweep.core.trainables.predictions import Predictions
 
 
@@ -117,6 +118,8 @@ def test_a_difference_is_paired_and_wider_over_both() -> None:
     assert (low, high) == (-1.0, 1.0)
     nothing = measures.accuracy_difference(found, ids[:3], ids[:3])
     assert (nothing.mean, nothing.over_both) == (0, 0)
+    with pytest.raises(UserError, match="1 trials against 3: give them in pairs of one seed"):
+        measures.accuracy_difference(found, ids[:1], ids[3:])
 
 
 def test_examples_in_another_order_are_the_same_and_others_are_not() -> None:
