@@ -6,14 +6,15 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from mixsweep.analysis.predictions.measures import Reliability, Share
 from mixsweep.analysis.report.figures.style import (
     EMPTY,
+    INK,
     ON_DARK,
-    ON_LIGHT,
     PALETTE,
     SOFT,
     STYLE,
@@ -62,7 +63,9 @@ def draw_confusion(counts: np.ndarray, classes: Sequence[str]) -> Figure:
     with matplotlib.rc_context(STYLE | {"axes.grid": False}):
         figure = Figure(figsize=(size + 0.9, size), layout="constrained")
         panel = figure.subplots()
-        colours = matplotlib.colormaps["Blues"].with_extremes(bad=EMPTY)
+        # Over the page's own colour, so that no white box is left in the dark.
+        ends = [to_rgba(PALETTE[0], alpha) for alpha in (0.0, 1.0)]
+        colours = LinearSegmentedColormap.from_list("shares", ends).with_extremes(bad=EMPTY)
         picture = panel.imshow(100 * shares, cmap=colours, vmin=0, vmax=100)
         if number <= _MOST_NUMBERS:
             _write_shares(panel, shares)
@@ -103,7 +106,7 @@ def _write_shares(panel: Axes, shares: np.ndarray) -> None:
     for (row, column), share in np.ndenumerate(shares):
         if not np.isnan(share):
             text = "·" if share < 0.005 else f"{100 * share:.0f}"
-            colour = ON_DARK if share > 0.55 else ON_LIGHT
+            colour = ON_DARK if share > 0.6 else INK
             panel.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from matplotlib.figure import Figure
 
-from mixsweep.analysis.frames import load_trials, parts
+from mixsweep.analysis.frames import load_trials
 from mixsweep.analysis.report.predictions import PredictionPage, prediction_page
 from mixsweep.analysis.report.report import write_report
+from mixsweep.analysis.report.study import read_study
 from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.execution.runner import work
 from mixsweep.core.store.store import SweepStore
@@ -31,15 +31,12 @@ def copy(store: SweepStore, tmp_path: Path) -> SweepStore:
     return SweepStore(shutil.copytree(store.path, tmp_path / store.name))
 
 
-def said(store: SweepStore) -> PredictionPage[tuple[str, str, str]] | None:
-    """The section, with the name, caption and text of each figure."""
-
-    def draw(figure: Figure, name: str, caption: str, alt: str) -> tuple[str, str, str]:
-        assert figure.axes
-        return name, caption, alt
-
-    (part,) = parts(store)
-    return prediction_page(store, part, load_trials(store), draw)
+def said(store: SweepStore) -> PredictionPage | None:
+    """The section, with its figures' files in a folder beside the store."""
+    (section,) = read_study([store.path]).sections
+    out = store.path.parent / "out"
+    out.mkdir(exist_ok=True)
+    return prediction_page(section, out)
 
 
 def best_trials(store: SweepStore) -> pd.DataFrame:
@@ -60,10 +57,11 @@ def test_it_tells_of_the_best_value_what_its_trials_predicted(store: SweepStore)
     assert f"{100 * accuracy:.1f} % of 360 test examples are right" in page.sentence
     assert "over 2 seeds and over the examples" in page.sentence
     assert page.notes == ()
-    assert [name for name, _, _ in page.figures] == ["classes", "confusion", "reliability"]
-    for _, caption, alt in page.figures:
-        assert alt != caption
-        assert len(re.findall(r"\d+\.\d %", alt)) > 5
+    names = ["mirrored-classes", "mirrored-confusion", "mirrored-reliability"]
+    assert [drawn.name for drawn in page.figures] == names
+    for drawn in page.figures:
+        assert drawn.alt != drawn.caption
+        assert len(re.findall(r"\d+\.\d %", drawn.alt)) > 5
     differences, wrong = page.listings
     best, others = best_trials(store)["lr"].iloc[0], load_trials(store)
     assert len(differences.table.rows) == 2
@@ -106,7 +104,7 @@ def test_where_all_of_the_best_value_are_damaged_that_alone_is_told(copy: SweepS
         file_of(copy, trial_id).unlink()
     page = said(copy)
     assert page is not None
-    assert (page.sentence, page.figures, page.listings) == ("", (), ())
+    assert (page.sentence, page.figures, page.listings) == ("", [], [])
     assert len(page.notes) == 2
 
 
