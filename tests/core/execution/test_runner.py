@@ -337,6 +337,13 @@ def test_kills_at_any_time_lose_nothing_and_change_no_bit(
         assert set(ends_of(info)) <= {"killed", "completed"}
         assert ends_of(info)[-1] == info.state == "completed"
         assert [attempt.number for attempt in info.attempts] == list(range(1, len(info.attempts) + 1))
+        kept, undisturbed_one = (
+            folder_of(root, config).predictions() for root in (store, tmp_path / "straight")
+        )
+        assert kept is not None
+        assert undisturbed_one is not None
+        assert kept.prediction.tolist() == undisturbed_one.prediction.tolist()
+        assert kept.confidence.tolist() == undisturbed_one.confidence.tolist()
 
 
 def test_files_that_a_new_holder_has_replaced_are_no_failure_of_the_one_that_slept(
