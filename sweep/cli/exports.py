@@ -1,8 +1,10 @@
 """Commands that export a store: `report`, `mirror` (to Weights & Biases), `export` (to a table)."""
 
 import os
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +12,9 @@ from mixsweep.core.errors import UserError
 from mixsweep.core.extras import require
 from mixsweep.sweep.cli.arguments import Store, SweepNames, UsageError, find_sweep, out
 from mixsweep.sweep.cli.completion import complete_sweep
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 app = typer.Typer()
 
@@ -109,6 +114,9 @@ def export(
     ],
     to: Annotated[Path, typer.Option(help="The table's file: .parquet or .csv; or wandb-sweep.")],
     store: Store = Path("runs"),
+    predictions: Annotated[
+        bool, typer.Option("--predictions", help="A row per trial and example of the test set instead.")
+    ] = False,
     project: Annotated[str, typer.Option(help="wandb-sweep: the W&B project.")] = "mixsweep",
 ) -> None:
     """One tidy table: a row per epoch record, with its trial's config. Or a sweep file for `wandb sweep`."""
@@ -127,11 +135,25 @@ def export(
         return
     if to.suffix not in (".parquet", ".csv"):
         raise UsageError(f"--to {to}: unknown kind of table; allowed: .parquet, .csv")
-    from mixsweep.analysis.frames import load
-
-    frame = load(*(find_sweep(name, store).path for name in sweeps))
+    frame = _table([find_sweep(name, store).path for name in sweeps], predictions)
     if to.suffix == ".csv":
         frame.to_csv(to, index=False)
     else:
         frame.to_parquet(to, index=False)
     out.print(f"{len(frame)} rows in {to}", markup=False)
+
+
+def _table(sweeps: Sequence[Path], predictions: bool) -> "pd.DataFrame":
+    """Return the records of sweeps, or what their trials predicted; a damaged file of those is told."""
+    if not predictions:
+        from mixsweep.analysis.frames import load
+
+        return load(*sweeps)
+    from mixsweep.analysis.predictions.loading import load_predictions
+
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", UserWarning)
+        frame = load_predictions(*sweeps)
+    for line in told:
+        out.print(f"left out: {line.message}", markup=False, highlight=False, soft_wrap=True)
+    return frame

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -80,7 +81,7 @@ def refused(done: Done, *said: str) -> None:
         ("show", "TRIAL --store --json"),
         ("stop", "SWEEP --store"),
         ("report", "SWEEP... --store --out"),
-        ("export", "SWEEP... --to --store"),
+        ("export", "SWEEP... --to --predictions --store"),
         ("compare", "A B --store --metric --margin --out --json"),
     ],
 )
@@ -237,6 +238,24 @@ def test_export_writes_one_tidy_table(ran: SweepStore, suffix: str, tmp_path: Pa
     key = ["trial_id", "epoch"]
     ours = ran.records().to_pandas().sort_values(key)["valid_loss"].to_list()
     assert frame.sort_values(key)["valid_loss"].map(float).to_list() == ours
+
+
+def test_export_writes_the_predictions_and_names_what_is_damaged(ran: SweepStore, tmp_path: Path) -> None:
+    root, to = tmp_path / "runs", tmp_path / "predictions.parquet"
+    copy = SweepStore(shutil.copytree(ran.path, root / "tiny"))
+    words = ("export", "tiny", "--predictions", "--store", root, "--to", to)
+    done = sweep(*words)
+    assert (done.returncode, done.stderr) == (0, "")
+    frame = pd.read_parquet(to)
+    found = (frame["label"] == frame["prediction"]).groupby(frame["trial_id"]).mean()
+    tests = copy.records().to_pandas().dropna(subset="test_accuracy").set_index("trial_id")["test_accuracy"]
+    assert found.to_dict() == pytest.approx(tests.to_dict())
+    path, *_ = sorted(copy.trials_path.glob("*/*.predictions.*"))
+    path.write_bytes(b"")
+    done = sweep(*words)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"left out: {path}: damaged" in done.stdout
+    assert f"{len(frame) - 360} rows in {to}" in done.stdout
 
 
 def test_what_is_done_is_not_run_again_and_a_stop_is_only_asked_for(ran: SweepStore, tmp_path: Path) -> None:
