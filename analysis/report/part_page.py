@@ -123,7 +123,7 @@ def part_page(section: Section, out: Path) -> PartPage:
             section, "trials", each, "Best first. Device time is summed over all attempts of a trial.", out
         ),
         best=None if row is None else _best(section, row, out),
-        predictions=prediction_page(section, out),
+        predictions=prediction_page(section, results, out),
     )
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mixsweep.analysis.frames import Part, plain
-from mixsweep.analysis.inference.wording import axis_words, listing, metric_words, point_label
+from mixsweep.analysis.frames import Part
+from mixsweep.analysis.inference.comparisons import ordered_points, point_labels
+from mixsweep.analysis.inference.wording import axis_words, listing, metric_words
 from mixsweep.analysis.predictions import measures
 from mixsweep.analysis.predictions.loading import PredictionSet, read_predictions, stack
 from mixsweep.analysis.report.figures import predictions as drawings
@@ -20,6 +21,7 @@ from mixsweep.core.store.store import SweepStore
 from mixsweep.core.trainables.predictions import Predictions
 
 MOST_VALUES = 12  # beside the best one, by its metric: a file of each of their trials is read
+_MOST_DAMAGES = 3  # named one by one
 _MOST_TOLD = 12  # classes or bins in the text for readers who do not see a figure
 
 
@@ -49,27 +51,28 @@ class PredictionPage:
     listings: list[PredictionListing] = field(default_factory=list)
 
 
-def prediction_page(section: Section, out: Path) -> PredictionPage | None:
+def prediction_page(section: Section, results: pd.DataFrame, out: Path) -> PredictionPage | None:
     """Draw what a part's best value predicted; None if its trials kept no predictions.
 
     Args:
         section: the part.
+        results: its ablation table.
         out: the report's folder.
     """
     part, trials = section.part, section.trials
-    points = _best_points(part, trials)
+    points = _best_points(part, trials, results)
     if not points:
         return None
     replicas, problems = _read(section.reading.store, points)
     best = next(iter(points))
     found = stack(dict(replicas[best].values()))
-    damaged = tuple(f"{line}: left out here." for line in problems)
+    damaged = _damages(problems)
     if found is None:
         if not replicas[best]:
             return PredictionPage("", damaged) if damaged else None
         line = "The trials of the best value were tested on different examples, so nothing is said of them together."
         return PredictionPage("", (*damaged, line))
-    labels = {point: _label(part, trials, point) for point in points}
+    labels = _labels(part, trials)
     listings = [_most_wrong(found)]
     compared, notes = _compared(part, labels, replicas, points)
     if compared is not None:
@@ -86,13 +89,14 @@ def prediction_page(section: Section, out: Path) -> PredictionPage | None:
 _Replicas = dict[int, tuple[str, Predictions]]
 
 
-def _best_points(part: Part, trials: pd.DataFrame) -> dict[int, pd.DataFrame]:
-    """The tested trials of the best points by the mean of the part's metric, the best first."""
-    final = f"final_{part.metric}"
+def _best_points(part: Part, trials: pd.DataFrame, results: pd.DataFrame) -> dict[int, pd.DataFrame]:
+    """The tested trials of the best points, as the results have them, the best first."""
+    if results.empty:
+        return {}
     # A trial that was trained on for another part was tested there.
-    tested = trials[(trials["state"] == "completed") & trials["trained_on_to"].isna()].dropna(subset=[final])
-    means = tested.groupby("point")[final].mean().sort_values(ascending=part.mode == "min", kind="stable")
-    chosen = means.index[: MOST_VALUES + 1]
+    tested = trials[(trials["state"] == "completed") & trials["trained_on_to"].isna()]
+    means = pd.Series(results["final_mean"].to_numpy(), index=ordered_points(part, trials)).dropna()
+    chosen = means.sort_values(ascending=part.mode == "min", kind="stable").index[: MOST_VALUES + 1]
     return {int(point): tested[tested["point"] == point] for point in chosen}
 
 
@@ -112,10 +116,18 @@ def _read(
     return replicas, problems
 
 
-def _label(part: Part, trials: pd.DataFrame, point: int) -> str:
-    row = trials[trials["point"] == point].iloc[0]
-    label = point_label({axis: plain(row[axis]) for axis in part.axes})
-    return f"{axis_words(part.axes[0])} {label}" if len(part.axes) == 1 else label or "all trials"
+def _damages(problems: tuple[str, ...]) -> tuple[str, ...]:
+    """A note for each of the first damaged files, and one for all others."""
+    told = tuple(f"{line}: left out here." for line in problems[:_MOST_DAMAGES])
+    more = len(problems) - len(told)
+    left = f"And {more} more files of predictions are damaged or gone; sweep doctor --store names them."
+    return (*told, left) if more else told
+
+
+def _labels(part: Part, trials: pd.DataFrame) -> dict[int, str]:
+    """The points in words; a value alone has the name of its axis before it."""
+    axis = f"{axis_words(part.axes[0])} " if len(part.axes) == 1 else ""
+    return {point: f"{axis}{label}" for point, label in point_labels(part, trials).items()}
 
 
 def _sentence(part: Part, label: str, found: PredictionSet) -> str:

@@ -11,6 +11,7 @@ from mixsweep.analysis.frames import load_trials
 from mixsweep.analysis.report.predictions import PredictionPage, prediction_page
 from mixsweep.analysis.report.report import write_report
 from mixsweep.analysis.report.study import read_study
+from mixsweep.analysis.report.tables import ablation_table
 from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.execution.runner import work
 from mixsweep.core.store.store import SweepStore
@@ -36,7 +37,8 @@ def said(store: SweepStore) -> PredictionPage | None:
     (section,) = read_study([store.path]).sections
     out = store.path.parent / "out"
     out.mkdir(exist_ok=True)
-    return prediction_page(section, out)
+    results = ablation_table(section.part, section.frame, section.trials)
+    return prediction_page(section, results, out)
 
 
 def best_trials(store: SweepStore) -> pd.DataFrame:
@@ -106,6 +108,15 @@ def test_where_all_of_the_best_value_are_damaged_that_alone_is_told(copy: SweepS
     assert page is not None
     assert (page.sentence, page.figures, page.listings) == ("", [], [])
     assert len(page.notes) == 2
+
+
+def test_of_many_damaged_files_a_few_are_named_and_all_are_counted(copy: SweepStore) -> None:
+    for path in copy.trials_path.glob("*/*.predictions.*"):
+        path.write_bytes(b"")
+    page = said(copy)
+    assert page is not None
+    assert [": damaged" in note for note in page.notes] == [True, True, True, False]
+    assert page.notes[-1].startswith("And 3 more files")
 
 
 def test_a_store_that_kept_none_has_no_gap(tmp_path: Path) -> None:
