@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from typing import Any
 
-from mixsweep.core.config import TrialConfig
+from mixsweep.core.config import TrialConfig, canonical_json
 from mixsweep.core.errors import UserError
 from mixsweep.core.store.store import SweepStore
 from mixsweep.core.trainables.kinds import find_trainable
@@ -14,7 +15,7 @@ class Superseded:
 
     def __init__(self, store: SweepStore):
         self._store = store
-        self._bases: dict[str, str] = {}  # the ids without code, by id
+        self._bases: dict[str, str] = {}  # what identifies them without code, by id
 
     def among(self, others: Iterable[str], planned: Mapping[str, TrialConfig]) -> tuple[str, ...]:
         """Those of other trials in the store that differ from a planned one in nothing but the code.
@@ -40,4 +41,12 @@ class Superseded:
 
 
 def _base_of(config: TrialConfig) -> str:
-    return find_trainable(config.kind).unpinned(config).trial_id
+    """What identifies a trial beside its code. Numbers count by value: changed code may write 16 as 16.0."""
+    identity = find_trainable(config.kind).unpinned(config).identity()
+    return canonical_json({name: _by_value(value) for name, value in identity.items()})
+
+
+def _by_value(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_by_value(one) for one in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value

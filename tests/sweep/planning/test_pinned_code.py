@@ -10,6 +10,7 @@ from rich.console import Console
 
 from mixsweep import make_plan, run_plan
 from mixsweep.cluster.places import find_place
+from mixsweep.core.execution.superseded import Superseded
 from mixsweep.core.store.store import SweepStore
 from mixsweep.sweep.cli.views.live_view import summary
 from mixsweep.sweep.cli.views.render_plan import describe_plan, plan_mapping
@@ -123,6 +124,29 @@ def test_changed_code_makes_new_trials_and_the_old_ones_are_superseded(kind: str
     assert isinstance(out.file, io.StringIO)
     assert out.file.getvalue().count("superseded in the store: 2, trained by other code or before") == 2
     assert run_plan(second, place="debug", store_root=tmp_path / "runs").counts == {"completed": 2}
+
+
+def test_a_default_that_the_changed_code_writes_in_another_form_is_the_same_value(tmp_path: Path) -> None:
+    store = SweepStore(tmp_path / "runs" / "pinned")
+    whole = CLASS.replace(
+        "    code: int = 1\n",
+        "    code: int = 1\n    width: int = 16\n    widths: tuple[float, ...] = (1.5, 2.0)\n",
+    )
+    plans = []
+    for number, code in enumerate(
+        (whole, whole.replace("width: int = 16", "width: float = 16.0"), whole.replace("= 16", "= 17"))
+    ):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "code.py").write_text(code)
+        (folder / "pinned.toml").write_text(f'name = "pinned"\ncode = "pin"\n{FILES["class"][2]}')
+        plans.append(make_plan(load_spec(folder / "pinned.toml")))
+    first, second, third = plans
+    run_plan(first, place="debug", store_root=tmp_path / "runs")
+    known = Superseded(store)
+    by_id = [{config.trial_id: config for config in plan.trials} for plan in (second, third)]
+    assert sorted(known.among(store.trial_names(), by_id[0])) == sorted(ids(first))
+    assert known.among(store.trial_names(), by_id[1]) == ()
 
 
 def test_a_worker_that_starts_later_takes_the_pinned_class(tmp_path: Path) -> None:
