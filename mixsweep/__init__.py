@@ -59,7 +59,8 @@ if TYPE_CHECKING:
     from mixsweep.sweep.planning.plan import Plan, Planned, make_plan
     from mixsweep.sweep.planning.schema import SweepSpec
     from mixsweep.sweep.run import run_plan
-    from mixsweep.sweep.status import StatusReader, SweepStatus, TrialStatus
+    from mixsweep.sweep.status import SweepStatus, TrialStatus
+    from mixsweep.sweep.status_reader import StatusReader
 
 __all__ = [
     "Callbacks",
@@ -159,7 +160,8 @@ _MODULES = {
     "mixsweep.sweep.planning.plan": ("Plan", "Planned", "make_plan"),
     "mixsweep.sweep.planning.schema": ("SweepSpec",),
     "mixsweep.sweep.run": ("run_plan",),
-    "mixsweep.sweep.status": ("StatusReader", "SweepStatus", "TrialStatus"),
+    "mixsweep.sweep.status": ("SweepStatus", "TrialStatus"),
+    "mixsweep.sweep.status_reader": ("StatusReader",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

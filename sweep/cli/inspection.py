@@ -25,7 +25,8 @@ from mixsweep.sweep.cli.completion import complete_sweep
 
 if TYPE_CHECKING:
     from mixsweep.core.store.store import SweepStore
-    from mixsweep.sweep.status import StatusReader, SweepStatus
+    from mixsweep.sweep.status import SweepStatus
+    from mixsweep.sweep.status_reader import StatusReader
 
 app = typer.Typer()
 
@@ -48,7 +49,7 @@ def status(
         place, "status", *([sweep] if sweep is not None else []), *["--watch"] * watch, *["--json"] * as_json
     )
     from mixsweep.sweep.cli.views.live_view import summary
-    from mixsweep.sweep.status import StatusReader
+    from mixsweep.sweep.status_reader import StatusReader
 
     found = [find_sweep(sweep, store)] if sweep is not None else all_sweeps(store)
     readers = [StatusReader(one) for one in found]

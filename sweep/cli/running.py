@@ -129,7 +129,7 @@ def _run(made: "Plan", where: Place, options: "RunOptions") -> int:
     from mixsweep.sweep.backends.base import Callbacks
     from mixsweep.sweep.cli.views.live_view import RunView, counts_line
     from mixsweep.sweep.run import run_plan
-    from mixsweep.sweep.status import StatusReader
+    from mixsweep.sweep.status_reader import StatusReader
 
     if where.ray and where.ray.takes_jobs:
         plain = Callbacks(say=lambda line: out.print(line, markup=False, soft_wrap=True))

@@ -16,7 +16,7 @@ from mixsweep.core.store.retention import Retention
 from mixsweep.core.store.store import SweepStore
 from mixsweep.sweep.planning.parse import parse_spec
 from mixsweep.sweep.search.tpe import read_result
-from mixsweep.sweep.status import StatusReader
+from mixsweep.sweep.status_reader import StatusReader
 from tests.support.synthetic_store import SyntheticPart, write_sweep
 from tests.support.trials import write_checkpoint
 

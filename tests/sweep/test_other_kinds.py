@@ -23,7 +23,7 @@ from mixsweep.sweep.planning.parse import parse_spec
 from mixsweep.sweep.planning.plan import Plan, make_plan, read_plan, save_plan
 from mixsweep.sweep.planning.schema import SpecError
 from mixsweep.sweep.search.asha import make_decide
-from mixsweep.sweep.status import StatusReader
+from mixsweep.sweep.status_reader import StatusReader
 
 FILE: dict[str, Any] = {
     "name": "walks",

@@ -1,4 +1,4 @@
-"""sweep.status: how a sweep stands, read from its store alone."""
+"""sweep.status and sweep.status_reader: how a sweep stands, read from its store alone."""
 
 import json
 import subprocess
@@ -16,7 +16,8 @@ from mixsweep.core.execution.runner import work
 from mixsweep.core.store.store import SweepStore
 from mixsweep.sweep.planning.parse import parse_spec
 from mixsweep.sweep.planning.plan import Plan, make_plan, save_plan
-from mixsweep.sweep.status import StatusReader, SweepStatus
+from mixsweep.sweep.status import SweepStatus
+from mixsweep.sweep.status_reader import StatusReader
 
 TABLES: dict[str, Any] = {
     "name": "small",

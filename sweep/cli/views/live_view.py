@@ -14,7 +14,8 @@ from mixsweep.core.formatting import energy_text, rough_duration
 from mixsweep.core.records import Record
 from mixsweep.core.store.store import SweepStore
 from mixsweep.core.store.trial.info import STATES, TrialInfo
-from mixsweep.sweep.status import StatusReader, SweepStatus, TrialStatus
+from mixsweep.sweep.status import SweepStatus, TrialStatus
+from mixsweep.sweep.status_reader import StatusReader
 
 _MOST_ROWS = 200  # of a table in a terminal; --json lists every trial
 

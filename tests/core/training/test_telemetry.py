@@ -20,7 +20,7 @@ from mixsweep.core.trainables.kinds import find_trainable
 from mixsweep.core.training import telemetry
 from mixsweep.core.training.telemetry import DeviceCounters, Reading, counters_of
 from mixsweep.core.training.trainer import Trial
-from mixsweep.sweep.status import StatusReader
+from mixsweep.sweep.status_reader import StatusReader
 from tests.support.synthetic_store import SyntheticPart, give_energy, write_sweep
 from tests.support.trials import as_format_1
 

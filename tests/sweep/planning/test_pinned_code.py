@@ -18,7 +18,7 @@ from mixsweep.sweep.planning.parse import load_spec
 from mixsweep.sweep.planning.plan import Plan
 from mixsweep.sweep.planning.schema import SpecError
 from mixsweep.sweep.runtime.worker import WorkerSpec, import_code, make_worker_spec
-from mixsweep.sweep.status import StatusReader
+from mixsweep.sweep.status_reader import StatusReader
 from tests.support.commands import infos
 
 CLASS = """

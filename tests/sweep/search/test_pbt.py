@@ -34,7 +34,7 @@ from mixsweep.sweep.runtime.worker import make_worker_spec, run_trials
 from mixsweep.sweep.search.pbt import Population, PopulationDecision, decide, decision_path, exploited_configs
 from mixsweep.sweep.search.suggestions import SearchError, with_known
 from mixsweep.sweep.search.trial_source import TrialRequest
-from mixsweep.sweep.status import StatusReader
+from mixsweep.sweep.status_reader import StatusReader
 from tests.support.commands import finish, kill_family, start, sweep_command, trajectories, wait_until
 from tests.support.trials import checkpoint_path, write_checkpoint
 

@@ -1,4 +1,4 @@
-"""sweep.cli.views.live_view and sweep.status: what a person sees in 80 columns, and how little is read for it."""
+"""sweep.cli.views.live_view and sweep.status_reader: what a person sees in 80 columns, and how little is read."""
 
 import dataclasses
 import io
@@ -26,7 +26,7 @@ from mixsweep.sweep.cli.views.live_view import (
     trials_table,
     trials_to_list,
 )
-from mixsweep.sweep.status import StatusReader
+from mixsweep.sweep.status_reader import StatusReader
 from tests.support.commands import ROOT
 from tests.support.synthetic_store import SyntheticPart, give_energy, write_sweep
 from tests.support.trials import change_info, write_trial
@@ -192,7 +192,7 @@ def test_a_standing_is_read_without_pandas_torch_or_ray(store: SweepStore) -> No
     write_trial(changed, info, records.from_table(changed.records()))
     code = (
         "import sys, mixsweep.sweep.cli.app; from mixsweep.core.store.store import SweepStore; "
-        "from mixsweep.sweep.status import StatusReader; "
+        "from mixsweep.sweep.status_reader import StatusReader; "
         f"StatusReader(SweepStore({str(store.path)!r})).read().to_mapping(); "
         "print(sorted({'pandas', 'torch', 'ray'} & set(sys.modules)))"
     )
