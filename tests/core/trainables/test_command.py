@@ -255,6 +255,9 @@ FAILURES: dict[str, tuple[dict[str, Any], str, str]] = {
         {"script": "print('{\"acc\": 1}')"}, "config", "no record has the metric 'loss'; the last one has acc, seconds",
     ),
     "no such program": ({"run": "no-such-program {seed}"}, "config", "exit code 127: no-such-program: No such file"),
+    "inputs that this machine lacks": (
+        {"inputs": {"data": "/no/such/data"}}, "config", "inputs: /no/such/data is not on ",
+    ),
     "a time limit": (
         {"script": "import time; time.sleep(30)", "time_limit": 0.5}, "bug", "longer than its time limit of 0.5 s",
     ),
