@@ -49,6 +49,7 @@ TUNE: dict[str, Change] = {
     "a module of one's own project": ('"descent.py:Descent"', '"descent:Descent"'),
     "a metric that no result has": ('metric = "loss"', 'metric = "los"'),
 }
+POPULATION = '[search]\nalgorithm = "pbt"\nmutate = ["lr"]\n'
 COMMAND: dict[str, Change] = {
     "a placeholder without a field": ("{degree}", "{degre}"),
     "a program that is not found": ("python train.py", "pyhton train.py"),
@@ -56,7 +57,11 @@ COMMAND: dict[str, Change] = {
     "code that is not there": ('"points.py"]', '"point.py"]'),
     "data that is not there": ("code = [", 'inputs = ["data"]\ncode = ['),
     "a secret in `env`": ("code = [", 'env = { KEY = "3f9a01bc77de4452" }\ncode = ['),
-    "a population": ("seeds = 3", '[search]\nalgorithm = "pbt"\nmutate = ["lr"]'),
+    "a population without `resume`": (
+        'resume = "--resume {checkpoint}"\ncode = ["train.py", "points.py"]\n',
+        f'code = ["train.py", "points.py"]\n{POPULATION}',
+    ),
+    "a population without the budget": ("seeds = 3\n", POPULATION),
     "a metric that is never printed": ('metric = "valid_loss"', 'metric = "loss"'),
     "a script that prints nothing that is a record": ("print(json.dumps(", "print(repr("),
     "a script that ends with an error": ("    args = parser", "    {}['layer']\n    args = parser"),

@@ -41,5 +41,6 @@ def build_trial(
         threads=run_config.cpus,
         log=log,
         kept=kept or {},
+        until=run_config.until,
     )
     return find_trainable(config.kind).start(config, run)

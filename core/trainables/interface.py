@@ -113,6 +113,7 @@ class Run:
         threads: CPUs of this process.
         log: writes a line into the trial's log.
         kept: files that earlier attempts kept with the trial, by their paths: to be read, not changed.
+        until: the record after which this attempt ends, and the trial waits for its population; None: none does.
     """
 
     device: "torch.device"
@@ -126,6 +127,7 @@ class Run:
     threads: int = 1
     log: Callable[[str], None] = print
     kept: Mapping[str, Path] = field(default_factory=dict)
+    until: int | None = None
 
 
 class RunningTrial(Protocol):

@@ -77,10 +77,7 @@ def read_search(
     algorithm = reader.choice(table, "algorithm", "tpe", ALGORITHMS, at)
     reader.keys(table, keys_beside(Search, algorithm=algorithm), at)
     if algorithm == "pbt" and "command" in source:
-        raise reader.error(
-            "search.algorithm",
-            "pbt: not with a [command], whose checkpoints do not fall on the comparisons; write tpe, or a class",
-        )
+        _check_members(reader, reader.table(source, "command"), trainable)
     if "parts" in source:
         raise reader.error("search", "not with [[parts]]: a search asks one question; split the file")
     if "samples" in source:
@@ -108,6 +105,19 @@ def read_search(
     else:
         _check_pbt(reader, source, search, trainable, space, when, derive)
     return search
+
+
+def _check_members(reader: Reader, command: Mapping[str, Any], trainable: Trainable) -> None:
+    """Check that a command can train up to a comparison, and go on from another one's checkpoint."""
+    if not command.get("resume"):
+        raise reader.error(
+            "command.resume", "missing: with pbt a member goes on from another one's checkpoint"
+        )
+    if f"{{{trainable.budget}}}" not in str(command.get("run")):
+        raise reader.error(
+            "command.run",
+            "with pbt it has to name the field with budget = true: a member runs up to each comparison and ends there",
+        )
 
 
 def _check_tpe(

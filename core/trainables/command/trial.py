@@ -132,7 +132,14 @@ class CommandTrial:
         self._check_exit()
 
     def state(self) -> dict[str, Any]:
+        waits = self._run.until is not None and self._run.until <= self.epoch < self.config.epochs
+        if waits:
+            self._wait_for_end()
         self._take_checkpoint()
+        if waits and not (self._files and self._saved_at == self.epoch):
+            raise ConfigError(
+                f"it left no checkpoint of record {self.epoch}, from which its population goes on"
+            )
         return {
             "epoch": self.epoch,
             "saved_at": self._saved_at,
@@ -158,15 +165,19 @@ class CommandTrial:
     def test(self) -> Mapping[str, float]:
         """Wait until the command has ended; one that goes on after its last record is ended."""
         assert self._process is not None
+        self._wait_for_end()
+        if code := self._process.poll():
+            self._run.log(f"exit code {code}")
+        return {}
+
+    def _wait_for_end(self) -> None:
+        assert self._process is not None
         deadline = time.monotonic() + _END_SECONDS
         while self._process.poll() is None and time.monotonic() < deadline:
             self._next_line()
         if self._process.poll() is None:
             self._run.log(f"still runs {_END_SECONDS:g} s after the last record of its budget: ended")
             self._terminate()
-        if code := self._process.poll():
-            self._run.log(f"exit code {code}")
-        return {}
 
     def files_to_keep(self, is_last: bool) -> dict[str, Path]:
         """What matches a pattern of `keep`, and what the attempts that it resumes had kept; its own come first."""
@@ -188,6 +199,8 @@ class CommandTrial:
 
     def _begin(self) -> None:
         values: dict[str, Any] = {**self.config.values, TRIAL_DIR: str(self._trial_dir)}
+        if self._run.until is not None:  # of a population: it ends by itself where it is compared
+            values[self.config.definition.budget] = min(self._run.until, self.config.epochs)
         words = fill(self._command.run, values)
         if self._files:
             values[CHECKPOINT] = str(self._write_checkpoint())

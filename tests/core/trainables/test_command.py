@@ -151,6 +151,7 @@ def train(tmp_path: Path) -> Train:
         run: str = RUN,
         pause: Callable[[], str] = lambda: "",
         environment: Mapping[str, str] | None = None,
+        until: int | None = None,
         **changes: Any,
     ) -> TrialInfo:
         code = tmp_path / f"code-{folder}"
@@ -165,7 +166,7 @@ def train(tmp_path: Path) -> Train:
         command = Command(run=run, metrics="json-lines", code=str(kept), environment=environment or {})
         trial.attach(definition.kind, replace(command, **changes))
         run_config = RunConfig(
-            store=store.path, checkpoint_share=1.0, retention=Retention("all", "loss", "min")
+            store=store.path, checkpoint_share=1.0, retention=Retention("all", "loss", "min"), until=until
         )
         config = trainable.config({})
         list(work([config], run_config, pause=pause))
@@ -271,6 +272,12 @@ def test_a_command_that_fails_has_its_kind_and_says_why(train: Train, case: str)
     info = train(**changes)
     assert (info.state, info.failure) == ("failed", kind)
     assert said in info.attempts[-1].message
+
+
+def test_a_member_without_a_checkpoint_where_its_population_waits_fails(train: Train) -> None:
+    info = train("print('{\"loss\": 1}')", until=1)
+    assert (info.state, info.failure) == ("failed", "config")
+    assert "it left no checkpoint of record 1, from which its population goes on" in info.attempts[-1].message
 
 
 def test_a_nan_in_the_metric_diverges(train: Train) -> None:

@@ -158,6 +158,67 @@ def test_tpe_searches_over_a_command(tmp_path: Path) -> None:
     assert len({row["lr"] for row in store.plan().to_pylist()}) == 3
 
 
+MEMBER = """
+import argparse, json, os, pathlib, time
+parser = argparse.ArgumentParser()
+for name, kind in (("lr", float), ("epochs", int), ("out", pathlib.Path), ("resume", pathlib.Path)):
+    parser.add_argument(f"--{name}", type=kind)
+args = parser.parse_args()
+loss, first = json.loads(args.resume.read_text()) if args.resume else (1.0, 1)
+for epoch in range(first, args.epochs + 1):
+    loss *= 1 - args.lr
+    print(json.dumps({"epoch": epoch, "loss": loss}), flush=True)
+    (args.out / "new").write_text(json.dumps([loss, epoch + 1]))
+    os.replace(args.out / "new", args.out / "checkpoint")
+time.sleep(0.5)  # its end comes after its last record
+"""
+MEMBERS = """
+name = "members"
+metric = "loss"
+mode = "min"
+[command]
+run = "python train.py --lr {lr} --epochs {epochs} --out {trial_dir}"
+resume = "--resume {checkpoint}"
+[fields]
+lr = { default = 0.1, low = 0.0, high = 0.9, mutable = true }
+epochs = { default = 8, budget = true }
+[space]
+lr = { uniform = [0.01, 0.5] }
+[search]
+algorithm = "pbt"
+population = 3
+interval_epochs = 3
+mutate = ["lr"]
+quantile = 0.4
+"""
+
+
+def test_commands_are_members_of_a_population(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(MEMBER)
+    file = tmp_path / "members.toml"
+    file.write_text(MEMBERS)
+    done = finish(sweep_command(file, tmp_path / "runs", "local"))
+    assert done.returncode == 0, done.stdout
+    store = SweepStore(tmp_path / "runs" / "members")
+    plan = store.plan().to_pylist()
+    ended = {trial.trial_id: info.state for trial in store.trials() if (info := trial.info())}
+    assert sorted(ended.values()) == ["completed"] * 3 + ["stopped"] * (len(plan) - 3)
+    heirs = [row for row in plan if row["parent"]]
+    assert heirs
+    for row in plan:
+        records = store.trial(row["trial_id"]).records().sort_by("epoch").to_pylist()
+        loss, first = 1.0, 1
+        if row["parent"]:
+            parent, _, epoch = row["parent"].partition("@")
+            first = int(epoch) + 1
+            before = {one["epoch"]: one["loss"] for one in store.trial(parent).records().to_pylist()}
+            loss = before[int(epoch)]
+        assert [one["epoch"] for one in records] == list(range(first, first + len(records)))
+        for one in records:
+            loss *= 1 - row["lr"]
+            assert one["loss"] == pytest.approx(loss, rel=1e-12)
+
+
 def _ended(store: SweepStore) -> list[bool]:
     return [info.ended for folder in store.trials() if (info := folder.info())]
 

@@ -73,7 +73,7 @@ MISTAKES: dict[str, tuple[tuple[str, str], str]] = {
     "a misspelt field": (("degree = { grid", "degre = { grid"), "space.degre: unknown field; did you mean 'degree'?"),
     "a population of commands": (
         ("seeds = 3", '[search]\nalgorithm = "pbt"\nmutate = ["lr"]'),
-        "search.algorithm: pbt: not with a [command], whose checkpoints do not fall on the comparisons",
+        "command.run: with pbt it has to name the field with budget = true",
     ),
 }  # fmt: skip
 
