@@ -19,12 +19,14 @@ from mixsweep.sweep.planning.schema import (
     MOST_REPLICAS,
     ONLY_IN_PARTS,
     PART_KEYS,
+    PUBLISHED_WORDS,
     TABLES,
     TOP_KEYS,
     Claim,
     Part,
     Stopping,
     SweepSpec,
+    published_metrics,
 )
 from mixsweep.sweep.planning.search_schema import Search
 from mixsweep.sweep.planning.space import DISTRIBUTIONS, Combine, Distribution
@@ -84,6 +86,7 @@ def sweep_file_schema() -> Schema:
             for name in ("base", "space", "when", "combine", "derive", "claims")
         },
         **{name: {"$ref": f"#/$defs/{name}"} for name in TABLES},
+        "published": {"$ref": "#/$defs/published"},
     }
     keys["metric"] |= {"type": "string", "enum": list(find_trainable().objectives)}
     keys["keep"] = {"description": "what is kept of ended trials besides their records, config and log"}
@@ -119,12 +122,18 @@ def sweep_file_schema() -> Schema:
             "derive": _table({name: {"type": "string"} for name in _derivable_fields()}),
             "claims": {"type": "array", "items": {"$ref": "#/$defs/claim"}},
             "claim": _claim(),
+            "published": _table(
+                {name: {"type": "number"} for name in published_metrics(find_trainable())} | _PUBLISHED_WORDS
+            ),
             "part": _table(part),
             **{name: _table(_keys(table)) for name, table in TABLES.items()},
             "search": _search(),
             "stopping": _stopping(),
         },
     }
+
+
+_PUBLISHED_WORDS: Schema = {name: {"type": "string"} for name in PUBLISHED_WORDS}
 
 
 _OF_OWN = ("trainable", "command", "fields")  # keys of a sweep whose trials are not the image trainer's
@@ -152,7 +161,8 @@ def _any_fields(top: Mapping[str, Schema]) -> dict[str, Schema]:
     parts = {"type": "array", "items": table, "minItems": 1}
     seeds = {**top["seeds"], "anyOf": [top["seeds"]["anyOf"][0], {"type": "array", "minItems": 1}]}
     own = {"base": table, "space": table, "when": table, "combine": combine, "derive": derive}
-    own |= {"claims": claims, "parts": parts, "seeds": seeds}
+    published = {"type": "object", "properties": _PUBLISHED_WORDS, "additionalProperties": {"type": "number"}}
+    own |= {"claims": claims, "parts": parts, "seeds": seeds, "published": published}
     return {name: {"description": top[name]["description"], **schema} for name, schema in own.items()}
 
 

@@ -35,6 +35,7 @@ from mixsweep.sweep.planning.schema import (
     SpecError,
     Stopping,
     SweepSpec,
+    read_published,
 )
 from mixsweep.sweep.planning.search_schema import Search, read_search
 from mixsweep.sweep.planning.space import SpaceError, check_axis, count_points, fixed_values
@@ -278,6 +279,7 @@ def _part(
         combine=read_combine(reader, table, where, trainable, fixed, check_value),
         derive=read_derive(reader, table, where, trainable, check_known),
         claims=_claims(reader, trainable, table, where, space),
+        published=read_published(reader, trainable, table, where),
         **read_keys(reader, table, Part, where, only=("samples",)),
     )
 

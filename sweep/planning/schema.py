@@ -1,5 +1,6 @@
 """A checked sweep file, and the keys of its tables, declared once for parsing and for `sweep schema`."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field
 from pathlib import Path
@@ -13,6 +14,8 @@ from mixsweep.core.scoring import SCORES
 from mixsweep.core.store.code_copy import Code
 from mixsweep.core.store.retention import POLICY_HELP, POLICY_PATTERN
 from mixsweep.core.toml.keys import declared_keys, toml_key, toml_key_by_hand
+from mixsweep.core.toml.reader import Reader
+from mixsweep.core.trainables.declared import DeclaredTrainable
 from mixsweep.core.trainables.interface import Trainable
 from mixsweep.core.trainables.kinds import find_trainable
 from mixsweep.sweep.planning.arithmetic import Expression
@@ -85,6 +88,10 @@ class Part:
         {}, "fields computed from others: weight_decay = '0.1 * lr'"
     )
     claims: tuple[Claim, ...] = toml_key_by_hand((), "what the report tests")
+    published: Mapping[str, float | str] = toml_key_by_hand(
+        {},
+        "published figures by metric, shown beside ours: test_accuracy = 0.9; finding and source, in words",
+    )
     samples: int = toml_key(
         1, "how often the drawn fields are drawn, for each combination of the grids", low=1
     )
@@ -214,6 +221,9 @@ class SweepSpec:
 TABLES: Mapping[str, type] = {"search": Search, "stopping": Stopping, "keep": Keep, "resources": Resources}
 
 
+PUBLISHED_WORDS = ("finding", "source")  # keys of `published` beside the metrics
+
+
 PART_KEYS = tuple(declared_keys(Part))
 
 
@@ -223,3 +233,30 @@ TOP_KEYS = tuple(dict.fromkeys((*declared_keys(SweepSpec), *PART_KEYS, *TABLES, 
 
 # Keys of a file with one question that belong inside each of [[parts]] in a file with several.
 ONLY_IN_PARTS = tuple(name for name in PART_KEYS if name not in (*declared_keys(SweepSpec), "base"))
+
+
+def published_metrics(trainable: Trainable) -> tuple[str, ...]:
+    """The metrics that a sweep file can have published figures of; of a trainable of one's own, others too."""
+    return (*trainable.result_metrics, *trainable.second_metrics, "parameters")
+
+
+def read_published(
+    reader: Reader, trainable: Trainable, table: Mapping[str, Any], where: str
+) -> dict[str, float | str]:
+    """Read what was published elsewhere on a part: figures by metric, a finding in words, and their source.
+
+    Raises:
+        SpecError: a key is neither a metric nor one of these words, or a value is of another type.
+    """
+    published, at = reader.table(table, "published", where), f"{where}published."
+    if not isinstance(trainable, DeclaredTrainable):
+        reader.keys(published, (*published_metrics(trainable), *PUBLISHED_WORDS), at)
+    found: dict[str, float | str] = {}
+    for name, value in published.items():
+        if name in PUBLISHED_WORDS:
+            found[name] = reader.text(published, name, "", at)
+        elif isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise reader.error(at + name, f"{value!r} is not a number")
+        else:
+            found[name] = float(value)
+    return found
