@@ -24,6 +24,7 @@ from mixsweep.analysis.report.figures.spaces import MOST_COORDINATES
 from mixsweep.analysis.report.part_values import (
     MOST_PLACES,
     MOST_ROWS,
+    axes_title,
     axis_finals,
     best_of,
     claim_effects,
@@ -129,8 +130,7 @@ def _finals(section: Section, finals: Sequence[Finals], out: Path) -> Picture:
     caption += "as a tick with its 95 % interval."
     if len(shown) < len(finals):
         caption += f" The best {len(shown)} of {len(finals)}."
-    name = axis_words(part.axes[0]) if len(part.axes) == 1 else ""
-    figure = figures.draw_finals(shown, name, part.metric, part.figure_word)
+    figure = figures.draw_finals(shown, axes_title(section), part.metric, part.figure_word)
     return picture(figure, f"{section.slug}-finals", caption, _alt(caption, _told(part.metric, shown)), out)
 
 
@@ -157,8 +157,7 @@ def _costs(section: Section, finals: Sequence[Finals], cost: str, out: Path) -> 
     caption = f"{part.figure_word.capitalize()} {metric_words(part.metric)} against {words}, with the 95 % intervals "
     caption += "of both over the seeds. Trials may have shared their machine."
     unit = words if "seconds" in words else f"{words} (s)"
-    axis_name = axis_words(part.axes[0]) if len(part.axes) == 1 else "values"
-    figure = figures.draw_cost(known, unit, part.metric, axis_name, part.figure_word)
+    figure = figures.draw_cost(known, unit, part.metric, axes_title(section), part.figure_word)
     told = [
         f"{value.label}: {cell_text(part.metric, value.interval)} at {cell_text(cost, value.cost)}"
         for value in best_of(known, part.mode, _MOST_TOLD)

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from mixsweep.analysis.frames import figure_column, value_codes, values_of
-from mixsweep.analysis.inference.comparisons import ordered_points, point_labels
+from mixsweep.analysis.frames import figure_column, plain, value_codes, values_of
+from mixsweep.analysis.inference.comparisons import ordered_points
 from mixsweep.analysis.inference.statistics import Interval, t_interval
-from mixsweep.analysis.inference.wording import value_label
+from mixsweep.analysis.inference.wording import axis_words, value_label
 from mixsweep.analysis.report.answers import Answer
 from mixsweep.analysis.report.figures.effects import Effect, Finals
 from mixsweep.analysis.report.ranges import possible_range, within
@@ -29,7 +29,7 @@ def point_finals(section: Section, results: pd.DataFrame, cost: str = "") -> lis
         cost: the column of trials that is its cost; '' for none.
     """
     part, trials = section.part, section.trials
-    labels, final = point_labels(part, trials), f"final_{part.metric}"
+    final = f"final_{part.metric}"
     columns = ["point", "state", final, *([cost] if cost else [])]
     of_point = dict(iter(trials[columns].groupby("point")))
     found = []
@@ -41,8 +41,14 @@ def point_finals(section: Section, results: pd.DataFrame, cost: str = "") -> lis
             spent = t_interval(mine[cost].dropna().tolist()) if cost else t_interval([])
             spent = within(spent, (0.0, math.inf))
             interval = interval_of(row, "final")
-            found.append(Finals(labels[point], interval, figures, diverged, spent))
+            label = " · ".join(value_label(axis, plain(row[axis])) for axis in part.axes) or part.name
+            found.append(Finals(label, interval, figures, diverged, spent))
     return found
+
+
+def axes_title(section: Section) -> str:
+    """What the labels of points are: the fields that they are values of."""
+    return " · ".join(axis_words(axis) for axis in section.part.axes)
 
 
 def best_of(finals: Sequence[Finals], mode: str, count: int = MOST_ROWS) -> list[Finals]:

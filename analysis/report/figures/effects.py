@@ -24,10 +24,12 @@ from mixsweep.analysis.report.figures.style import (
     safe,
 )
 
-_WIDTH = 5.6  # inches
+_WIDTH = 5.0  # inches
 _ROW = 0.28
 _UNKNOWN = Interval(math.nan, math.nan, math.nan, 0)
 _OUTCOME_COLOURS = {1: PALETTE[2], -1: PALETTE[1], 0: SOFT, None: PALETTE[7]}
+_LOG_ALONG = 8.0  # from this ratio of its ends on, an axis of values is logarithmic
+_MOST_TICKS = 8
 MOST_DOTS = 600  # trials drawn one by one
 
 
@@ -178,8 +180,10 @@ def draw_sensitivity(finals: Sequence[Finals], axis: str, metric: str, word: str
             linewidth=0,
         )
         places = [value.at for value in finals]
-        if not log_if_wide(panel, "x", min(places), max(places), 9.0) and len(places) <= 8:
-            panel.set_xticks(places)
+        log_if_wide(panel, "x", min(places), max(places), _LOG_ALONG)
+        if len(places) <= _MOST_TICKS:
+            panel.set_xticks(places, [value.label for value in finals])
+            panel.minorticks_off()
         panel.set_xlabel(safe(axis_words(axis)))
         _metric_axis(panel, "y", metric, word)
     return figure
