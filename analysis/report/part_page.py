@@ -23,6 +23,7 @@ from mixsweep.core.store.store import SweepStore
 from mixsweep.core.trainables.definition import UNLIMITED
 
 MOST_ROWS = 100  # of a table on the page; the file has all
+_BEST_ROWS = 30  # of the results on the page where there are more than those
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,7 @@ def _first_rows(section: Section, kind: str, table: pd.DataFrame) -> pd.DataFram
     if kind != "results":
         return table.head(MOST_ROWS)
     ordered = table["final_mean"].sort_values(ascending=section.part.mode == "min", kind="stable")
-    return table.loc[ordered.index[:MOST_ROWS]]
+    return table.loc[ordered.index[:_BEST_ROWS]]
 
 
 def _results_caption(section: Section) -> str:

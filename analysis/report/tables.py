@@ -81,7 +81,8 @@ def ablation_text(part: Part, table: pd.DataFrame) -> Table:
     header = [*map(axis_words, part.axes), "seeds", f"{part.figure_word} {metric_words(metric)}"]
     header += ["at its best epoch"] * (part.score != "best")
     tests = part.trainable.reported_tests
-    header += [*map(metric_words, tests), "probability of being best", "trials"]
+    computed = bool(table["probability_best"].notna().any())
+    header += [*map(metric_words, tests), *["probability of being best"] * computed, "trials"]
     rows = []
     for row in table.to_dict("records"):
         probability = row["probability_best"]
@@ -96,7 +97,7 @@ def ablation_text(part: Part, table: pd.DataFrame) -> Table:
                     cell_text(test, interval_of(row, test)) + trained_on_text(row["trained_on_to"])
                     for test in tests
                 ),
-                "–" if np.isnan(probability) else f"{probability:.2f}",
+                *["–" if np.isnan(probability) else f"{probability:.2f}"] * computed,
                 ", ".join(f"{row[state]} {state}" for state in states if row[state]),
             )
         )
@@ -277,8 +278,12 @@ def cell_text(metric: str, interval: Interval) -> str:
     below, above = interval.mean - interval.low, interval.high - interval.mean
     if not interval.n or np.isnan(below) or abs(below - above) <= 1e-9 * max(1.0, abs(interval.mean)):
         return interval_text(metric, interval)
-    ends = f"{figure_text(metric, interval.low)} to {figure_text(metric, interval.high)}"
-    return f"{figure_text(metric, interval.mean)} ({ends})"
+    if "accuracy" in metric:
+        mean, low, high = (f"{100 * value:.1f}" for value in (interval.mean, interval.low, interval.high))
+        return f"{mean} [{low}, {high}] %"
+    return (
+        f"{interval.mean:.4g} [{interval.low:.3g}, {interval.high:.3g}]{' s' if 'seconds' in metric else ''}"
+    )
 
 
 def interval_of(row: Mapping[Any, Any], name: str) -> Interval:

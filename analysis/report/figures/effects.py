@@ -180,7 +180,8 @@ def draw_sensitivity(finals: Sequence[Finals], axis: str, metric: str, word: str
             linewidth=0,
         )
         places = [value.at for value in finals]
-        log_if_wide(panel, "x", min(places), max(places), _LOG_ALONG)
+        if _grows_by_factors(places):
+            log_if_wide(panel, "x", min(places), max(places), _LOG_ALONG)
         if len(places) <= _MOST_TICKS:
             panel.set_xticks(places, [value.label for value in finals])
             panel.minorticks_off()
@@ -229,6 +230,14 @@ def draw_cost(
             handles, labels = panel.get_legend_handles_labels()
             figure.legend(handles, labels, title=safe(axis_name), loc="outside right upper")
     return figure
+
+
+def _grows_by_factors(places: Sequence[float]) -> bool:
+    """Whether ascending numbers are spaced more evenly by their ratios than by their differences."""
+    if len(places) < 3 or min(places) <= 0:
+        return False
+    steps = [np.diff(np.log(places)), np.diff(places)]
+    return bool(np.std(steps[0]) / np.mean(steps[0]) < np.std(steps[1]) / np.mean(steps[1]))
 
 
 def _draw_interval(panel: Axes, scale: float, interval: Interval, row: int, colour: str, marker: str) -> None:

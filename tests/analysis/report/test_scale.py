@@ -49,8 +49,8 @@ def test_very_many_points_are_thinned_out_and_all_in_the_files(tmp_path: Path) -
     path = write_report([store])
     page = Page(path)
     assert "Of 160 combinations, " in page.text
-    assert "The best 100 of 160; all are in grid-40-results.csv." in page.text
-    assert "The best 30 of 160." in page.text
+    assert "The best 30 of 160; all are in grid-40-results.csv." in page.text
+    assert "The best 30 of 160." in page.text  # of the final values, too
     assert len(path.with_name("grid-40-results.csv").read_text().splitlines()) == 161
     assert len(path.with_name("grid-40-trials.csv").read_text().splitlines()) == 321
     assert {"grid-40-parallel", "grid-40-importance", "grid-40-curves", "grid-40-along-lr"} <= set(page.ids)
