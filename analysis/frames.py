@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from mixsweep.analysis.exported.tables import with_tables
 from mixsweep.analysis.parts import Part, of_part, plain, value_codes, values_of, varied_fields
 from mixsweep.analysis.reading import KEYS, Reading, Sweep, open_sweep, read_planned, read_sweep
 from mixsweep.analysis.trial_figures import attempt_seconds, rows_of, trial_figures
@@ -47,10 +48,13 @@ def load(*sweeps: Sweep) -> pd.DataFrame:
     A trial that belongs to several parts appears once per part, each time up to that part's epochs. Two sweeps of one
     name are told apart by `sweep_folder`.
 
+    Args:
+        sweeps: folders of sweeps, or tables that `sweep export` wrote.
+
     Raises:
         UserError: a sweep is unknown or empty.
     """
-    readings = [read_sweep(sweep) for sweep in sweeps]
+    readings = [read_sweep(sweep) for sweep in with_tables(sweeps)]
     names: dict[str, None] = {}  # of fields, and of records' columns
     columns: dict[str, None] = {}
     frames, begun = [], []
@@ -110,7 +114,7 @@ def load_trials(*sweeps: Sweep) -> pd.DataFrame:
         UserError: a sweep is unknown or empty.
     """
     frames = []
-    for reading in map(read_sweep, sweeps):
+    for reading in map(read_sweep, with_tables(sweeps)):
         figures = trial_figures(reading)
         named = {figure_column(reading.trainable, name): column for name, column in figures.items()}
         frames.append(reading.plan.assign(**named))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mixsweep.analysis.exported.tables import is_table, one_sweep
 from mixsweep.analysis.parts import Part, plain, varied_fields
 from mixsweep.core.errors import UserError
 from mixsweep.core.store.store import SweepStore
@@ -206,10 +207,14 @@ def read_planned(sweep: Sweep) -> Reading:
     """
     if isinstance(sweep, Reading):
         return sweep
-    store = sweep if isinstance(sweep, SweepStore) else SweepStore(sweep)
-    if not store.exists() or not (store.path / "plan.parquet").is_file():
+    store = sweep if isinstance(sweep, SweepStore) else _stored(Path(sweep))
+    if not store.exists() or not store.has_plan():
         raise UserError(f"{store.path}: no sweep here (a sweep's folder holds sweep.toml and plan.parquet)")
     return Reading(store)
+
+
+def _stored(path: Path) -> SweepStore:
+    return one_sweep(path) if is_table(path) else SweepStore(path)
 
 
 def as_json(value: Any) -> Any:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from mixsweep.analysis.comparing.sides import Side, SideTrial
+from mixsweep.analysis.exported.guess import SOURCE
 from mixsweep.core.errors import UserError
 from mixsweep.core.trainables.kinds import BUILT_IN
 
 SEED = "seed"
-_ABSENT = "(no such field)"
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def pair_trials(a: Side, b: Side) -> Pairing:
 
 def _check_trainables(a: Side, b: Side) -> None:
     left, right = _trained(a), _trained(b)
-    is_any = "table" in (left[0], right[0])  # a table that says nothing of what its trials train
+    is_any = SOURCE in (left[0], right[0])  # a table that says nothing of what its trials train
     if left != right and not is_any and not left[0] == right[0] == "command":
         raise UserError(
             f"{a.label} trains {_words(left)}, {b.label} trains {_words(right)}: there is nothing to compare"
@@ -130,7 +130,7 @@ def _shared(trials: list[SideTrial], names: list[str]) -> dict[str, Any]:
     """The fields that have one value in all of these trials, with it."""
     found = {}
     for name in names:
-        values = {trial.values.get(name, _ABSENT) for trial in trials}
+        values = {trial.values.get(name) for trial in trials}
         if len(values) == 1:
             found[name] = values.pop()
     return found
@@ -140,7 +140,7 @@ def _unique(
     trials: list[SideTrial], names: list[str], taken: Collection[str]
 ) -> Mapping[tuple[Any, ...], SideTrial]:
     """The trials without a partner by the values of these fields, without those that share theirs."""
-    keys = [(tuple(trial.values.get(name, _ABSENT) for name in names), trial) for trial in trials]
+    keys = [(tuple(trial.values.get(name) for name in names), trial) for trial in trials]
     counts = Counter(key for key, _ in keys)
     return {key: trial for key, trial in keys if counts[key] == 1 and trial.trial_id not in taken}
 
@@ -151,7 +151,7 @@ def _changes(pairs: Iterable[Pair]) -> list[FieldChange]:
         if pair.a.values == pair.b.values:
             continue
         for name in dict.fromkeys([*pair.a.values, *pair.b.values]):
-            left, right = pair.a.values.get(name, _ABSENT), pair.b.values.get(name, _ABSENT)
+            left, right = pair.a.values.get(name), pair.b.values.get(name)
             if left != right:
                 lefts, rights, where = found.setdefault(name, ({}, {}, []))
                 lefts[left], rights[right] = None, None
@@ -165,8 +165,8 @@ def _why_none(a: Side, b: Side) -> str:
     apart = [
         name
         for name in dict.fromkeys([*_fields(left), *_fields(right)])
-        if not {t.values.get(name, _ABSENT) for t in left} & {t.values.get(name, _ABSENT) for t in right}
+        if not {t.values.get(name) for t in left} & {t.values.get(name) for t in right}
     ]
-    several = [name for name in apart if name == SEED or len({t.values.get(name, _ABSENT) for t in left}) > 1]
+    several = [name for name in apart if name == SEED or len({t.values.get(name) for t in left}) > 1]
     words = ", ".join(several or apart[:3])
     return f": they share no value of {words}" if words else "; no two have the same fields and seed"

@@ -10,6 +10,7 @@ from mixsweep.core.store.code_copy import same_code
 from mixsweep.core.store.store import SweepStore
 from mixsweep.core.store.trial.info import TrialInfo
 from mixsweep.core.store.trial_index import TrialIndex, TrialSummary, summary_of
+from mixsweep.core.trainables.definition import UNLIMITED
 from mixsweep.core.trainables.interface import Objective, Trainable
 
 WAITING = TrialSummary(state="waiting")
@@ -99,7 +100,7 @@ def _planned(store: SweepStore) -> Iterator[SideTrial]:
     for trial_id, row in rows.items():
         values = _values(trainable, row)
         summary = summaries.get(trial_id, WAITING)
-        budget = values[trainable.budget]
+        budget = int(row[trainable.budget])
         yield SideTrial(trial_id, tuple(parts[trial_id]), values, _state(summary, budget), budget, summary)
 
 
@@ -113,7 +114,9 @@ def _values(trainable: Trainable, row: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _plain(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    """The values that are given, lists as tuples: a field that is absent, null, empty or without limit is the same."""
+    given = {name: value for name, value in values.items() if value not in (None, "", UNLIMITED)}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
 
 
 def _state(summary: TrialSummary, budget: int) -> str:

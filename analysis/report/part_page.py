@@ -205,14 +205,15 @@ def _best(section: Section, row: dict[Any, Any], out: Path) -> Best:
         note = f"Its weights are those after epoch {int(trained_on_to)}, trained on for another part."
     note = f"{note} {_kept_words(section.reading.store, trial_id)}".strip()
     # From the resolved file, and into another store: in this one the trial is done.
-    file = shlex.quote(str(section.reading.store.path / "sweep.toml"))
+    file = section.reading.store.path / "sweep.toml"  # which an exported table does not have
+    command = f"sweep run {shlex.quote(str(file))} --trial {trial_id} --store again" if file.is_file() else ""
     values = {name: row[name] for name in trainable.field_names}
     return Best(
         trial_id=trial_id,
         sentence=f"{part.figure_word.capitalize()} {', '.join(reached)}"
         f"{tables.trained_on_text(trained_on_to)}, after {row['epochs_trained']} epochs. "
         "Chosen among all trials of the part, so partly by the luck of its seed.",
-        command=f"sweep run {file} --trial {trial_id} --store again",
+        command=command,
         config=[
             (name, _value_words(section, name, value), name in part.axes)
             for name, value in values.items()

@@ -42,7 +42,7 @@ def write_report(sweeps: Sequence[Sweep], out: Path | None = None) -> Path:
         UserError: no sweep is given, one is unknown, or one is given twice.
     """
     study = read_study(sweeps)
-    out = Path(out) if out is not None else study.readings[0].store.path / "report"
+    out = Path(out) if out is not None else study.readings[0].store.report_path
     out.mkdir(parents=True, exist_ok=True)
     pages = [part_page(section, out) for section in study.sections]
     title = listing(study.labels)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from mixsweep.analysis.exported.tables import with_tables
 from mixsweep.analysis.frames import Part, Reading, Sweep, load, load_trials, of_part, read_planned
 from mixsweep.core.errors import UserError
 from mixsweep.core.store.trial.info import TrialInfo
@@ -87,7 +88,7 @@ def read_study(sweeps: Sequence[Sweep]) -> Study:
     """
     if not sweeps:
         raise UserError("no sweep to report on")
-    readings = tuple(map(read_planned, sweeps))
+    readings = tuple(map(read_planned, with_tables(sweeps)))
     labels = sweep_labels(readings)
     sections: list[Section] = []
     tables = []

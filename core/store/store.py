@@ -98,6 +98,15 @@ class SweepStore:
     def exists(self) -> bool:
         return (self.path / "sweep.toml").is_file()
 
+    def has_plan(self) -> bool:
+        """Whether there is the plan of a run."""
+        return (self.path / "plan.parquet").is_file()
+
+    @property
+    def report_path(self) -> Path:
+        """The folder of its report."""
+        return self.path / "report"
+
     def format(self) -> int:
         """The format of its files; that of this version where there is no store yet.
 

@@ -1,6 +1,7 @@
 """Shared by the commands: the types of their arguments, the console, and look-ups of names in a store."""
 
 import glob
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -32,6 +33,14 @@ SweepName = Annotated[
 SweepNames = Annotated[
     list[str],
     typer.Argument(metavar="SWEEP...", help="Names in the store, or folders.", autocompletion=complete_sweep),
+]
+SourceNames = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SWEEP...",
+        help="Names in the store, folders, or exported tables.",
+        autocompletion=complete_sweep,
+    ),
 ]
 TrialName = Annotated[
     str,
@@ -116,6 +125,25 @@ def find_sweep(name: str, root: Path) -> "SweepStore":
     known = [one.name for one in all_sweeps(root)]
     hint = did_you_mean(name, known) if known else "; there are none yet"
     raise UsageError(f"{shown(name)}: no such sweep in {root}{hint}")
+
+
+def find_sources(names: Iterable[str], root: Path) -> "list[SweepStore]":
+    """Return the sweeps of these names; the path of an exported table stands for the sweeps in it.
+
+    Raises:
+        UsageError: as `find_sweep`.
+        UserError: a table cannot be read as one of `sweep export`.
+    """
+    found: list[SweepStore] = []
+    for name in names:
+        if name.endswith((".parquet", ".csv")) or ".parquet/" in name or ".csv/" in name:
+            from mixsweep.analysis.exported.tables import is_table, sweeps_in
+
+            if is_table(name):
+                found += sweeps_in(Path(name))
+                continue
+        found.append(find_sweep(name, root))
+    return found
 
 
 def all_sweeps(root: Path) -> "list[SweepStore]":

@@ -6,15 +6,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mixsweep.sweep.cli.arguments import Json, Store, UsageError, find_sweep, out
+from mixsweep.sweep.cli.arguments import Json, Store, UsageError, find_sources, out
 from mixsweep.sweep.cli.completion import complete_sweep
 
 if TYPE_CHECKING:  # slow imports, which completion and `--help` do without
     from mixsweep.analysis.comparing.sides import Side
+    from mixsweep.core.store.store import SweepStore
 
 app = typer.Typer()
 
-_ONE_SIDE = "A sweep's name in the store, or its folder; NAME@CODE: its trials that this code has trained."
+_ONE_SIDE = (
+    "A sweep's name in the store, its folder, or an exported table; "
+    "NAME@CODE: its trials that this code has trained."
+)
 
 
 @app.command(rich_help_panel="Looking at results")
@@ -59,9 +63,17 @@ def _side(name: str, root: Path) -> "Side":
     from mixsweep.analysis.comparing.sides import read_side
 
     try:
-        return read_side(find_sweep(name, root), name)
+        return read_side(_one(name, root), name)
     except UsageError:
         sweep, at, code = name.rpartition("@")
         if not at or not sweep or not code:
             raise
-    return read_side(find_sweep(sweep, root), name, code)
+    return read_side(_one(sweep, root), name, code)
+
+
+def _one(name: str, root: Path) -> "SweepStore":
+    found = find_sources([name], root)
+    if len(found) > 1:
+        names = " and ".join(one.name for one in found)
+        raise UsageError(f"{name}: has the sweeps {names}; choose one: {name}/{found[0].name}")
+    return found[0]

@@ -10,7 +10,15 @@ import typer
 
 from mixsweep.core.errors import UserError
 from mixsweep.core.extras import require
-from mixsweep.sweep.cli.arguments import Store, SweepNames, UsageError, find_sweep, out
+from mixsweep.sweep.cli.arguments import (
+    SourceNames,
+    Store,
+    SweepNames,
+    UsageError,
+    find_sources,
+    find_sweep,
+    out,
+)
 from mixsweep.sweep.cli.completion import complete_sweep
 
 if TYPE_CHECKING:
@@ -23,14 +31,17 @@ _PANEL = "Looking at results"
 
 @app.command(rich_help_panel=_PANEL)
 def report(
-    sweeps: SweepNames,
+    sweeps: SourceNames,
     store: Store = Path("runs"),
     to: Annotated[Path | None, typer.Option("--out", help="A folder; left out: the sweep's own.")] = None,
 ) -> None:
     """Figures, tables and one self-contained HTML page."""
+    from mixsweep.analysis.exported.tables import check_what_is_told
     from mixsweep.analysis.report.report import write_report
 
-    page = write_report([find_sweep(name, store).path for name in sweeps], to)
+    found = find_sources(sweeps, store)
+    check_what_is_told(found)
+    page = write_report(found, to)
     out.print(f"Report: {page}", markup=False, soft_wrap=True)
 
 
@@ -135,20 +146,22 @@ def export(
         return
     if to.suffix not in (".parquet", ".csv"):
         raise UsageError(f"--to {to}: unknown kind of table; allowed: .parquet, .csv")
-    frame = _table([find_sweep(name, store).path for name in sweeps], predictions)
-    if to.suffix == ".csv":
-        frame.to_csv(to, index=False)
+    if predictions:
+        frame = _predictions([find_sweep(name, store).path for name in sweeps])
+        if to.suffix == ".csv":
+            frame.to_csv(to, index=False)
+        else:
+            frame.to_parquet(to, index=False)
+        rows = len(frame)
     else:
-        frame.to_parquet(to, index=False)
-    out.print(f"{len(frame)} rows in {to}", markup=False)
+        from mixsweep.analysis.export import export_table
+
+        rows = export_table(find_sources(sweeps, store), to)
+    out.print(f"{rows} rows in {to}", markup=False)
 
 
-def _table(sweeps: Sequence[Path], predictions: bool) -> "pd.DataFrame":
-    """Return the records of sweeps, or what their trials predicted; a damaged file of those is told."""
-    if not predictions:
-        from mixsweep.analysis.frames import load
-
-        return load(*sweeps)
+def _predictions(sweeps: Sequence[Path]) -> "pd.DataFrame":
+    """Return what the trials of sweeps predicted; a damaged file is told."""
     from mixsweep.analysis.predictions.loading import load_predictions
 
     with warnings.catch_warnings(record=True) as told:

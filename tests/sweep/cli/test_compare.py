@@ -124,3 +124,16 @@ def test_another_trainable_cannot_be_compared(tmp_path: Path) -> None:
         sweep("compare", "lrs", "walk", "--store", tmp_path / "runs"),
         "lrs trains images, walk trains class 'walk:Walk': there is nothing to compare",
     )
+
+
+def test_exported_tables_are_compared_and_reported_as_stores_are(tmp_path: Path) -> None:
+    write_sweep(tmp_path / "lrs", [PART])
+    for table in ("lrs.csv", "lrs.parquet"):
+        done = sweep("export", "lrs", "--store", tmp_path, "--to", tmp_path / table)
+        assert (done.returncode, done.stdout) == (0, f"72 rows in {tmp_path / table}\n"), done.stderr
+    done = sweep("compare", tmp_path / "lrs.csv", tmp_path / "lrs.parquet")
+    assert done.stdout.splitlines()[-1] == "identical bit for bit: all 6 pairs of trials"
+    done = sweep("report", tmp_path / "lrs.csv")
+    assert (done.returncode, done.stdout) == (0, f"Report: {tmp_path / 'lrs-report' / 'index.html'}\n")
+    (tmp_path / "lrs.csv.sweeps.json").unlink()
+    refused(sweep("report", tmp_path / "lrs.csv"), "says nothing of its question and claims")

@@ -1,0 +1,1 @@
+"""Tables that `sweep export` wrote, read as sweeps."""
