@@ -7,12 +7,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mixsweep.analysis.exported.facts import METADATA_KEY, facts_of, to_metadata, write_beside
-from mixsweep.analysis.exported.tables import SUFFIXES, with_tables
-from mixsweep.analysis.frames import Sweep, load, read_sweep, record_columns
+from mixsweep.analysis.exported.tables import SUFFIXES
+from mixsweep.analysis.frames import Sweep, load, read_sweep, record_columns, with_tables
 from mixsweep.core.errors import UserError
 
 
-def export_table(sweeps: Sequence[Sweep], to: Path) -> int:
+def export_table(sweeps: Sequence[Sweep], to: Path | str) -> int:
     """Write a row per epoch record of one or more sweeps, and what the table has to say of these sweeps.
 
     Args:
@@ -24,6 +24,7 @@ def export_table(sweeps: Sequence[Sweep], to: Path) -> int:
     Raises:
         UserError: of another kind of file, a sweep that is unknown or empty, or two sweeps of one name.
     """
+    to = Path(to)
     if to.suffix not in SUFFIXES:
         raise UserError(f"{to}: unknown kind of table; allowed: {', '.join(SUFFIXES)}")
     readings = [read_sweep(sweep) for sweep in with_tables(sweeps)]

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from mixsweep.analysis.exported.tables import with_tables
 from mixsweep.analysis.parts import Part, of_part, plain, value_codes, values_of, varied_fields
-from mixsweep.analysis.reading import KEYS, Reading, Sweep, open_sweep, read_planned, read_sweep
+from mixsweep.analysis.reading import KEYS, Reading, Sweep, open_sweep, read_planned, read_sweep, with_tables
 from mixsweep.analysis.trial_figures import attempt_seconds, rows_of, trial_figures
 from mixsweep.core.records import PLAN_COLUMNS
 from mixsweep.core.trainables.interface import Trainable
@@ -28,6 +27,7 @@ __all__ = [
     "record_columns",
     "value_codes",
     "values_of",
+    "with_tables",
 ]
 
 

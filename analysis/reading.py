@@ -1,6 +1,6 @@
 """What a store says at one moment: each of its files is read once, whatever is made of it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mixsweep.analysis.exported.tables import is_table, one_sweep
+from mixsweep.analysis.exported.tables import is_table, one_sweep, sweeps_in
 from mixsweep.analysis.parts import Part, plain, varied_fields
 from mixsweep.core.errors import UserError
 from mixsweep.core.store.store import SweepStore
@@ -188,6 +188,21 @@ def open_sweep(sweep: Sweep) -> SweepStore:
     if not any(folder.stamp() for folder in store.trials()):
         raise UserError(f"{store.path}: the sweep is empty, none of its trials has begun; run it first")
     return store
+
+
+def with_tables(sweeps: Iterable[Sweep]) -> list[Sweep]:
+    """These sweeps, where the path of an exported table stands for the sweeps in it.
+
+    Raises:
+        UserError: a table cannot be read as one of `sweep export`.
+    """
+    found: list[Sweep] = []
+    for sweep in sweeps:
+        if isinstance(sweep, str | Path) and is_table(sweep):
+            found += sweeps_in(Path(sweep))
+        else:
+            found.append(sweep)
+    return found
 
 
 def read_sweep(sweep: Sweep) -> Reading:

@@ -20,6 +20,9 @@ if not os.path.isdir(os.path.join(_here, "core")):  # a checkout: its four packa
 from mixsweep.core.version import __version__ as __version__  # noqa: E402
 
 if TYPE_CHECKING:
+    from mixsweep.analysis.comparing.compare import compare_sweeps
+    from mixsweep.analysis.comparing.results import SweepComparison
+    from mixsweep.analysis.export import export_table
     from mixsweep.analysis.frames import Part, load, load_trials, parts
     from mixsweep.analysis.inference.claims import Verdict, answer, evaluate_claims
     from mixsweep.analysis.predictions.loading import PredictionSet, load_predictions, prediction_set
@@ -74,6 +77,7 @@ __all__ = [
     "Run",
     "RunOptions",
     "StatusReader",
+    "SweepComparison",
     "SweepSpec",
     "SweepStatus",
     "TrialConfig",
@@ -85,6 +89,7 @@ __all__ = [
     "answer",
     "class_accuracy",
     "confusion",
+    "compare_sweeps",
     "cost_table",
     "download_cifar10",
     "draw_best",
@@ -93,6 +98,7 @@ __all__ = [
     "draw_kernels",
     "draw_token_units",
     "evaluate_claims",
+    "export_table",
     "field",
     "find_place",
     "load",
@@ -121,6 +127,9 @@ if os.environ.get("SWEEP_VERBOSE"):  # set by `sweep --verbose`, for worker proc
     import_module("mixsweep.core.verbosity").log_if_asked()
 
 _MODULES = {
+    "mixsweep.analysis.comparing.compare": ("compare_sweeps",),
+    "mixsweep.analysis.comparing.results": ("SweepComparison",),
+    "mixsweep.analysis.export": ("export_table",),
     "mixsweep.analysis.frames": ("Part", "load", "load_trials", "parts"),
     "mixsweep.analysis.inference.claims": ("Verdict", "answer", "evaluate_claims"),
     "mixsweep.analysis.predictions.loading": ("PredictionSet", "load_predictions", "prediction_set"),

@@ -60,6 +60,10 @@ class SweepStatus:
     rung_unit: str = "epoch"
     costs: Mapping[str, Mapping[str, Cost]] = field(default_factory=dict)  # by varied field and value
 
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{count} {state}" for state, count in self.counts.items())
+        return f"SweepStatus({self.name}: {len(self.trials)} trials, {counts})"
+
     @property
     def counts(self) -> dict[str, int]:
         """The number of trials by state."""

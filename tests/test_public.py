@@ -11,6 +11,7 @@ NAMES = {
     "register_dataset", "register_model", "register_optimizer", "register_schedule", "run_plan", "save_figure",
     "write_report", "PredictionSet", "load_predictions", "prediction_set", "accuracy_difference", "class_accuracy",
     "confusion", "most_wrong", "reliability",
+    "SweepComparison", "compare_sweeps", "export_table",
 }  # fmt: skip
 
 

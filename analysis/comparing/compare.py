@@ -20,8 +20,9 @@ from mixsweep.analysis.comparing.results import (
     alone,
     side_facts,
 )
-from mixsweep.analysis.comparing.sides import Side
+from mixsweep.analysis.comparing.sides import Side, read_side
 from mixsweep.analysis.comparing.trajectories import Trajectories, mode_of, trajectories
+from mixsweep.analysis.frames import Sweep, open_sweep
 from mixsweep.analysis.inference import statistics
 from mixsweep.analysis.inference.wording import point_label
 from mixsweep.core.errors import UserError, did_you_mean
@@ -31,17 +32,26 @@ ACCURACY_MARGIN = 0.01  # one point
 _SPREADS = 0.5  # of another metric's margin
 
 
-def compare_sides(a: Side, b: Side, metric: str = "", margin: float | None = None) -> SweepComparison:
-    """Compare two sides.
+def compare_sweeps(a: Sweep, b: Sweep, metric: str = "", margin: float | None = None) -> SweepComparison:
+    """Compare two sweeps, trial by trial and value by value; differences are B − A.
 
     Args:
+        a, b: folders of sweeps, or tables that `sweep export` wrote.
         metric: of records; left out: the one that A's trials are judged by.
         margin: in the metric's own unit: a difference that is no larger counts as none. Left out: one point of an
             accuracy, half the standard deviation between A's seeds of any other metric.
 
     Raises:
-        UserError: they train different things, have no trials in common, or do not have the metric.
+        UserError: a sweep is unknown or empty; they train different things, have no trials in common, or do not have
+            the metric.
     """
+    stores = [open_sweep(sweep) for sweep in (a, b)]
+    left, right = (read_side(store, str(store.path)) for store in stores)
+    return compare_sides(left, right, metric, margin)
+
+
+def compare_sides(a: Side, b: Side, metric: str = "", margin: float | None = None) -> SweepComparison:
+    """Compare two sides; the arguments and errors are those of `compare_sweeps`."""
     if margin is not None and not (math.isfinite(margin) and margin > 0):
         raise UserError(f"margin {margin}: it has to be above 0")
     pairing = pair_trials(a, b)

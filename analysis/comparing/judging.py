@@ -4,18 +4,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from mixsweep.analysis.comparing.equivalence import MOST_SEEDS, seeds_needed
-from mixsweep.analysis.comparing.results import (
+from mixsweep.analysis.comparing.equivalence import seeds_needed
+from mixsweep.analysis.comparing.results import SweepComparison, TrialComparison, ValueComparison
+from mixsweep.analysis.comparing.wording import (
     CHANGED,
     IDENTICAL,
     UNCHANGED,
     UNDECIDED,
-    SweepComparison,
-    TrialComparison,
-    ValueComparison,
+    margin_text,
+    seeds_words,
 )
 from mixsweep.analysis.inference.statistics import ALPHA, MIN_SEEDS
-from mixsweep.analysis.inference.wording import difference_text, listing, metric_words, unit_of
+from mixsweep.analysis.inference.wording import difference_text, listing, metric_words
 
 _NAMED = 3  # values in a verdict
 
@@ -94,25 +94,6 @@ def verdict_of(found: SweepComparison, p_ends: float) -> tuple[str, str]:
             f"nothing changed{so_far}: {metric_words(found.metric)} within ±{margin_text(found)}{each}"
         )
     return UNDECIDED, f"undecided{so_far}: {_what_is_needed(found)}"
-
-
-def margin_text(found: SweepComparison) -> str:
-    """The margin with its unit: `1 point`, `0.02 nats`."""
-    if math.isnan(found.margin):
-        return "(no margin)"
-    if "accuracy" in found.metric:
-        points = 100 * found.margin
-        return f"{points:.3g} point{'' if points == 1 else 's'}"
-    return " ".join(filter(None, (f"{found.margin:.3g}", unit_of(found.metric))))
-
-
-def seeds_words(value: ValueComparison) -> str:
-    """How many seeds decide a value: `about 9 seeds needed`."""
-    if value.seeds_needed is None or value.difference is None:
-        return f"at least {MIN_SEEDS} seeds needed"
-    if value.seeds_needed >= MOST_SEEDS:
-        return f"more than {MOST_SEEDS} seeds needed"
-    return f"about {max(value.seeds_needed, value.difference.n + 1)} seeds needed"
 
 
 def _what_is_needed(found: SweepComparison) -> str:

@@ -7,10 +7,9 @@ from typing import Any
 
 from mixsweep.analysis.comparing.pairing import FieldChange
 from mixsweep.analysis.comparing.sides import Side, SideTrial
+from mixsweep.analysis.comparing.wording import UNDECIDED, markdown
 from mixsweep.analysis.inference.statistics import PairedDifference
 from mixsweep.core.store.trial.info import ENDED
-
-IDENTICAL, UNCHANGED, CHANGED, UNDECIDED = "identical", "unchanged", "changed", "undecided"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +133,13 @@ class SweepComparison:
         """Plain JSON values; null for a figure that there is none of."""
         found: dict[str, Any] = _plain(self)
         return found
+
+    def to_markdown(self) -> str:
+        """The comparison as Markdown: the verdict, the sides, and both tables."""
+        return markdown(self)
+
+    def _repr_markdown_(self) -> str:  # a notebook's cell
+        return self.to_markdown()
 
     def __repr__(self) -> str:
         return f"SweepComparison({self.a.label} against {self.b.label}: {self.verdict})"

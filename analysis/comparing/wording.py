@@ -3,26 +3,29 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from mixsweep.analysis.comparing.judging import margin_text, seeds_words
-from mixsweep.analysis.comparing.results import (
-    CHANGED,
-    IDENTICAL,
-    UNCHANGED,
-    UNDECIDED,
-    SideFacts,
-    SweepComparison,
-    TrialComparison,
-    ValueComparison,
-)
+from mixsweep.analysis.comparing.equivalence import MOST_SEEDS
+from mixsweep.analysis.inference.statistics import MIN_SEEDS
 from mixsweep.analysis.inference.wording import (
     difference_text,
     figure_text,
     listing,
     metric_words,
     p_text,
+    unit_of,
     value_label,
 )
+
+if TYPE_CHECKING:
+    from mixsweep.analysis.comparing.results import (
+        SideFacts,
+        SweepComparison,
+        TrialComparison,
+        ValueComparison,
+    )
+
+IDENTICAL, UNCHANGED, CHANGED, UNDECIDED = "identical", "unchanged", "changed", "undecided"
 
 MOST_ROWS = 30  # of a table; the JSON has all
 _NAMED = 4  # values of a field, trials without a partner
@@ -44,7 +47,7 @@ class TextTable:
     note: str = ""
 
 
-def head_lines(found: SweepComparison) -> list[str]:
+def head_lines(found: "SweepComparison") -> list[str]:
     """The two sides, how trials were paired, the fields that differ, and how many are equal bit for bit."""
     return [
         _side("A", found.a),
@@ -59,7 +62,7 @@ def head_lines(found: SweepComparison) -> list[str]:
     ]
 
 
-def trial_table(found: SweepComparison) -> TextTable:
+def trial_table(found: "SweepComparison") -> TextTable:
     """The paired trials; only those that differ where there are too many to read."""
     several = len(found.trials) > MOST_ROWS
     shown = [trial for trial in found.trials if not (several and trial.is_equal)]
@@ -72,7 +75,7 @@ def trial_table(found: SweepComparison) -> TextTable:
     return TextTable(f"Trial by trial: {metric_words(found.metric)}", header, rows, note)
 
 
-def value_table(found: SweepComparison) -> TextTable:
+def value_table(found: "SweepComparison") -> TextTable:
     """The values, with their paired differences; first those that changed, where there are too many to read."""
     values = list(found.values)
     if len(values) > MOST_ROWS:
@@ -91,7 +94,7 @@ def value_table(found: SweepComparison) -> TextTable:
     return TextTable(title, header, rows, more)
 
 
-def markdown(found: SweepComparison) -> str:
+def markdown(found: "SweepComparison") -> str:
     """The whole comparison as Markdown."""
     parts = [f"**{_upper(found.verdict)}**", "\n".join(f"- {line}" for line in head_lines(found))]
     for table in (value_table(found), trial_table(found)):
@@ -108,7 +111,7 @@ def _upper(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _side(name: str, side: SideFacts) -> str:
+def _side(name: str, side: "SideFacts") -> str:
     facts = [_count(side.trials, "trial")]
     facts += [f"mixsweep {listing(one[:10] for one in side.revisions[:_NAMED])}"] if side.revisions else []
     facts += [f"your code {listing(one[:8] for one in side.codes[:_NAMED])}"] if side.codes else []
@@ -116,7 +119,7 @@ def _side(name: str, side: SideFacts) -> str:
     return f"{name}: {side.label}: {', '.join(facts)}"
 
 
-def _paired(found: SweepComparison) -> str:
+def _paired(found: "SweepComparison") -> str:
     by_id = sum(trial.a == trial.b for trial in found.trials)
     how = [f"{by_id} by id"] * (by_id > 0)
     how += [f"{len(found.trials) - by_id} by fields and seed"] * (by_id < len(found.trials))
@@ -129,7 +132,7 @@ def _paired(found: SweepComparison) -> str:
     return "; ".join(words)
 
 
-def _bits(found: SweepComparison) -> str:
+def _bits(found: "SweepComparison") -> str:
     equal = sum(trial.is_equal for trial in found.trials)
     differ = [trial.first_difference for trial in found.trials if trial.first_difference]
     line = f"equal bit for bit: {equal} of {_count(len(found.trials), 'pair')}"
@@ -141,7 +144,7 @@ def _bits(found: SweepComparison) -> str:
     return line
 
 
-def _trial_row(trial: TrialComparison, metric: str) -> tuple[str, ...]:
+def _trial_row(trial: "TrialComparison", metric: str) -> tuple[str, ...]:
     ids = trial.a if trial.a == trial.b else f"{trial.a} → {trial.b}"
     ends = trial.state_a if trial.state_a == trial.state_b else f"{trial.state_a} → {trial.state_b}"
     ends += f" ({trial.message})" if trial.message else ""
@@ -153,7 +156,7 @@ def _trial_row(trial: TrialComparison, metric: str) -> tuple[str, ...]:
     return (ids, trial.label or "–", seed, ends, first, *finals)
 
 
-def _value_row(value: ValueComparison, metric: str) -> tuple[str, ...]:
+def _value_row(value: "ValueComparison", metric: str) -> tuple[str, ...]:
     difference = "–"
     if value.difference:
         difference = difference_text(metric, value.difference.interval).replace("95 % CI ", "")
@@ -172,3 +175,22 @@ def _values(field: str, values: Sequence[object]) -> str:
 
 def _count(number: int, word: str) -> str:
     return f"{number} {word}" if number == 1 else f"{number} {word}s"
+
+
+def margin_text(found: "SweepComparison") -> str:
+    """The margin with its unit: `1 point`, `0.02 nats`."""
+    if math.isnan(found.margin):
+        return "(no margin)"
+    if "accuracy" in found.metric:
+        points = 100 * found.margin
+        return f"{points:.3g} point{'' if points == 1 else 's'}"
+    return " ".join(filter(None, (f"{found.margin:.3g}", unit_of(found.metric))))
+
+
+def seeds_words(value: "ValueComparison") -> str:
+    """How many seeds decide a value: `about 9 seeds needed`."""
+    if value.seeds_needed is None or value.difference is None:
+        return f"at least {MIN_SEEDS} seeds needed"
+    if value.seeds_needed >= MOST_SEEDS:
+        return f"more than {MOST_SEEDS} seeds needed"
+    return f"about {max(value.seeds_needed, value.difference.n + 1)} seeds needed"

@@ -3,7 +3,7 @@
 import ast
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -21,28 +21,11 @@ SUFFIXES = (".parquet", ".csv")
 RECORDED_AT = pa.timestamp("ms", "UTC")
 _LARGEST_BLOCK = 2**31 - 1  # bytes, Arrow's
 
-T = TypeVar("T")
-
 
 def is_table(path: Path | str) -> bool:
     """Whether this is the path of a table, or `TABLE/NAME`, one of its sweeps."""
     path = Path(path)
     return any(one.suffix in SUFFIXES and one.is_file() for one in (path, path.parent))
-
-
-def with_tables(sweeps: Iterable[T | Path | str]) -> list[T | Path | str | ExportedStore]:
-    """These sweeps, where the path of a table stands for the sweeps in it.
-
-    Raises:
-        UserError: a table cannot be read as one of `sweep export`.
-    """
-    found: list[T | Path | str | ExportedStore] = []
-    for sweep in sweeps:
-        if isinstance(sweep, str | Path) and is_table(sweep):
-            found += sweeps_in(Path(sweep))
-        else:
-            found.append(sweep)
-    return found
 
 
 def sweeps_in(path: Path) -> list[ExportedStore]:

@@ -49,6 +49,9 @@ class Verdict:
     evidence: str
     comparisons: tuple[Comparison, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"Verdict({self.text!r} is {self.verdict}: {self.evidence})"
+
 
 def evaluate_claims(part: Part, frame: pd.DataFrame, trials: pd.DataFrame) -> list[Verdict]:
     """Test each claim of a part and return the verdicts.

@@ -8,8 +8,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from mixsweep.analysis.exported.tables import with_tables
-from mixsweep.analysis.frames import Part, Reading, Sweep, load, load_trials, of_part, read_planned
+from mixsweep.analysis.frames import (
+    Part,
+    Reading,
+    Sweep,
+    load,
+    load_trials,
+    of_part,
+    read_planned,
+    with_tables,
+)
 from mixsweep.core.errors import UserError
 from mixsweep.core.store.trial.info import TrialInfo
 

@@ -45,12 +45,11 @@ def compare(
     if to is not None and to.suffix != ".md":
         raise UsageError(f"--out {to}: unknown kind of file; allowed: .md")
     from mixsweep.analysis.comparing.compare import compare_sides
-    from mixsweep.analysis.comparing.wording import markdown
     from mixsweep.sweep.cli.views.render_comparison import print_comparison
 
     found = compare_sides(_side(a, store), _side(b, store), metric, margin)
     if to is not None:
-        to.write_text(markdown(found), encoding="utf-8")
+        to.write_text(found.to_markdown(), encoding="utf-8")
     if as_json:
         print(json.dumps(found.to_mapping()))
     else:

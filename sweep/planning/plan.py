@@ -68,6 +68,9 @@ class Plan:
         """A label for each trial, such as `lr=0.001 seed=42`."""
         return labels_of(self.rows)
 
+    def __repr__(self) -> str:
+        return f"Plan({self.spec.name}: {len(self.trials)} trials)"
+
     def table(self) -> pa.Table:
         """Return the plan as the store keeps it: a row per trial and part."""
         columns = [(spec.name, column_type(spec)) for spec in self.spec.trainable.fields]

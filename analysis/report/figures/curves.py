@@ -9,11 +9,11 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from mixsweep.analysis.frames import value_codes, values_of
 from mixsweep.analysis.inference.wording import axis_words, figure_text, metric_words, value_label
+from mixsweep.analysis.report.figures.shown import Figure
 from mixsweep.analysis.report.figures.style import (
     DASHES,
     MARKERS,

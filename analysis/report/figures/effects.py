@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from mixsweep.analysis.inference.statistics import Interval
 from mixsweep.analysis.inference.wording import axis_words, metric_words, unit_of
+from mixsweep.analysis.report.figures.shown import Figure
 from mixsweep.analysis.report.figures.style import (
     DASHES,
     MARKERS,

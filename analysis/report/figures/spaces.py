@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.collections import LineCollection
 from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
 
 from mixsweep.analysis.frames import plain, value_codes, values_of
 from mixsweep.analysis.inference.wording import axis_words, metric_words, unit_of, value_label
 from mixsweep.analysis.report.figures.importance import Importance
+from mixsweep.analysis.report.figures.shown import Figure
 from mixsweep.analysis.report.figures.style import (
     EMPTY,
     ON_DARK,

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
 
 from mixsweep.analysis.report.figures.mosaic import mosaic
+from mixsweep.analysis.report.figures.shown import Figure
 from mixsweep.analysis.report.figures.style import STYLE
 from mixsweep.core.trainables.image.weights import kernel_pictures, token_pictures
 from mixsweep.core.trainables.interface import WeightPictures

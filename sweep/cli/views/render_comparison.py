@@ -4,14 +4,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mixsweep.analysis.comparing.results import (
+from mixsweep.analysis.comparing.results import SweepComparison
+from mixsweep.analysis.comparing.wording import (
     CHANGED,
     IDENTICAL,
     UNCHANGED,
     UNDECIDED,
-    SweepComparison,
+    TextTable,
+    head_lines,
+    trial_table,
+    value_table,
 )
-from mixsweep.analysis.comparing.wording import TextTable, head_lines, trial_table, value_table
 
 _STYLES = {IDENTICAL: "bold green", UNCHANGED: "bold green", CHANGED: "bold yellow", UNDECIDED: "bold"}
 

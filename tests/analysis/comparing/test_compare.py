@@ -10,19 +10,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mixsweep.analysis.comparing.compare import compare_sides, concluded
+from mixsweep.analysis.comparing.compare import compare_sides, compare_sweeps, concluded
 from mixsweep.analysis.comparing.equivalence import equivalence_p, seed_spread, seeds_needed
-from mixsweep.analysis.comparing.results import (
-    CHANGED,
-    IDENTICAL,
-    UNCHANGED,
-    UNDECIDED,
-    SideFacts,
-    SweepComparison,
-    TrialComparison,
-)
+from mixsweep.analysis.comparing.results import SideFacts, SweepComparison, TrialComparison
 from mixsweep.analysis.comparing.sides import read_side
-from mixsweep.analysis.comparing.wording import markdown
+from mixsweep.analysis.comparing.wording import CHANGED, IDENTICAL, UNCHANGED, UNDECIDED
 from mixsweep.analysis.inference.statistics import paired_difference
 from mixsweep.core import records
 from mixsweep.core.errors import UserError
@@ -132,7 +124,7 @@ def test_a_trial_that_diverges_on_one_side_alone_is_named_and_nothing_is_unchang
     assert (apart.state_a, apart.state_b, apart.first_difference) == ("completed", "diverged", 1)
     assert found.kind == UNDECIDED
     assert "1 diverges in B alone" in found.verdict
-    assert "completed → diverged" in markdown(found)
+    assert "completed → diverged" in found.to_markdown()
 
 
 def test_trials_that_diverge_alike_are_identical(two: Any) -> None:
@@ -211,6 +203,15 @@ def test_only_the_trials_that_one_code_has_trained(tmp_path: Path) -> None:
     assert len(read_side(store, "x", "cdc").trials) == 1
     with pytest.raises(UserError, match="known: 01234567, abababab, cdcdcdcd"):
         read_side(store, "x", "ef")
+
+
+def test_a_notebook_shows_a_comparison_as_markdown_and_a_terminal_in_one_line(tmp_path: Path) -> None:
+    stores = [write_sweep(tmp_path / name / "lrs", [PART]) for name in ("a", "b")]
+    found = compare_sweeps(stores[0].path, str(stores[1].path))
+    assert found._repr_markdown_() == found.to_markdown()
+    assert "| value | pairs |" in found.to_markdown()
+    assert repr(found).endswith("identical bit for bit: all 6 pairs of trials)")
+    assert len(repr(found).splitlines()) == 1
 
 
 def test_json_has_null_for_a_figure_that_there_is_none_of(two: Any) -> None:

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from mixsweep.analysis.comparing.compare import compare_sides
-from mixsweep.analysis.comparing.results import IDENTICAL
 from mixsweep.analysis.comparing.sides import read_side
+from mixsweep.analysis.comparing.wording import IDENTICAL
 from mixsweep.analysis.export import export_table
 from mixsweep.analysis.exported.facts import path_beside
 from mixsweep.analysis.exported.tables import check_what_is_told, one_sweep, sweeps_in
