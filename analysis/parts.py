@@ -27,6 +27,9 @@ class Part:
     score: str = "last"  # which record of a trial counts: one of core.scoring.SCORES
     zipped: tuple[tuple[str, ...], ...] = ()  # groups of axes whose values go together
     folder: str = ""  # of its sweep, which tells two sweeps of one name apart; '' for any
+    declared: int = 0  # seeds when the first trial started; 0: those of the plan
+    late: tuple[int, ...] = ()  # positions of the claims that were written after the first trial started
+    error: str = "own"  # of comparisons; pooled over values only if that was declared before the run
     published: Mapping[str, Any] = field(default_factory=dict)  # figures by metric, and their `source`
 
     @property

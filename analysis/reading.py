@@ -11,6 +11,7 @@ import pandas as pd
 from mixsweep.analysis.exported.tables import is_table, one_sweep, sweeps_in
 from mixsweep.analysis.parts import Part, plain, varied_fields
 from mixsweep.core.errors import UserError
+from mixsweep.core.store.declarations import declared_before
 from mixsweep.core.store.store import SweepStore
 from mixsweep.core.store.trial.folder import TrialFolder, as_damaged
 from mixsweep.core.store.trial.info import TrialInfo
@@ -88,6 +89,7 @@ class Reading:
                     zipped=tuple(map(tuple, table.get("combine", {}).get("zip", ()))),
                     folder=self.folder,
                     published=dict(table.get("published", {})),
+                    **declared_before(self.store, self.file, name),
                 )
             )
         return tuple(found)

@@ -40,8 +40,7 @@ from mixsweep.sweep.backends.base import (
 )
 from mixsweep.sweep.origin import check_origin, new_store_line, save_origin
 from mixsweep.sweep.planning.forecast import RemainingWork, forecast, measured_rates
-from mixsweep.sweep.planning.other_code import other_code, other_code_line
-from mixsweep.sweep.planning.plan import Plan, save_plan
+from mixsweep.sweep.planning.plan import Plan, other_code, other_code_line, save_plan
 from mixsweep.sweep.planning.schema import SweepSpec
 from mixsweep.sweep.runtime.worker import check_version, make_worker_spec
 from mixsweep.sweep.search.suggestions import coming, examples, to_come, with_known

@@ -1,12 +1,7 @@
-"""Compare two values seed by seed: the outcome of each trial, and the differences.
+"""The trials of a part as blocks of figures, and comparisons of two of its values with their evidence."""
 
-A diverged trial is a result, a trial stopped by a rule is compared at the epoch where it was stopped, and an
-unfinished trial is not compared.
-"""
-
-import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,20 +10,13 @@ import pandas as pd
 
 from mixsweep.analysis.frames import Part, plain, values_of
 from mixsweep.analysis.inference import statistics
+from mixsweep.analysis.inference.effects import Improvement, improvement
+from mixsweep.analysis.inference.procedures.blocks import Blocks, Pairs
 from mixsweep.analysis.inference.statistics import Interval, PairedDifference
-from mixsweep.analysis.inference.wording import listing, point_label
-from mixsweep.core.scoring import scored_so_far
+from mixsweep.analysis.inference.wording import axis_words, listing, point_label, value_label
+from mixsweep.core.scoring import scored_rows
 
-FINISHED = ("completed", "stopped", "diverged")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """One trial in a comparison: the metric by epoch, in the record that counts there, and how the trial ended."""
-
-    state: str
-    epochs: int
-    values: Mapping[int, float]
+ENDED = ("completed", "stopped", "diverged", "failed")
 
 
 @dataclass(frozen=True)
@@ -37,48 +25,116 @@ class Comparison:
 
     a: str
     b: str
-    difference: PairedDifference | None  # a − b; None if no seed has both
-    p_holm: float
-    outcome: int | None  # 1: a is better, −1: b is, 0: not distinguishable, None: too few seeds
+    difference: PairedDifference | None  # a − b over the seeds where neither diverged; None if there is none
+    p_value: float  # two-sided, over all looks; 1 before the first
+    outcome: int | None  # 1: a is better, −1: b is, 0: not decided, None: cannot be decided yet
     note: str = ""
+    improvement: Improvement | None = None  # the probability that a is better on a new seed
 
 
-# Outcomes of one value or point: by combination of the other axes, then by replica.
-Cells = dict[tuple[Any, ...], dict[int, Outcome]]
+@dataclass(frozen=True, eq=False)
+class Compared:
+    """The values of an axis, or the points of a part, with their figures as blocks."""
+
+    blocks: Blocks
+    keys: tuple[Any, ...]  # of the blocks' values: an axis's values, or points
+    cells: tuple[str, ...]  # combinations of the other axes, in words
+    sign: int  # of the figures: 1 where more is better, else −1
+
+    def index(self, key: Any) -> int:
+        """The position of a value."""
+        return self.keys.index(key)
 
 
-def point_cells(part: Part, frame: pd.DataFrame, trials: pd.DataFrame) -> dict[int, Cells]:
-    """The outcomes of each point by replica, with points in natural order of their values."""
-    outcomes = _outcomes(part, part.metric, frame, trials)
-    cells: dict[int, Cells] = {point: {(): {}} for point in ordered_points(part, trials)}
-    for point, replica, trial_id in zip(trials["point"], trials["replica"], trials["trial_id"]):
-        cells[int(point)][()][int(replica)] = outcomes[trial_id]
-    return cells
+def compare_points(part: Part, frame: pd.DataFrame, trials: pd.DataFrame) -> Compared:
+    """The points of a part, in the natural order of their values."""
+    points = ordered_points(part, trials)
+    rows = [(int(p), "", int(r)) for p, r in zip(trials["point"], trials["replica"])]
+    figures = final_figures(part, part.metric, frame, trials)
+    return _compared(part, points, rows, figures, trials, part.mode)
+
+
+def compare_values(
+    part: Part, axis: str, metric: str, mode: str, frame: pd.DataFrame, trials: pd.DataFrame
+) -> Compared:
+    """The values of an axis, over the combinations of the other axes."""
+    others = part.others(axis, trials)
+    columns = [trials[axis].map(plain), *(trials[other].map(plain) for other in others)]
+    rows = [
+        (key, listing(_named(others, cell)), int(r)) for key, *cell, r in zip(*columns, trials["replica"])
+    ]
+    figures = final_figures(part, metric, frame, trials)
+    return _compared(part, values_of(trials, axis), rows, figures, trials, mode)
+
+
+def _named(axes: Sequence[str], values: Sequence[Any]) -> list[str]:
+    return [f"{axis_words(axis)} {value_label(axis, value)}" for axis, value in zip(axes, values)]
+
+
+def _compared(
+    part: Part,
+    keys: Sequence[Any],
+    rows: Sequence[tuple[Any, str, int]],
+    figures: np.ndarray,
+    trials: pd.DataFrame,
+    mode: str,
+) -> Compared:
+    cells = tuple(dict.fromkeys(cell for _, cell, _ in rows))
+    value_at = {key: n for n, key in enumerate(keys)}
+    cell_at = {cell: n for n, cell in enumerate(cells)}
+    at = tuple(np.array([[value_at[v], cell_at[c], r] for v, c, r in rows], dtype=int).reshape(-1, 3).T)
+    seeds = int(trials["replica"].max()) + 1 if len(trials) else 0
+    shape = (len(keys), len(cells), seeds)
+    states = trials["state"].to_numpy(dtype=str)
+    sign = 1 if mode == "max" else -1
+    filled, planned = np.full(shape, np.nan), np.zeros(shape, dtype=bool)
+    pending, stopped = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=int)
+    filled[at] = np.where(np.isneginf(figures), -np.inf, sign * figures)
+    planned[at] = True
+    pending[at] = ~np.isin(states, ENDED)
+    at_epoch = trials["epochs_trained"].to_numpy(dtype=int)
+    stopped[at] = np.where((states == "stopped") & np.isnan(figures), np.maximum(at_epoch, 1), 0)
+    blocks = Blocks(filled, planned, pending, stopped, part.declared or seeds)
+    return Compared(blocks, tuple(keys), cells, sign)
+
+
+def final_figures(part: Part, metric: str, frame: pd.DataFrame, trials: pd.DataFrame) -> np.ndarray:
+    """Each trial's figure [trials]: NaN where it has none, −inf where it diverged.
+
+    Of a metric of records it is the one in the record that counts: the last one that has it, or, where the best record
+    counts, the best one by the part's own metric. A cost of a whole trial, such as its seconds an epoch, is that of any
+    trial that was not broken off by a failure.
+    """
+    states = trials["state"].to_numpy(dtype=str)
+    if metric in trials and metric not in part.trainable.result_metrics:
+        costs: np.ndarray = trials[metric].to_numpy(dtype=float)
+        return np.where(np.isin(states, ("completed", "stopped")), costs, np.nan)
+    figures = np.full(len(trials), np.nan)
+    if len(frame):
+        codes, names = pd.factorize(frame["trial_id"])
+        scored_by = part.metric if part.score == "best" and part.metric in frame else metric
+        scores, epochs = frame[scored_by].to_numpy(dtype=float), frame["epoch"].to_numpy()
+        counted = scored_rows(codes, epochs, scores, part.mode, part.score)
+        found = dict(zip(names, frame[metric].to_numpy(dtype=float)[counted]))
+        figures = np.array([found.get(name, math.nan) for name in trials["trial_id"]], dtype=float)
+    figures = np.where((states == "completed") & np.isfinite(figures), figures, np.nan)
+    return np.where(states == "diverged", -np.inf, figures)
 
 
 def point_scores(part: Part, frame: pd.DataFrame, trials: pd.DataFrame) -> dict[int, Interval]:
-    """Each point's mean final metric; a diverged trial counts as the part's worst figure.
-
-    A point whose trials have all diverged, or that has no completed trial, has no score (n = 0).
-    """
-    cells = point_cells(part, frame, trials)
-    worst = worst_final(cells, part.mode)
-    scores = {}
-    for point, by_replica in cells.items():
-        outcomes = by_replica[()].values()
-        completed = any(o.state == "completed" for o in outcomes)
-        values = [_final(o, worst) for o in outcomes if o.state in ("completed", "diverged")]
-        known = [v for v in values if not math.isnan(v)]
-        scores[point] = statistics.t_interval(known if completed else [])
-    return scores
+    """Each point's mean final metric over the seeds that completed; `n` is their number, 0 where none did."""
+    figures = pd.Series(final_figures(part, part.metric, frame, trials))
+    by_point = figures.groupby(trials["point"].to_numpy())
+    known = {int(str(point)): values[np.isfinite(values)].tolist() for point, values in by_point}
+    return {point: statistics.t_interval(known[point]) for point in ordered_points(part, trials)}
 
 
 def ordered_points(part: Part, trials: pd.DataFrame) -> list[int]:
     """The points of a part, in the natural order of their values, axis by axis."""
-    ranks = {axis: values_of(trials, axis) for axis in part.axes}
+    ranks = {axis: {value: n for n, value in enumerate(values_of(trials, axis))} for axis in part.axes}
     first = trials.drop_duplicates("point")
     keys = {
-        int(row["point"]): tuple(ranks[axis].index(plain(row[axis])) for axis in part.axes)
+        int(row["point"]): tuple(ranks[axis][plain(row[axis])] for axis in part.axes)
         for row in first.to_dict("records")
     }
     return sorted(keys, key=lambda point: (keys[point], point))
@@ -93,155 +149,13 @@ def point_labels(part: Part, trials: pd.DataFrame) -> dict[int, str]:
     }
 
 
-def value_cells(
-    part: Part, axis: str, metric: str, frame: pd.DataFrame, trials: pd.DataFrame
-) -> dict[Any, Cells]:
-    """The outcomes of the trials of each value of an axis, over all other fields."""
-    outcomes = _outcomes(part, metric, frame, trials)
-    others = part.others(axis, trials)
-    cells: dict[Any, Cells] = {}
-    for row in trials.to_dict("records"):
-        cell = tuple(plain(row[other]) for other in others)
-        by_cell = cells.setdefault(plain(row[axis]), {})
-        by_cell.setdefault(cell, {})[int(row["replica"])] = outcomes[row["trial_id"]]
-    return cells
-
-
-def compare(a: str, b: str, cells_a: Cells, cells_b: Cells, mode: str, worst: float) -> Comparison:
-    """Compare two sides seed by seed, over the combinations of the other axes that both have."""
-    common = [cell for cell in cells_a if cell in cells_b]
-    left = [cells_a[cell] for cell in common]
-    right = [cells_b[cell] for cell in common]
-    diverged_a, count_a = _diverged(left)
-    diverged_b, count_b = _diverged(right)
-    notes = [
-        f"{name} diverged in {d} of {count} trials"
-        for name, d, count in ((a, diverged_a, count_a), (b, diverged_b, count_b))
-        if d
-    ]
-    replicas = sorted(set.intersection(*(set(c) for c in [*left, *right]))) if common else []
-    if count_a and count_b and (diverged_a == count_a) != (diverged_b == count_b):
-        # All trials of one side have diverged: this decides without a difference of means.
-        n = len([r for r in replicas if all(c[r].state in FINISHED for c in [*left, *right])])
-        decided = (1 if diverged_b == count_b else -1) if n >= statistics.MIN_SEEDS else None
-        return Comparison(a, b, None, math.nan, decided, "; ".join(notes))
-    if count_a and diverged_a == count_a and diverged_b == count_b:
-        return Comparison(a, b, None, math.nan, 0, "; ".join(notes))
-    notes = [f"{note}, counted as the worst figure of the part" for note in notes]
-    differences, stopped_at = [], set()
-    for replica in replicas:
-        pairs = [(x[replica], y[replica]) for x, y in zip(left, right)]
-        found = [_pair(x, y, worst) for x, y in pairs]
-        if any(math.isnan(value) for value, _ in found):
-            continue
-        differences.append(float(np.mean([value for value, _ in found])))
-        stopped_at |= {epoch for _, epoch in found if epoch}
-    if stopped_at:
-        names = [
-            n
-            for n, side in ((a, left), (b, right))
-            if any(o.state == "stopped" for c in side for o in c.values())
-        ]
-        epochs = listing(str(epoch) for epoch in sorted(stopped_at))
-        notes.append(f"{listing(names)} stopped early: compared at epoch {epochs}, not at the end")
-    if not differences:
-        return Comparison(a, b, None, math.nan, None, "; ".join(notes))
-    difference = statistics.paired_difference(differences, [0.0] * len(differences))
-    return Comparison(a, b, difference, math.nan, None, "; ".join(notes))
-
-
-def compare_with_best(
-    best: int, points: Mapping[int, Cells], labels: Mapping[int, str], mode: str
-) -> dict[int, Comparison]:
-    """Compare the best point with each of the others.
-
-    The best is chosen by the same figures, so Holm's correction is over all pairs of points, which include
-    the comparisons of any point that could have been the best.
-    """
-    worst = worst_final(points, mode)
-    others = [point for point in points if point != best]
-
-    def pair(a: int, b: int) -> Comparison:
-        return compare(labels[a], labels[b], points[a], points[b], mode, worst)
-
-    compared = [pair(best, other) for other in others]
-    if any(c.difference and not math.isnan(c.difference.p_value) for c in compared):
-        compared += [pair(a, b) for a, b in itertools.combinations(others, 2)]
-    return dict(zip(others, correct(compared, mode)))
-
-
-def correct(compared: Sequence[Comparison], mode: str) -> list[Comparison]:
-    """The comparisons with Holm's p-values over all of them, and the resulting outcomes."""
-    adjusted = statistics.holm([c.difference.p_value if c.difference else math.nan for c in compared])
-    return [
-        c
-        if c.difference is None
-        else Comparison(c.a, c.b, c.difference, p, statistics.outcome(c.difference, p, mode), c.note)
-        for c, p in zip(compared, adjusted)
-    ]
-
-
-def worst_final(cells: Mapping[Any, Cells], mode: str) -> float:
-    """The worst final figure of any trial, used as the figure of a diverged trial."""
-    finals = [
-        _final(o, math.nan)
-        for side in cells.values()
-        for by_replica in side.values()
-        for o in by_replica.values()
-        if o.state in ("completed", "stopped")
-    ]
-    finite = [value for value in finals if math.isfinite(value)]
-    return (min if mode == "max" else max)(finite) if finite else math.nan
-
-
-def _pair(x: Outcome, y: Outcome, worst: float) -> tuple[float, int]:
-    """x − y and the epoch where they are compared, 0 for the end; NaN if one has no figure yet."""
-    if x.state not in FINISHED or y.state not in FINISHED:
-        return math.nan, 0
-    if "stopped" not in (x.state, y.state) or "diverged" in (x.state, y.state):
-        return _final(x, worst) - _final(y, worst), 0
-    epoch = min(x.epochs, y.epochs)
-    return x.values.get(epoch, math.nan) - y.values.get(epoch, math.nan), epoch
-
-
-def _final(outcome: Outcome, worst: float) -> float:
-    return worst if outcome.state == "diverged" else outcome.values.get(outcome.epochs, math.nan)
-
-
-def _diverged(cells: Sequence[Mapping[int, Outcome]]) -> tuple[int, int]:
-    states = [outcome.state for by_replica in cells for outcome in by_replica.values()]
-    return states.count("diverged"), len(states)
-
-
-def _outcomes(part: Part, metric: str, frame: pd.DataFrame, trials: pd.DataFrame) -> dict[str, Outcome]:
-    """Every trial's outcome on a metric of records, or on a figure of whole trials such as `parameters`.
-
-    Where the best record counts, it is the best by the part's own metric, whatever is compared.
-    """
-    by_trial: dict[str, dict[int, float]] = {}
-    whole_trial = metric in trials
-    if not whole_trial:
-        for trial_id, epoch, value in zip(frame["trial_id"], frame["epoch"], frame[metric]):
-            by_trial.setdefault(trial_id, {})[int(epoch)] = float(value)
-        scored_by = part.metric if part.score == "best" and part.metric in frame else metric
-        if part.score == "best" or frame[metric].isna().any():
-            by_trial = _counted(part, scored_by, frame, by_trial)
-    outcomes = {}
-    for row in trials.to_dict("records"):
-        epochs = int(row["epochs_trained"])
-        values = {epochs: float(row[metric])} if whole_trial else by_trial.get(row["trial_id"], {})
-        outcomes[row["trial_id"]] = Outcome(row["state"], epochs, values)
-    return outcomes
-
-
-def _counted(
-    part: Part, scored_by: str, frame: pd.DataFrame, by_trial: Mapping[str, Mapping[int, float]]
-) -> dict[str, dict[int, float]]:
-    """The values by trial and epoch, where each epoch has that of the record which counts up to there."""
-    found = {}
-    for trial_id, records in frame.sort_values("epoch").groupby("trial_id"):
-        epochs, scores = records["epoch"].to_numpy(), records[scored_by].to_numpy(dtype=float)
-        counted = epochs[scored_so_far(scores, part.mode, part.score)]
-        values = by_trial[str(trial_id)]
-        found[str(trial_id)] = {int(epoch): values[int(at)] for epoch, at in zip(epochs, counted)}
-    return found
+def comparison(
+    a: str, b: str, pairs: Pairs, row: int, sign: int, p_value: float, outcome: int | None, note: str = ""
+) -> Comparison:
+    """One of some pairs, in the metric's own direction."""
+    differences = pairs.differences[row]
+    finite = differences[np.isfinite(differences)]
+    difference = (
+        statistics.paired_difference((sign * finite).tolist(), [0.0] * len(finite)) if len(finite) else None
+    )
+    return Comparison(a, b, difference, p_value, outcome, note, improvement(differences))

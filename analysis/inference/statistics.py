@@ -22,9 +22,7 @@ from scipy import stats
 
 CONFIDENCE = 0.95
 ALPHA = 0.05
-# With two seeds the t-interval has one degree of freedom and is 12.7 standard errors wide on each side:
-# too wide to be useful.
-MIN_SEEDS = 3
+MIN_SEEDS = 3  # with two, the t-test has one degree of freedom
 # All 2^12 sign flips are counted; beyond that, RESAMPLES random ones are.
 EXACT_FLIPS = 12
 # All n^n resamples of n seeds are counted up to here (5^5 = 3,125); beyond that, RESAMPLES random ones are.
@@ -32,7 +30,7 @@ EXACT_BOOTSTRAP = 5
 RESAMPLES = 10_000
 
 SUPPORTED, NOT_SUPPORTED, CONTRADICTED = "supported", "not supported", "contradicted"
-CANNOT_SAY = "cannot say"
+UNDECIDED = "undecided"
 
 
 @dataclass(frozen=True)
@@ -61,6 +59,14 @@ class PairedDifference:
     @property
     def n(self) -> int:
         return self.interval.n
+
+    @property
+    def deviation(self) -> float:
+        """The standard deviation of a paired difference; NaN without an interval."""
+        if self.n < 2:
+            return math.nan
+        critical = float(stats.t.ppf((1 + CONFIDENCE) / 2, self.n - 1))
+        return self.interval.half * math.sqrt(self.n) / critical
 
 
 def t_interval(values: Sequence[float]) -> Interval:
@@ -156,29 +162,3 @@ def probability_of_best(scores: np.ndarray, mode: str) -> np.ndarray:
     means = values @ weights.T  # [points, resamples]
     best = np.isclose(means, means.max(axis=0), rtol=0, atol=1e-12)
     return (best / best.sum(axis=0)).mean(axis=1)
-
-
-def outcome(difference: PairedDifference, p_adjusted: float, mode: str) -> int | None:
-    """The outcome of a comparison for "a is better than b": 1 yes, −1 the reverse, 0 neither, None too few seeds.
-
-    1 and −1 need an adjusted p-value of the paired t-test below 0.05; for a single comparison that is the
-    same as a 95 % interval of the difference that excludes 0.
-    """
-    if difference.n < MIN_SEEDS or math.isnan(p_adjusted):
-        return None
-    if p_adjusted >= ALPHA:
-        return 0
-    return 1 if (difference.interval.mean > 0) == (mode == "max") else -1
-
-
-def verdict(outcomes: Sequence[int | None]) -> str:
-    """A claim's verdict from the outcomes of all its comparisons.
-
-    `contradicted` if one of them is the reverse, else `cannot say` if one has too few seeds,
-    `supported` if all are yes, and `not supported` otherwise.
-    """
-    if any(value == -1 for value in outcomes):
-        return CONTRADICTED
-    if not outcomes or any(value is None for value in outcomes):
-        return CANNOT_SAY
-    return SUPPORTED if all(value == 1 for value in outcomes) else NOT_SUPPORTED

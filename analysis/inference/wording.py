@@ -2,9 +2,12 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mixsweep.analysis.inference.statistics import Interval
+
+if TYPE_CHECKING:
+    from mixsweep.analysis.inference.effects import Improvement
 
 _AXES = {"lr": "learning rate", "patch_size": "patch size (pixels)", "embed_dim": "embedding dimension"}
 _METRICS = {
@@ -77,6 +80,12 @@ def difference_text(metric: str, interval: Interval) -> str:
     )
     bounds = "no interval" if math.isnan(interval.low) else f"95 % CI {low}, {high}"
     return " ".join(filter(None, (mean, unit, f"[{bounds}]")))
+
+
+def improvement_text(found: "Improvement", name: str) -> str:
+    """The probability of improvement, as `relu better on 100 % of seeds [95 % CI 29, 100]`."""
+    shown = [f"{100 * value:.0f}" for value in (found.probability, found.low, found.high)]
+    return f"{name} better on {shown[0]} % of seeds [95 % CI {shown[1]}, {shown[2]}]"
 
 
 def p_text(p_value: float) -> str:

@@ -68,18 +68,19 @@ class Answer:
         return [(kind.replace(" ", "-"), kind, found[kind]) for kind in found]
 
 
-def answer_of(section: Section, results: pd.DataFrame) -> Answer:
+def answer_of(section: Section, judged: claims.Judged, results: pd.DataFrame) -> Answer:
     """The answer to a part's question.
 
     Args:
         section: the part.
+        judged: the verdicts and answers of the study.
         results: its ablation table.
     """
-    part, frame, trials = section.part, section.frame, section.trials
-    verdicts = tuple(claims.evaluate_claims(part, frame, trials)) if len(frame) else ()
+    part = section.part
+    verdicts = tuple(judged.claims(part)) if len(section.frame) else ()
     notes = tuple(situation(section))
     many = section.points > MOST_COMPARED
-    text = _answer_of_many(section, results) if many else claims.answer(part, frame, trials)
+    text = _answer_of_many(section, results) if many else judged.answer(part).text
     published = tuple(_published(section, results))
     source = str(part.published.get("source", ""))
     return Answer(section.slug, section.label, section.question, text, verdicts, published, source, notes)

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from mixsweep.analysis.frames import plain
+from mixsweep.analysis.inference.claims import Judged
 from mixsweep.analysis.inference.wording import axis_words, figure_text, listing, metric_words, value_label
 from mixsweep.analysis.report import figures, tables
 from mixsweep.analysis.report.answers import Answer, answer_of
@@ -90,16 +91,17 @@ class PartPage:
         return own + (self.predictions.figures if self.predictions else [])
 
 
-def part_page(section: Section, out: Path) -> PartPage:
+def part_page(section: Section, judged: Judged, out: Path) -> PartPage:
     """Draw a part's figures, write its tables, and return its content for the page.
 
     Args:
         section: the part.
+        judged: the verdicts and answers of the study.
         out: the report's folder.
     """
     part, trials = section.part, section.trials
     results = tables.ablation_table(part, section.frame, trials)
-    answer = answer_of(section, results)
+    answer = answer_of(section, judged, results)
     row = _best_row(section)
     best_id = "" if row is None else str(row["trial_id"])
     drawn = {

@@ -44,7 +44,7 @@ def write_report(sweeps: Sequence[Sweep], out: Path | None = None) -> Path:
     study = read_study(sweeps)
     out = Path(out) if out is not None else study.readings[0].store.report_path
     out.mkdir(parents=True, exist_ok=True)
-    pages = [part_page(section, out) for section in study.sections]
+    pages = [part_page(section, study.judged, out) for section in study.sections]
     title = listing(study.labels)
     summary = _summary(study) + methods.code_warning(study)
     notes = methods.notes(study)

@@ -18,6 +18,8 @@ from mixsweep.analysis.frames import (
     read_planned,
     with_tables,
 )
+from mixsweep.analysis.inference.claims import Asked, Judged, judge_all
+from mixsweep.analysis.report.tables import MOST_COMPARED
 from mixsweep.core.errors import UserError
 from mixsweep.core.store.trial.info import TrialInfo
 
@@ -74,6 +76,13 @@ class Study:
     labels: tuple[str, ...]
     sections: tuple[Section, ...]
     trials: pd.DataFrame
+
+    @cached_property
+    def judged(self) -> Judged:
+        """The verdicts and answers of all parts, corrected as one family."""
+        return judge_all(
+            [Asked(one.part, one.frame, one.trials, one.points <= MOST_COMPARED) for one in self.sections]
+        )
 
     @cached_property
     def infos(self) -> dict[tuple[str, str], TrialInfo]:

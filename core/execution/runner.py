@@ -38,7 +38,7 @@ from mixsweep.core.failures import (
     kind_of,
 )
 from mixsweep.core.provenance import patch
-from mixsweep.core.store.code_patch import keep_patch
+from mixsweep.core.store.code_copy import keep_patch
 from mixsweep.core.store.store import SweepStore
 from mixsweep.core.store.trial.crash_recovery import finalize_killed_attempt
 from mixsweep.core.store.trial.folder import TrialFolder

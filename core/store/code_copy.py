@@ -1,4 +1,4 @@
-"""Copies of a user's code in a sweep's folder, one for each meaning: `code/<digest>/`.
+"""Copies of a user's code in a sweep's folder, one for each meaning: `code/<digest>/`, and this code's own changes.
 
 The digest of Python is that of what it means, so the copy is that of the first content that was seen with it.
 """
@@ -17,6 +17,7 @@ from mixsweep.core.code.installed import installed_files, installed_versions
 from mixsweep.core.code.meaning import meaning_of
 from mixsweep.core.errors import ConfigError, UserError
 from mixsweep.core.secret_text import text_looks_secret
+from mixsweep.core.store import files
 
 _FOLDER = "code"
 _VERSIONS = "installed.txt"  # in a copy: the distributions of an installed module, and their versions
@@ -178,3 +179,20 @@ def keep_code(sweep: Path, code: Code) -> Path:
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return target
+
+
+def keep_patch(sweep: Path, content: bytes) -> str:
+    """Keep uncommitted changes, unless they are kept, for their owner alone; return their digest, '' if none."""
+    if not content:
+        return ""
+    digest = files.digest_of(content)
+    path = patch_path(sweep, digest)
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write_bytes(path, content, mode=0o600)
+    return digest
+
+
+def patch_path(sweep: Path, digest: str) -> Path:
+    """The file of a patch in a sweep's folder."""
+    return sweep / _FOLDER / f"{digest}.patch"

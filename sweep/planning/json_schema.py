@@ -13,6 +13,7 @@ from mixsweep.core.config import Field as TrialField
 from mixsweep.core.toml.keys import declared_keys, types_of
 from mixsweep.core.toml.reader import SIZE
 from mixsweep.core.trainables.kinds import find_trainable
+from mixsweep.sweep.planning.claims_schema import CLAIM_KINDS, TRENDS, Claim
 from mixsweep.sweep.planning.command_schema import CommandTable
 from mixsweep.sweep.planning.schema import (
     LONGEST_NAME,
@@ -22,7 +23,6 @@ from mixsweep.sweep.planning.schema import (
     PUBLISHED_WORDS,
     TABLES,
     TOP_KEYS,
-    Claim,
     Part,
     Stopping,
     SweepSpec,
@@ -155,7 +155,7 @@ def _with_any_fields(top: Mapping[str, Schema], metric: Schema) -> dict[str, Sch
 def _any_fields(top: Mapping[str, Schema]) -> dict[str, Schema]:
     """The keys that name fields of a trial, where only the user's files know the fields."""
     table: Schema = {"type": "object"}
-    claims = {"type": "array", "items": {**_claim(), "properties": dict(_keys(Claim))}}
+    claims = {"type": "array", "items": {**_claim(), "properties": _claimed(dict(_keys(Claim)))}}
     combine = _table({"zip": _zip({"type": "string"}), "exclude": {"type": "array", "items": table}})
     derive = {"type": "object", "additionalProperties": {"type": "string"}}
     parts = {"type": "array", "items": table, "minItems": 1}
@@ -282,9 +282,22 @@ def _claim() -> Schema:
     keys = _keys(Claim)
     axes = [name for name in _trial_fields() if name != "seed"]
     keys["compare"] |= {"type": "string", "enum": axes}
-    for name in ("better", "than"):
+    return {
+        **_table(_claimed(keys)),
+        "required": _required(Claim),
+        "oneOf": [{"required": [kind]} for kind in CLAIM_KINDS],
+        "dependentRequired": {"alike": ["within"], "within": ["alike"]},
+    }
+
+
+def _claimed(keys: dict[str, Schema]) -> dict[str, Schema]:
+    """The keys of a claim with the types of those that are read by hand."""
+    for name in ("better", "worse", "best", "worst", "faster", "than"):
         keys[name] |= {"type": ["string", "number", "boolean", "array"]}
-    return {**_table(keys), "required": _required(Claim)}
+    keys["alike"] |= {"anyOf": [{"const": "all"}, {"type": "array", "minItems": 2}]}
+    keys["monotone"] |= {"type": "string", "enum": list(TRENDS)}
+    keys["metric"] |= {"type": "string"}
+    return keys
 
 
 def _search() -> Schema:

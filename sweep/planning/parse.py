@@ -16,6 +16,7 @@ from mixsweep.core.toml.keys import declared_keys, keys_beside, read_keys
 from mixsweep.core.toml.reader import Reader, parse_toml
 from mixsweep.core.trainables.declared import DeclaredTrainable
 from mixsweep.core.trainables.interface import Trainable
+from mixsweep.sweep.planning.claims_schema import read_claims
 from mixsweep.sweep.planning.combine import read_combine
 from mixsweep.sweep.planning.derive import read_derive
 from mixsweep.sweep.planning.schema import (
@@ -28,7 +29,6 @@ from mixsweep.sweep.planning.schema import (
     PART_KEYS,
     TOP_KEYS,
     UNITS,
-    Claim,
     Keep,
     Part,
     Resources,
@@ -106,7 +106,10 @@ def parse_spec(source: Mapping[str, Any], path: Path | None = None) -> SweepSpec
     code = read_user_code(reader, source, path)
     trainable = code.trainable
     plain = read_keys(
-        reader, source, SweepSpec, only=("question", "reaches", "cost", "score", "search_seed", "code")
+        reader,
+        source,
+        SweepSpec,
+        only=("question", "reaches", "cost", "score", "error", "search_seed", "code"),
     )
     metric = _metric(reader, source, trainable)
     mode = reader.choice(source, "mode", trainable.better(metric), MODES)
@@ -278,8 +281,8 @@ def _part(
         when=when,
         combine=read_combine(reader, table, where, trainable, fixed, check_value),
         derive=read_derive(reader, table, where, trainable, check_known),
-        claims=_claims(reader, trainable, table, where, space),
         published=read_published(reader, trainable, table, where),
+        claims=read_claims(reader, trainable, table, where, space, check_value),
         **read_keys(reader, table, Part, where, only=("samples",)),
     )
 
@@ -307,41 +310,6 @@ def _check_size(
         key, wanted = "", sum(counts) * replicas
     if wanted > MOST_TRIALS:
         raise reader.error(key, f"{wanted} trials are too many; allowed: {MOST_TRIALS} in one sweep")
-
-
-def _claims(
-    reader: Reader, trainable: Trainable, table: Mapping[str, Any], where: str, space: Mapping[str, Any]
-) -> tuple[Claim, ...]:
-    claims = []
-    tables = table.get("claims", [])
-    if not isinstance(tables, list) or not all(isinstance(claim, Mapping) for claim in tables):
-        raise reader.error(f"{where}claims", "write [[claims]] tables")
-    for number, claim in enumerate(tables):
-        at = f"{where}claims[{number}]."
-        reader.keys(claim, declared_keys(Claim), at)
-        compare = reader.choice(claim, "compare", "", space, at)
-        if "better" not in claim:
-            raise reader.error(
-                f"{at}better", "missing: the value, or a list of values, that is claimed better"
-            )
-        better, than = claim["better"], claim.get("than", "rest")
-        known = space[compare].get("grid_search", space[compare].get("choice"))
-        for key, value in (("better", better), ("than", than)):
-            if value == "rest" and key == "than":
-                continue
-            for item in value if isinstance(value, list) else [value]:
-                _trial_value(reader, trainable, at + key, compare, item)
-                if known is not None and item not in known:
-                    raise reader.error(at + key, f"{item!r} is not in space.{compare}: {known}")
-        claims.append(
-            Claim(
-                **read_keys(reader, claim, Claim, at),
-                compare=compare,
-                better=tuple(better) if isinstance(better, list) else (better,),
-                than=than if than == "rest" else tuple(than) if isinstance(than, list) else (than,),
-            )
-        )
-    return tuple(claims)
 
 
 def _read_table(reader: Reader, source: Mapping[str, Any], name: str, table: type[Table]) -> Table:

@@ -1,6 +1,7 @@
 """The plan: the trials of a sweep, identified, deduplicated, in the order in which they run."""
 
 import re
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,9 +13,11 @@ from mixsweep.core.config import TrialConfig
 from mixsweep.core.errors import ConfigError
 from mixsweep.core.store import files
 from mixsweep.core.store.arrow import column_type
-from mixsweep.core.store.code_copy import keep_code
+from mixsweep.core.store.code_copy import keep_code, kept_versions, versions_of
+from mixsweep.core.store.declarations import declare
 from mixsweep.core.store.definitions import save_definition
 from mixsweep.core.store.store import SweepStore
+from mixsweep.core.store.trial_index import TrialIndex
 from mixsweep.core.trainables.interface import Trainable
 from mixsweep.sweep.planning.derive import complete
 from mixsweep.sweep.planning.schema import Part, SpecError, SweepSpec
@@ -55,8 +58,12 @@ class Plan:
 
     @cached_property
     def trials(self) -> tuple[TrialConfig, ...]:
-        """The trials, each once: the first seed of every point before the second of any."""
-        return trials_of(self.rows)
+        """The trials, each once: the first seed of every point before the second of any.
+
+        Under a stopping rule the points of a seed are in a random order, which their content seeds: a rule compares
+        trials with those that came to a rung before, so that an order by value would favour the first values.
+        """
+        return trials_of(self.rows, shuffled=self.spec.stopping is not None)
 
     @property
     def shared(self) -> int:
@@ -236,6 +243,7 @@ def save_plan(plan: Plan, store: SweepStore) -> None:
     if plan.spec.user_code is not None:
         keep_code(store.path, plan.spec.user_code)
     files.write_table(plan.table(), store.path / "plan.parquet")
+    declare(store, tomllib.loads(plan.spec.to_toml()), len(plan.spec.seeds))
     # The sweep file is written last: a folder that has one is a sweep with a plan.
     store.write_sweep_file(plan.spec.to_toml())
 
@@ -254,13 +262,16 @@ def read_plan(store: SweepStore) -> tuple[Planned, ...]:
     )
 
 
-def trials_of(rows: Sequence[Planned]) -> tuple[TrialConfig, ...]:
+def trials_of(rows: Sequence[Planned], shuffled: bool = False) -> tuple[TrialConfig, ...]:
     """Return the trials of a plan, each once: the first seed of every point before the second of any.
+
+    Args:
+        shuffled: order the points of a seed by their trials' ids, which are digests.
 
     Where parts ask for different numbers of epochs of one trial, the largest is taken.
     """
     trials: dict[str, TrialConfig] = {}
-    for row in sorted(rows, key=lambda row: row.replica):
+    for row in sorted(rows, key=lambda row: (row.replica, row.trial_id if shuffled else "")):
         trial_id = row.trial_id
         if trial_id not in trials or row.config.epochs > trials[trial_id].epochs:
             trials[trial_id] = row.config
@@ -320,3 +331,37 @@ def brief(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "-".join(map(str, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def other_code(plan: Plan, store: SweepStore) -> dict[str, list[str]]:
+    """Return the trials of a plan that other code has trained, by the digest of that code.
+
+    A trial that has been trained further by changed code is among those of each.
+    """
+    if plan.spec.user_code is None:
+        return {}
+    found: dict[str, list[str]] = {}
+    planned = {config.trial_id for config in plan.trials}
+    for trial_id, summary in TrialIndex(store).read().items():
+        for code in summary.codes if trial_id in planned else ():
+            if code != plan.spec.user_code.digest:
+                found.setdefault(code, []).append(trial_id)
+    return found
+
+
+def other_code_line(plan: Plan, store: SweepStore, found: dict[str, list[str]]) -> str:
+    """Return a line on what `other_code` has found, '' for nothing."""
+    if not found or plan.spec.user_code is None:
+        return ""
+    count = len({trial_id for trials in found.values() for trial_id in trials})
+    kept = {code: kept_versions(store.path, code) for code in found}
+    versions = ", ".join(
+        f"{code[:8]}{f' of {kept[code]}' if kept[code] else ''}: {len(trials)}"
+        for code, trials in found.items()
+    )
+    here = versions_of(plan.spec.user_code)
+    trials = "1 trial" if count == 1 else f"{count} trials"
+    return (
+        f"different code of yours has trained {trials} in the store ({versions}); "
+        f"the code at hand is {plan.spec.user_code.digest[:8]}{f' of {here}' if here else ''}"
+    )

@@ -19,12 +19,10 @@ from mixsweep.core.trainables.declared import DeclaredTrainable
 from mixsweep.core.trainables.interface import Trainable
 from mixsweep.core.trainables.kinds import find_trainable
 from mixsweep.sweep.planning.arithmetic import Expression
+from mixsweep.sweep.planning.claims_schema import ERRORS, MODES, Claim
 from mixsweep.sweep.planning.command_schema import CommandSpec
 from mixsweep.sweep.planning.search_schema import Search
 from mixsweep.sweep.planning.space import Combine
-
-MODES = ("max", "min")
-
 
 RULES = ("asha",)
 
@@ -52,18 +50,6 @@ class SpecError(UserError):
 
     def __init__(self, message: str):
         super().__init__(" ".join(message.splitlines()))  # a quoted key may hold a line break
-
-
-@dataclass(frozen=True, kw_only=True)
-class Claim:
-    """A statement that the report tests: `better` beats `than` (a value, several, or `rest`) on an axis."""
-
-    text: str = toml_key("", "the statement, as the report prints it")
-    compare: str = toml_key_by_hand(MISSING, "the field of [space] whose values are compared", required=True)
-    better: tuple[Any, ...] = toml_key_by_hand(
-        MISSING, "the value, or a list of values, that is claimed better", required=True
-    )
-    than: tuple[Any, ...] | str = toml_key_by_hand("rest", "a value, a list of values, or rest: all others")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,6 +158,11 @@ class SweepSpec:
         MISSING, "whether more or less of it is better; left out: as the metric wants", choices=MODES
     )
     score: str = toml_key("last", "which record of a trial counts: its last one, or its best", choices=SCORES)
+    error: str = toml_key(
+        "own",
+        "of comparisons: each pair's own, or pooled over the values of a field, with seeds as blocks",
+        choices=ERRORS,
+    )
     seeds: tuple[int, ...] = toml_key_by_hand(
         (42,), "replicas of every point (3), or the seeds themselves ([1, 2])"
     )

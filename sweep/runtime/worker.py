@@ -15,8 +15,14 @@ from mixsweep.core.errors import UserError
 from mixsweep.core.execution.run_config import RunConfig
 from mixsweep.core.provenance import patch_of, project_revision
 from mixsweep.core.records import Record
-from mixsweep.core.store.code_copy import code_path, installed_code, kept_code, kept_versions, versions_of
-from mixsweep.core.store.code_patch import keep_patch
+from mixsweep.core.store.code_copy import (
+    code_path,
+    installed_code,
+    keep_patch,
+    kept_code,
+    kept_versions,
+    versions_of,
+)
 from mixsweep.core.store.store import SweepStore
 from mixsweep.core.store.trial.info import TrialInfo
 from mixsweep.core.trainables import own_class

@@ -18,8 +18,7 @@ from mixsweep.core.store.store import SweepStore
 from mixsweep.sweep.backends.base import SubmissionPreview, find_backend
 from mixsweep.sweep.cli.views.live_view import STYLES, superseded_line
 from mixsweep.sweep.planning.forecast import MeasuredPace, RemainingWork, forecast, measured_rates
-from mixsweep.sweep.planning.other_code import other_code, other_code_line
-from mixsweep.sweep.planning.plan import Plan
+from mixsweep.sweep.planning.plan import Plan, other_code, other_code_line
 from mixsweep.sweep.search.suggestions import coming, to_come
 
 

@@ -13,8 +13,7 @@ from rich.text import Text
 
 from mixsweep.core.errors import UserError
 from mixsweep.core.formatting import axes_lines, size_text
-from mixsweep.core.store.code_copy import same_code
-from mixsweep.core.store.code_patch import patch_path
+from mixsweep.core.store.code_copy import patch_path, same_code
 from mixsweep.core.store.store import SweepStore
 from mixsweep.core.store.trial.folder import TrialFolder
 from mixsweep.core.store.trial.info import TrialInfo

@@ -9,17 +9,11 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from mixsweep.analysis.inference.statistics import (
-    CANNOT_SAY,
-    CONTRADICTED,
-    NOT_SUPPORTED,
-    SUPPORTED,
     holm,
-    outcome,
     paired_difference,
     probability_of_best,
     sign_flip_p,
     t_interval,
-    verdict,
 )
 
 figures = st.floats(min_value=-10, max_value=10, allow_nan=False).map(lambda x: round(x, 3))
@@ -94,7 +88,6 @@ def test_equal_differences_give_no_interval_and_the_cautious_p_value():
 def test_identical_figures_are_a_tie():
     difference = paired_difference([0.5, 0.6, 0.7], [0.5, 0.6, 0.7])
     assert difference.p_value == 1.0
-    assert outcome(difference, 1.0, "max") == 0
 
 
 def test_unpaired_lengths_are_refused():
@@ -134,35 +127,6 @@ def test_equal_points_share_the_probability():
     assert probability_of_best(np.ones((2, 8)), "max").tolist() == [0.5, 0.5]
 
 
-def test_two_seeds_decide_nothing_however_large_the_difference():
-    difference = paired_difference([1.0, 1.001], [0.0, 0.0])
-    assert difference.p_value < 0.05
-    assert outcome(difference, difference.p_value, "max") is None
-
-
-def test_a_lower_loss_is_better():
-    difference = paired_difference([0.1, 0.12, 0.11], [0.5, 0.53, 0.52])
-    assert outcome(difference, difference.p_value, "min") == 1
-    assert outcome(difference, difference.p_value, "max") == -1
-
-
-@pytest.mark.parametrize(
-    ("outcomes", "expected"),
-    [
-        ([1, 1], SUPPORTED),
-        ([1, 0], NOT_SUPPORTED),
-        ([1, -1], CONTRADICTED),
-        ([None, -1], CONTRADICTED),
-        ([1, None], CANNOT_SAY),
-        ([], CANNOT_SAY),
-    ],
-)
-def test_a_verdict_needs_every_comparison(outcomes, expected):
-    assert verdict(outcomes) == expected
-
-
-def test_verdicts_of_a_true_null_are_wrong_one_time_in_twenty():
-    rng = np.random.default_rng(4)
-    differences = [paired_difference(rng.normal(size=3), rng.normal(size=3)) for _ in range(2000)]
-    decided = np.mean([outcome(d, d.p_value, "max") != 0 for d in differences])
-    assert decided == pytest.approx(0.05, abs=0.015)
+def test_the_deviation_of_a_paired_difference_is_that_of_the_seeds():
+    a, b = np.random.default_rng(4).normal(size=(2, 5))
+    assert paired_difference(a, b).deviation == pytest.approx((a - b).std(ddof=1))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mixsweep.core.store.code_patch import patch_path
+from mixsweep.core.store.code_copy import patch_path
 from mixsweep.core.store.store import SweepStore
 from mixsweep.core.store.trial.lease import take_lease
 from mixsweep.sweep.store_check import check

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mixsweep.core.store.code_patch import patch_path
+from mixsweep.core.store.code_copy import patch_path
 from mixsweep.core.store.store import SweepStore
 from mixsweep.core.store.trial.folder import TrialFolder
 from tests.support.commands import ROOT, finish
