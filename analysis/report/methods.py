@@ -33,18 +33,25 @@ _METHODS = (
     "compared in pairs: the interval of a difference is that of the paired differences. n is the number of "
     "seeds; with one seed there is no interval. In figures and tables an interval is cut at the values that its "
     "metric can have: 0 and 1 of a fraction, 0 of a loss or a time.",
-    f"A comparison is decided where the paired t-test's p is below {statistics.ALPHA} after Holm's "
-    f"correction, from {statistics.MIN_SEEDS} seeds on: over all comparisons of a claim; for an answer, whose "
-    "best value is chosen by the same figures, over all pairs of values, not only those with the best. "
-    "Supported: every comparison goes the claim's way. Contradicted: one goes the other way. Not "
-    "supported: neither. Not distinguishable does not mean equal: a few seeds show only large differences.",
-    "With three seeds the exact sign-flip test cannot go below p = 0.25 (0.0625 with five), so verdicts "
-    "rest on the t-test, which takes the differences between seeds to be normally distributed.",
+    "What a trial counts as, in every comparison: a completed trial as its figure; a diverged one as a result worse "
+    "than every figure, of which only the rank is used; a failed or missing one is left out with the trial that it is "
+    "paired with; of one that a rule stopped nothing is concluded about the last epoch. A mean is that of the seeds "
+    "that completed, and says how many they are.",
+    "Verdicts come once all trials of the declared number of seeds have ended, and again each time that number has "
+    "grown by half; 80 % of the error is spent on the first look and the rest on all later ones, so that neither "
+    "reading a report often nor adding seeds makes false verdicts.",
+    f"Comparisons are decided by the paired t-test from {statistics.MIN_SEEDS} seeds on, which takes differences "
+    "between seeds to be normally distributed; where a trial diverged, by the exact sign-flip test on signed ranks, which "
+    "needs six seeds or more; where the sweep file declared it before the run, with an error pooled over values. "
+    "Supported: every comparison goes the claim's way, each one-sided at half of the error. Contradicted: one goes the "
+    "other way, after Holm's correction. Not supported: neither, which is not the same as showing the opposite.",
+    f"All claims and answers of this page are one family: Holm's correction keeps the probability of a false verdict "
+    f"among all of them at {100 * statistics.ALPHA:.0f} %. A primary claim is tested first, by itself, and the others "
+    "only once it is decided. A claim that was written after the first trial started is marked, and corrected for "
+    "having been chosen among all pairs of values.",
+    "Probability of improvement: the share of seeds where a value is better, with Clopper and Pearson's 95 % interval.",
     "Probability of being best: how often a value has the best mean when seeds are drawn again with "
     "replacement (paired bootstrap); a hint for few seeds, not a test.",
-    "A trial that diverged is a result: it ranks last. Where all trials of one side diverged, that decides "
-    "the comparison; where some did, each is counted as the worst final figure of the part. A trial that a "
-    "rule stopped is compared at the epoch where it was stopped.",
     "Seconds are medians over epochs without the first, then over seeds, as the trials ran: other trials "
     "may have shared the machine. Wall time is that of whole trials, epochs for a longer part included.",
 )

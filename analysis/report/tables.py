@@ -43,7 +43,7 @@ def ablation_table(part: Part, frame: pd.DataFrame, trials: pd.DataFrame) -> pd.
 
     Columns: the part's axes; `seeds`; mean, low and high (95 % t-interval over seeds, cut at the metric's possible
     range) of `final` (the part's
-    metric in the record that counts; a diverged trial counts as the part's worst figure), of `best` (at each trial's
+    metric in the record that counts, over the seeds that completed), of `best` (at each trial's
     best epoch) and of each test metric that its kind of trial reports (at the last epoch); `probability_best`,
     if all trials have finished and there are not very many points; `trained_on_to`, the last epoch of trials whose
     test figures belong to a longer part's run; the numbers of completed, stopped, diverged, failed and unfinished
