@@ -41,8 +41,8 @@ _METHODS = (
     "grown by half; 80 % of the error is spent on the first look and the rest on all later ones, so that neither "
     "reading a report often nor adding seeds makes false verdicts.",
     f"Comparisons are decided by the paired t-test from {statistics.MIN_SEEDS} seeds on, which takes differences "
-    "between seeds to be normally distributed; where a trial diverged, by the exact sign-flip test on signed ranks, which "
-    "needs six seeds or more; where the sweep file declared it before the run, with an error pooled over values. "
+    "between seeds to be normally distributed; where a trial diverged, by the exact sign-flip test on signed ranks, "
+    "which needs six seeds or more; where the sweep file declared it before the run, with an error pooled over values. "
     "Supported: every comparison goes the claim's way, each one-sided at half of the error. Contradicted: one goes the "
     "other way, after Holm's correction. Not supported: neither, which is not the same as showing the opposite.",
     f"All claims and answers of this page are one family: Holm's correction keeps the probability of a false verdict "
