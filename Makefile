@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install demo test lowest ray lint check docs bench gpu faults faults-full examples slurm lock clean
+.PHONY: install demo test lowest ray lint check docs bench simulate gpu faults faults-full examples slurm lock clean
 
 install: $(STAMP)
 
@@ -82,6 +82,9 @@ docs: $(STAMP)  ## the documentation as a site in build/docs; a warning is an er
 bench: $(STAMP)  ## speed, as ratios
 	$(BIN)/pytest -q -m bench
 	$(BIN)/python -m tests.benchmarks.speed
+
+simulate: $(STAMP)  ## false verdicts and power in simulated sweeps, into docs/explanation/statistics.md: some minutes of CPU
+	$(BIN)/python -m tests.analysis.simulation --jobs 2 --table docs/explanation/statistics.md
 
 gpu: $(STAMP)  ## checks and timings on a GPU, then the study at full size; SWEEP_DATA=DIR make gpu MINUTES=60
 	$(BIN)/python -m tests.benchmarks.gpu $(if $(SWEEP_DATA),--data $(SWEEP_DATA)) --minutes $(or $(MINUTES),60)

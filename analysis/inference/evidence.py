@@ -11,8 +11,15 @@ from mixsweep.analysis.inference.comparisons import ENDED, Compared, Comparison,
 from mixsweep.analysis.inference.effects import more_seeds
 from mixsweep.analysis.inference.procedures.blocks import Blocks, Pairs
 from mixsweep.analysis.inference.procedures.decisions import Decision
-from mixsweep.analysis.inference.procedures.looks import Looks
-from mixsweep.analysis.inference.statistics import ALPHA, CONTRADICTED, MIN_SEEDS, SUPPORTED, UNDECIDED
+from mixsweep.analysis.inference.procedures.looks import Looks, look_after
+from mixsweep.analysis.inference.statistics import (
+    ALPHA,
+    CONTRADICTED,
+    MIN_SEEDS,
+    NOT_SUPPORTED,
+    SUPPORTED,
+    UNDECIDED,
+)
 from mixsweep.analysis.inference.wording import (
     axis_words,
     difference_text,
@@ -59,6 +66,16 @@ def obstacle(blocks: Blocks, pairs: Pairs, looks: Looks, level: float, ended: in
     if looks.first.max() > blocks.ready:
         return f"{UNDECIDED}: {int(looks.first.max())} seeds needed"
     return f"{UNDECIDED}: it is secondary, and the primary claim comes first"
+
+
+def seeds_of_next_look(blocks: Blocks, pairs: Pairs, looks: Looks, decision: Decision) -> int:
+    """How many seeds an undecided claim needs for its next look; 0 where none helps, or it is decided."""
+    is_open = decision.kind in (NOT_SUPPORTED, UNDECIDED) and decision.level > 0
+    if not is_open or pairs.is_stopped.any():
+        return 0
+    # Trials that are still to end may give the next look.
+    ready = blocks.ready
+    return max(look_after(int(first), ready)[0] for first in looks.first)
 
 
 def comparisons_of(question: Question, decision: Decision) -> list[Comparison]:
@@ -134,6 +151,7 @@ def evidence_of(part: Part, question: Question, decision: Decision, compared: Se
         sentences.append("No seed has a figure on both sides.")
     if len(compared) and question.compared.blocks.seeds < MIN_SEEDS:
         sentences.append(f"{MIN_SEEDS} seeds are the least that can decide.")
+    sentences += _looks_words(question, decision)
     others = part.others(question.axis, involved)
     if others:
         sentences.append(f"Averaged over {listing(axis_words(other) for other in others)}.")
@@ -174,6 +192,25 @@ def _measured(question: Question, decision: Decision, compared: Sequence[Compari
         found[0] = found[0][:-1] + f"; {improvement_text(nearest.improvement, nearest.a)}."
     if decision.kind not in (SUPPORTED, CONTRADICTED) and (more := _forecast(question, decision, nearest)):
         found.append(more)
+    return found
+
+
+def _looks_words(question: Question, decision: Decision) -> list[str]:
+    """On what a verdict rests beside the figures that are shown: a pooled error, and fewer seeds."""
+    compared, evidence = question.compared, decision.evidence
+    assert compared is not None
+    assert evidence is not None
+    assert question.hypothesis is not None
+    blocks, found = compared.blocks, []
+    if question.hypothesis.pooled:
+        found.append(
+            f"Tested with an error pooled over {len(compared.keys)} values, as declared before the run."
+        )
+    looked = evidence.looks.decided_at
+    if decision.level > 0 and 0 < looked.max() < blocks.ready:
+        last, coming = int(looked.max()), look_after(int(evidence.looks.first.max()), blocks.ready)[0]
+        more = f"; the next look is at {coming}" if decision.kind in (NOT_SUPPORTED, UNDECIDED) else ""
+        found.append(f"The verdict is that of the first {last} seeds{more}.")
     return found
 
 

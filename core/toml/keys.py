@@ -157,7 +157,9 @@ def _number(reader: Reader, source: Mapping[str, Any], spec: Field[Any], where: 
     low, high, above = (spec.metadata[name] for name in ("low", "high", "above"))
     value = reader.number(source, spec.name, 0, low=above if low is None else low, where=where)
     if value == above or (high is not None and value > high):
-        bounds = f"from {low:g} to {high:g}" if above is None else f"above {above:g} and at most {high:g}"
+        bounds = f"from {low:g}" if above is None else f"above {above:g}"
+        if high is not None:
+            bounds += f" to {high:g}" if above is None else f" and at most {high:g}"
         raise reader.error(where + spec.name, f"{value:g} is not {bounds}")
     return value
 

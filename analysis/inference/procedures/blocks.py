@@ -52,8 +52,18 @@ class Blocks:
             self.declared,
         )
 
+    @cached_property
+    def _known(self) -> "dict[tuple[tuple[int, int], ...], Pairs]":
+        return {}
+
     def pairs(self, pairs: Sequence[tuple[int, int]]) -> "Pairs":
         """The paired differences a − b of pairs of values."""
+        key = tuple(pairs)
+        if key not in self._known:
+            self._known[key] = self._compare(key)
+        return self._known[key]
+
+    def _compare(self, pairs: Sequence[tuple[int, int]]) -> "Pairs":
         a, b = (np.array(side, dtype=int) for side in zip(*pairs))
         common = (self.planned[a] & self.planned[b]).any(axis=2, keepdims=True)  # [pairs, cells, 1]
         x, y = self.figures[a], self.figures[b]

@@ -171,3 +171,36 @@ def test_more_seeds_are_forecast_where_a_claim_is_not_supported(tmp_path):
     _, (verdict,) = judged(store)
     assert verdict.kind == "not supported"
     assert re.search(r"about \d+ more seeds show it with 80 % power", verdict.evidence)
+
+
+def test_seeds_that_are_added_are_looked_at_when_they_have_grown_by_half(tmp_path):
+    store = activations(tmp_path, noise=0.03, final=(0.56, 0.55, 0.40), seeds=4)
+    (part,) = parts(store)
+    (verdict,) = evaluate_claims(replace(part, declared=3), load(store), load_trials(store))
+    assert verdict.kind == "not supported"
+    assert verdict.next_look == 5
+    assert "The verdict is that of the first 3 seeds; the next look is at 5." in verdict.evidence
+
+
+def test_a_decided_claim_needs_no_further_look(tmp_path):
+    _, (verdict,) = judged(activations(tmp_path))
+    assert (verdict.kind, verdict.next_look) == ("supported", 0)
+
+
+def test_a_pooled_error_decides_with_three_seeds_what_the_own_one_does_not(tmp_path):
+    names = ("relu", "tanh", "sigmoid", "gelu", "elu")
+    claim = {"text": "relu", "compare": "activation", "best": "relu"}
+    part = SyntheticPart(
+        name="many", space={"activation": list(names)}, final=dict(zip(names, (0.55, 0.52, 0.52, 0.52, 0.52))),
+        claims=[claim], noise=0.004,
+    )  # fmt: skip
+    store = write_sweep(tmp_path / "many", [part])
+    (found,) = parts(store)
+    frame, trials = load(store), load_trials(store)
+    (own,) = evaluate_claims(found, frame, trials)
+    (pooled,) = evaluate_claims(replace(found, error="pooled"), frame, trials)
+    assert pooled.p_value < own.p_value
+    assert pooled.kind == "supported"
+    assert "Tested with an error pooled over 5 values, as declared before the run." in pooled.evidence
+    (late,) = evaluate_claims(replace(found, error="pooled", late=(0,)), frame, trials)
+    assert "pooled" not in late.evidence

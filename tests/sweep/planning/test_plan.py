@@ -205,3 +205,25 @@ def test_plan_starts_in_two_seconds_and_needs_neither_torch_nor_ray(tmp_path: Pa
     print(f"sweep plan learning-rates: median {median(seconds):.2f} s of CPU, of {len(seconds)}")
     assert min(seconds) < 2  # the wall time depends on what else the machine does
     assert list(tmp_path.iterdir()) == []  # it runs and writes nothing
+
+
+def test_under_a_rule_the_points_of_a_seed_run_in_an_order_of_their_own() -> None:
+    in_order = plan_of(seeds=4)
+    ruled = plan_of(seeds=4, stopping={"rule": "asha"})
+    assert ruled.rows == in_order.rows
+    replica = {row.trial_id: row.replica for row in ruled.rows}
+    point = {row.trial_id: row.point for row in ruled.rows}
+    seeds = [replica[config.trial_id] for config in ruled.trials]
+    assert seeds == sorted(seeds)  # the first seed of every point before the second of any
+    orders = [[point[c.trial_id] for c in ruled.trials if replica[c.trial_id] == seed] for seed in range(4)]
+    assert len({tuple(order) for order in orders}) == 4
+    assert make_plan(ruled.spec).trials == ruled.trials  # a resumed command has the same one
+
+
+def test_a_point_that_is_added_leaves_the_order_of_the_others() -> None:
+    few = plan_of(stopping={"rule": "asha"})
+    more = plan_of(
+        stopping={"rule": "asha"}, space={**few.spec.parts[0].space, "momentum": {"grid_search": [0.9]}}
+    )
+    kept = [config.trial_id for config in more.trials if config in few.trials]
+    assert kept == [config.trial_id for config in few.trials]

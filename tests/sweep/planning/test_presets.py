@@ -16,7 +16,7 @@ from mixsweep.sweep.planning.plan import Plan, make_plan, save_plan
 
 STUDY = ("activations", "best-mixer", "best-resnet18", "learning-rates", "patch-sizes")
 TRIALS = {
-    "activations": 9, "best-mixer": 6, "best-resnet18": 6, "demo": 30, "learning-rates": 15,
+    "activations": 9, "best-mixer": 6, "best-resnet18": 6, "demo": 45, "learning-rates": 15,
     "mixer-widths": 12, "patch-sizes": 12,
 }  # fmt: skip
 
