@@ -162,9 +162,8 @@ def _comparisons(
 
 
 def _figure(part: Part, score: Interval, rows: pd.DataFrame) -> str:
-    note = "n = 1 seed: no interval" if score.n == 1 else f"95 % CI, {seeds_text(score.n)}"
-    if score.n < len(rows):
-        note = f"{note} of {len(rows)}"
+    seeds = seeds_text(score.n) + (f" of {len(rows)}" if score.n < len(rows) else "")
+    note = f"{seeds}: no interval" if score.n == 1 else f"95 % CI, {seeds}"
     return f"{interval_text(part.metric, score)} ({note})"
 
 

@@ -54,14 +54,18 @@ def power(effect: float, deviation: float, seeds: int, level: float, freedom: fl
     return float(stats.nct.sf(critical, freedom, effect * math.sqrt(seeds) / deviation))
 
 
-def more_seeds(effect: float, deviation: float, seeds: int, first: int, level: float) -> int | None:
+def more_seeds(
+    effect: float, deviation: float, seeds: int, first: int, level: float, values: int = 2
+) -> int | None:
     """How many more seeds than `seeds` would show an effect with a power of 80 %, at the next looks.
 
     None where no effect is seen, or more than 200 seeds would be needed.
 
     Args:
+        effect: the mean difference; deviation: the standard deviation of a paired difference.
         first: the number of seeds of the first look.
         level: of the one-sided test, before it is shared over looks.
+        values: the number of values that the error is pooled over; 2: it is the pair's own.
     """
     if not (effect > 0 and deviation > 0):
         return None
@@ -70,5 +74,5 @@ def more_seeds(effect: float, deviation: float, seeds: int, first: int, level: f
         at, number = look_after(first, at)
         if at > _MOST_SEEDS:
             return None
-        if power(effect, deviation, at, level * share(number)) >= TARGET_POWER:
+        if power(effect, deviation, at, level * share(number), (values - 1) * (at - 1)) >= TARGET_POWER:
             return at - seeds

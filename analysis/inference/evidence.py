@@ -12,6 +12,7 @@ from mixsweep.analysis.inference.effects import more_seeds
 from mixsweep.analysis.inference.procedures.blocks import Blocks, Pairs
 from mixsweep.analysis.inference.procedures.decisions import Decision
 from mixsweep.analysis.inference.procedures.looks import Looks, look_after
+from mixsweep.analysis.inference.procedures.pair_tests import pooled_error
 from mixsweep.analysis.inference.statistics import (
     ALPHA,
     CONTRADICTED,
@@ -236,17 +237,17 @@ def _forecast(question: Question, decision: Decision, nearest: Comparison) -> st
     assert difference is not None
     assert evidence is not None
     assert compared is not None
-    if (
-        question.kind == "alike"
-        or difference.n < 2
-        or math.isnan(difference.interval.low)
-        or not decision.level
-    ):
+    assert question.hypothesis is not None
+    blocks, first = compared.blocks, int(evidence.looks.first.max())
+    has_spread = difference.n > 1 and not math.isnan(difference.interval.low)
+    if question.kind == "alike" or not has_spread or not decision.level or blocks.pending.any():
         return ""
-    deviation = difference.deviation
+    deviation, values = difference.deviation, 2
+    pool = pooled_error(blocks, blocks.ready) if question.hypothesis.pooled else None
+    if pool is not None and not pool.unequal:
+        deviation, values = math.sqrt(2 * pool.variance), int(pool.values.sum())
     effect = compared.sign * difference.interval.mean
-    first = int(evidence.looks.first.max())
-    more = more_seeds(effect, deviation, compared.blocks.seeds, first, decision.level / 2)
+    more = more_seeds(effect, deviation, blocks.seeds, first, decision.level / 2, values)
     if more is None:
         return ""
     return f"If the difference is as large as it looks, about {more} more seeds show it with 80 % power."
