@@ -35,6 +35,9 @@ class Verdict:
         0  # the number of seeds at which an undecided claim is looked at next; 0: seeds do not help
     )
 
+    def __repr__(self) -> str:
+        return f"Verdict({self.text!r} is {self.verdict}: {self.evidence})"
+
 
 Key = tuple[str, str, str]
 
@@ -127,9 +130,6 @@ def _answer_cases(one: Asked, points: Mapping[Key, Compared]) -> list[Case]:
     if not one.is_answered or len(points[one.key].keys) < 2:
         return []
     return [Case(blocks=points[one.key].blocks, pooled=one.part.error == "pooled")]
-
-    def __repr__(self) -> str:
-        return f"Verdict({self.text!r} is {self.verdict}: {self.evidence})"
 
 
 def evaluate_claims(part: Part, frame: pd.DataFrame, trials: pd.DataFrame) -> list[Verdict]:
