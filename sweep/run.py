@@ -109,7 +109,7 @@ def _prepare(plan: Plan, backend: Backend, options: RunOptions, callbacks: Callb
         if store.exists():
             check_origin(plan, store)
             _open_store(store)
-        if searches:
+        if searches or plan.spec.search is None:
             plan = with_known(plan, store)
         run_config = make_run_config(plan.spec, store, backend.place, options)
         trials = remaining(options.only or plan.trials, store, run_config)

@@ -9,12 +9,8 @@ from mixsweep.analysis.frames import Part, of_part
 from mixsweep.analysis.inference.answers import Answer, answer_of
 from mixsweep.analysis.inference.claim_types import Question, read_claim
 from mixsweep.analysis.inference.comparisons import Compared, Comparison, compare_points
-from mixsweep.analysis.inference.evidence import (
-    comparisons_of,
-    evidence_of,
-    seeds_of_next_look,
-    verdict_words,
-)
+from mixsweep.analysis.inference.evidence import comparisons_of, evidence_of, verdict_words
+from mixsweep.analysis.inference.next_look import NextLook, next_look_of
 from mixsweep.analysis.inference.procedures.decisions import Case, Decision, decide
 from mixsweep.analysis.inference.statistics import UNDECIDED
 
@@ -31,9 +27,8 @@ class Verdict:
     p_value: float = 1.0  # two-sided, corrected for looks and over the claims that are reported together
     primary: bool = False
     late: bool = False  # written after the first trial started
-    next_look: int = (
-        0  # the number of seeds at which an undecided claim is looked at next; 0: seeds do not help
-    )
+    # The seeds that it is looked at next; None: decided, or more seeds cannot decide it.
+    next_look: NextLook | None = None
 
     def __repr__(self) -> str:
         return f"Verdict({self.text!r} is {self.verdict}: {self.evidence})"
@@ -174,15 +169,5 @@ def _verdict(part: Part, question: Question, decision: Decision | None) -> Verdi
         p_value=decision.p_value,
         primary=question.primary,
         late=question.late,
-        next_look=_next_look(question, decision),
-    )
-
-
-def _next_look(question: Question, decision: Decision) -> int:
-    assert question.compared is not None
-    assert question.hypothesis is not None
-    assert decision.evidence is not None
-    blocks = question.compared.blocks
-    return seeds_of_next_look(
-        blocks, blocks.pairs(question.hypothesis.pairs), decision.evidence.looks, decision
+        next_look=next_look_of(question, decision),
     )

@@ -69,16 +69,6 @@ def obstacle(blocks: Blocks, pairs: Pairs, looks: Looks, level: float, ended: in
     return f"{UNDECIDED}: it is secondary, and the primary claim comes first"
 
 
-def seeds_of_next_look(blocks: Blocks, pairs: Pairs, looks: Looks, decision: Decision) -> int:
-    """How many seeds an undecided claim needs for its next look; 0 where none helps, or it is decided."""
-    is_open = decision.kind in (NOT_SUPPORTED, UNDECIDED) and decision.level > 0
-    if not is_open or pairs.is_stopped.any():
-        return 0
-    # Trials that are still to end may give the next look.
-    ready = blocks.ready
-    return max(look_after(int(first), ready)[0] for first in looks.first)
-
-
 def comparisons_of(question: Question, decision: Decision) -> list[Comparison]:
     """The comparisons of a claim, each with its own p-value over all looks."""
     compared, hypothesis, evidence = question.compared, question.hypothesis, decision.evidence

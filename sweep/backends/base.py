@@ -48,6 +48,8 @@ class RunOptions:
         raise_errors: in `debug`, raise an exception again after it is recorded.
         detach: return once everything is submitted, where the place keeps it running.
         mirror: push the trials to W&B; a command that runs on a cluster pushes them there.
+        more_evidence: add seeds for undecided claims afterwards (sweep.more_evidence); run_plan itself does not.
+        budget: device-seconds that those may take; None: no limit.
     """
 
     store_root: Path = Path("runs")
@@ -59,6 +61,8 @@ class RunOptions:
     raise_errors: bool = False
     detach: bool = False
     mirror: bool = False
+    more_evidence: bool = False
+    budget: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """Shared by the commands: the types of their arguments, the console, and look-ups of names in a store."""
 
 import glob
+import re
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -83,6 +84,18 @@ def plan_of(file: str, settings: list[str] | None, root: Path) -> "Plan":
 
     made = make_plan(load_spec(file, settings or ()))
     return with_known(made, SweepStore(root / made.spec.name))
+
+
+def duration_of(text: str, option: str) -> float:
+    """Return the seconds of a duration like `90s`, `30m`, `4h` or `2d`.
+
+    Raises:
+        UsageError: it is not one.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([smhd])", text.strip())
+    if found is None or float(found[1]) <= 0:
+        raise UsageError(f"{option} {shown(text)}: not a duration; write it like 90s, 30m, 4h or 2d")
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
 
 
 def elsewhere(place: str | None, *words: str) -> None:

@@ -4,6 +4,7 @@ import json
 import signal
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,6 +25,7 @@ from mixsweep.sweep.cli.arguments import (
     UsageError,
     WhereStore,
     check_store,
+    duration_of,
     elsewhere,
     find_sweep,
     out,
@@ -78,6 +80,16 @@ def run(
     mirror: Annotated[
         bool, typer.Option(help="Push the trials to W&B while they run, as `sweep mirror` does.")
     ] = False,
+    more_evidence: Annotated[
+        bool,
+        typer.Option("--more-evidence", help="Then add seeds for undecided claims, until they are decided."),
+    ] = False,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME", help="--more-evidence: device time that all added seeds may take: 90m, 4h."
+        ),
+    ] = None,
 ) -> None:
     """Run what the plan says is left; the same command again resumes."""
     from mixsweep.sweep.backends.base import RunOptions
@@ -119,8 +131,48 @@ def run(
         raise_errors=where.kind == "debug",
         detach=detach,
         mirror=mirror,
+        more_evidence=more_evidence,
+        budget=_budget(budget, more_evidence),
     )
-    raise typer.Exit(_run(made, where, options))
+    if not more_evidence or (where.ray and where.ray.takes_jobs):  # a job adds the seeds where the store is
+        raise typer.Exit(_run(made, where, options))
+    raise typer.Exit(_run_until_decided(made, lambda: plan_of(file, settings, store), where, options))
+
+
+def _budget(text: str | None, more_evidence: bool) -> float | None:
+    if text is None:
+        return None
+    if not more_evidence:
+        raise UsageError("--budget: of the seeds that --more-evidence adds; give both")
+    return duration_of(text, "--budget")
+
+
+def _run_until_decided(
+    made: "Plan", plan_again: "Callable[[], Plan]", where: Place, options: "RunOptions"
+) -> int:
+    """Run a plan, then the seeds that its undecided claims need, round by round; return the exit code."""
+    from mixsweep.core.store.store import SweepStore
+    from mixsweep.sweep.more_evidence import add_seeds
+    from mixsweep.sweep.search.extra_seeds import why_no_more_seeds
+
+    for word, given in (
+        ("--detach", options.detach),
+        ("--limit", options.limit is not None),
+        ("--trial", options.only is not None),
+    ):
+        if given:
+            raise UsageError(f"--more-evidence runs the sweep to its end; leave out {word}")
+    if why := why_no_more_seeds(made.spec):
+        raise UsageError(f"--more-evidence: {made.spec.name}: {why}")
+    while (code := _run(made, where, options)) in (0, 1):
+        made = plan_again()
+        step = add_seeds(made, SweepStore(options.store_root / made.spec.name), options.budget)
+        out.print(step.text, markup=False, soft_wrap=True)
+        if not step.added:
+            break
+        options = replace(options, fresh=None)
+        made = plan_again()
+    return code
 
 
 def _run(made: "Plan", where: Place, options: "RunOptions") -> int:

@@ -22,6 +22,7 @@ from mixsweep.core.store.store import SweepStore
 from mixsweep.core.store.trial.info import TrialInfo
 from mixsweep.sweep.planning.plan import Plan, Planned, read_plan
 from mixsweep.sweep.planning.schema import SweepSpec
+from mixsweep.sweep.search.extra_seeds import with_extra_seeds
 from mixsweep.sweep.search.pbt import with_exploited
 from mixsweep.sweep.search.tpe import Result, read_result, refit, suggest
 from mixsweep.sweep.search.trial_source import TrialRequest
@@ -32,12 +33,13 @@ class SearchError(UserError):
 
 
 def with_known(plan: Plan, store: SweepStore) -> Plan:
-    """Return an adaptive plan with its trials in the store; any other plan unchanged.
+    """Return a plan with the trials that the store adds: those that a search has chosen, or more seeds.
 
-    Trials outside the sweep file's present space are left out; a longer budget is applied to the others.
+    Trials that a search chose outside the sweep file's present space are left out; a longer budget is applied to the
+    others.
     """
     if plan.spec.search is None:
-        return plan
+        return with_extra_seeds(plan, store)
     if plan.spec.search.algorithm == "pbt":
         return with_exploited(plan, store)
     require("search", what="[search] algorithm = 'tpe'")

@@ -70,7 +70,13 @@ def _arguments_of(options: RunOptions) -> list[str]:
         arguments += [f"--{name}", str(value)] if value is not None else []
     arguments += [word for config in options.only or () for word in ("--trial", config.trial_id)]
     arguments += ["--fresh", options.fresh.trial_id] if options.fresh is not None else []
-    return [*arguments, *["--retry-failed"] * options.retry_failed, *["--mirror"] * options.mirror]
+    arguments += ["--budget", f"{options.budget:.0f}s"] if options.budget is not None else []
+    flags = {
+        "--retry-failed": options.retry_failed,
+        "--mirror": options.mirror,
+        "--more-evidence": options.more_evidence,
+    }
+    return [*arguments, *(flag for flag, given in flags.items() if given)]
 
 
 def write_out(text: str) -> None:

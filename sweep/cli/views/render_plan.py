@@ -95,6 +95,8 @@ def describe_plan(
         out.print(line.append(f"  {plan.labels[config.trial_id]}"))
     kinds = ", ".join(f"{count} {action}" for action, count in counts.items())
     out.print(f"{len(plan.trials)} trials: {kinds}", markup=False)
+    if extra := sum(row.replica >= len(plan.spec.seeds) for row in plan.rows):
+        out.print(f"{extra} of them are seeds that --more-evidence has added", markup=False)
     if more := coming(plan):
         todo += [(config, config.epochs) for config in more]
         out.print(f"{len(more)} more will be chosen by the search as others end", markup=False)

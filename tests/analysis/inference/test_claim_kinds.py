@@ -178,13 +178,14 @@ def test_seeds_that_are_added_are_looked_at_when_they_have_grown_by_half(tmp_pat
     (part,) = parts(store)
     (verdict,) = evaluate_claims(replace(part, declared=3), load(store), load_trials(store))
     assert verdict.kind == "not supported"
-    assert verdict.next_look == 5
+    assert verdict.next_look is not None
+    assert (verdict.next_look.seeds, verdict.next_look.points) == (5, (0, 1))
     assert "The verdict is that of the first 3 seeds; the next look is at 5." in verdict.evidence
 
 
 def test_a_decided_claim_needs_no_further_look(tmp_path):
     _, (verdict,) = judged(activations(tmp_path))
-    assert (verdict.kind, verdict.next_look) == ("supported", 0)
+    assert (verdict.kind, verdict.next_look) == ("supported", None)
 
 
 def test_a_pooled_error_decides_with_three_seeds_what_the_own_one_does_not(tmp_path):

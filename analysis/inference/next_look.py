@@ -1,0 +1,49 @@
+"""The seeds at which an undecided claim is looked at next."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mixsweep.analysis.frames import plain
+from mixsweep.analysis.inference.claim_types import Question
+from mixsweep.analysis.inference.procedures.decisions import Decision
+from mixsweep.analysis.inference.procedures.looks import look_after
+from mixsweep.analysis.inference.statistics import CONTRADICTED, SUPPORTED
+
+
+@dataclass(frozen=True)
+class NextLook:
+    """More seeds that an undecided claim needs.
+
+    Args:
+        points: the points of the comparisons that are not decided yet.
+        seeds: how many seeds each of them has to have in all.
+    """
+
+    points: tuple[int, ...]
+    seeds: int
+
+
+def next_look_of(question: Question, decision: Decision) -> NextLook | None:
+    """The next look at a claim; None where it is decided, or where more seeds would not decide it.
+
+    They would not where a stopping rule stopped a trial of a comparison, nor for a secondary claim before all primary
+    ones are decided.
+    """
+    evidence, compared, hypothesis = decision.evidence, question.compared, question.hypothesis
+    if decision.kind in (SUPPORTED, CONTRADICTED) or not decision.level:
+        return None
+    if evidence is None or compared is None or hypothesis is None:
+        return None
+    blocks, pairs = compared.blocks, np.array(hypothesis.pairs)
+    settled = 2 * evidence.looks.greater <= decision.level
+    if hypothesis.kind != "better" or settled.all():  # a trend is one of all values
+        settled = np.zeros(len(pairs), dtype=bool)
+    if blocks.pairs(hypothesis.pairs).is_stopped[~settled].any():
+        return None
+    seeds = max(look_after(int(first), blocks.ready)[0] for first in evidence.looks.first[~settled])
+    if seeds <= blocks.seeds and blocks.ready < blocks.seeds:
+        return None  # planned already, and not trained yet
+    wanted = {compared.keys[index] for index in pairs[~settled].ravel().tolist()}
+    chosen = question.trials[question.trials[question.axis].map(plain).isin(wanted)]
+    return NextLook(tuple(sorted({int(point) for point in chosen["point"]})), seeds)
