@@ -115,6 +115,9 @@ def _device_seconds(plan: Plan, store: SweepStore) -> tuple[float, dict[tuple[st
     """What seeds beyond the sweep file's have taken so far, and what a trial of each point takes on average."""
     trials = load_trials(store)
     extra = trials[trials["replica"] >= len(plan.spec.seeds)].drop_duplicates("trial_id")
-    means = trials.groupby(["part", "point"])["device_seconds"].mean()
-    each = {(str(part), int(point)): float(mean) for (part, point), mean in means.items()}
+    means = trials.groupby(["part", "point"])["device_seconds"].mean().reset_index()
+    each = {
+        (str(row["part"]), int(row["point"])): float(row["device_seconds"])
+        for row in means.to_dict("records")
+    }
     return float(extra["device_seconds"].sum()), each
