@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,10 +92,12 @@ def check_trial(folder: TrialFolder, leftover_seconds: float = LEFTOVER_SECONDS)
 
 
 def _check_readable(store: SweepStore) -> Iterator[Finding]:
+    signed = [store.path / "declared.json", *sorted((store.path / "evidence").glob("[0-9]*.json"))]
     for name, read in (
         ("format", store.format),
         ("sweep.toml", store.sweep_file),
         ("plan.parquet", store.plan),
+        *((str(path.relative_to(store.path)), partial(files.read_json, path)) for path in signed),
     ):
         try:
             read()

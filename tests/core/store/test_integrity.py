@@ -158,3 +158,15 @@ def test_a_damaged_checkpoint_of_an_interrupted_trial_is_named(store: SweepStore
     flip(only(folder, "*.pt"))
     assert checkpoint.newest_whole(folder.path, folder.checkpoints()) is None
     assert any(".checkpoint." in line for line in messages(store))
+
+
+@pytest.mark.parametrize("name", ["declared.json", "evidence/0001.json"])
+def test_what_was_declared_and_which_seeds_were_added_is_checked(store: SweepStore, name: str) -> None:
+    path = store.path / name
+    path.parent.mkdir(exist_ok=True)
+    files.write_json(path, {"number": 1, "points": [], "because": []})
+    assert messages(store) == []
+    flip(path)
+    (found,) = messages(store)
+    assert name in found
+    assert "damaged" in found
