@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 from mixsweep.core.trainables.image.config import ImageConfig
-from tests.benchmarks import speed, sweeping, training
+from tests.benchmarks import recording, speed, sweeping, training
 from tests.benchmarks.comparison import Comparison, Figure, comparison_table, figure_table
 from tests.benchmarks.training import Case
 
@@ -133,6 +133,17 @@ def test_the_drivers_memory_is_a_process_s_and_not_nothing() -> None:
     few, many, added = sweeping.driver_memory((1, 2), cpus=1)
     assert 20 < few.values[0] < 2000
     assert added.values[0] == pytest.approx((many.values[0] - few.values[0]) * 1024)
+
+
+@pytest.mark.ray
+@pytest.mark.bench
+def test_a_record_costs_few_milliseconds_and_no_more_at_the_end_of_a_long_trial() -> None:
+    row = recording.against_tune(300, rounds=1)
+    assert row.ratio > 0
+    figures = {figure.what: figure.values[0] for figure in recording.of_one_trial(20_000, 500)}
+    assert figures["a record of 500 with a rule, checkpoints and files"] <= recording.MOST_CPU_MS
+    assert figures["the same, by CPU time"] >= recording.RECORDS_PER_SECOND
+    assert figures["its last records"] <= 2 * figures["its first records"]
 
 
 def test_a_sweep_that_fails_is_told_in_its_own_words() -> None:
