@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -93,12 +93,13 @@ def check_trial(folder: TrialFolder, leftover_seconds: float = LEFTOVER_SECONDS)
 
 def _check_readable(store: SweepStore) -> Iterator[Finding]:
     signed = [store.path / "declared.json", *sorted((store.path / "evidence").glob("[0-9]*.json"))]
-    for name, read in (
+    reads: list[tuple[str, Callable[[], object]]] = [
         ("format", store.format),
         ("sweep.toml", store.sweep_file),
         ("plan.parquet", store.plan),
-        *((str(path.relative_to(store.path)), partial(files.read_json, path)) for path in signed),
-    ):
+    ]
+    reads += [(str(path.relative_to(store.path)), partial(files.read_json, path)) for path in signed]
+    for name, read in reads:
         try:
             read()
         except FileNotFoundError:
