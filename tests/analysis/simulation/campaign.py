@@ -11,6 +11,8 @@ from mixsweep.analysis.inference.procedures.decisions import Decision, decide
 from mixsweep.analysis.inference.statistics import ALPHA, SUPPORTED
 from tests.analysis.simulation.scenarios import Scenario
 
+BLOCK = 500  # sweeps that share a stream of random numbers
+
 
 @dataclass(frozen=True)
 class Rate:
@@ -55,11 +57,24 @@ class Counted:
 
 def run(scenario: Scenario, sweeps: int, seed: int) -> Counted:
     """Draw sweeps of a scenario and count; the same seed gives the same counts, whatever else is run."""
+    counts = np.zeros(4, dtype=int)
+    for number in range(0, sweeps, BLOCK):
+        counts += count_block(scenario, number // BLOCK, min(BLOCK, sweeps - number), seed)
+    return counted(scenario, counts, sweeps)
+
+
+def count_block(scenario: Scenario, number: int, sweeps: int, seed: int) -> np.ndarray:
+    """The counts of one block of sweeps [4]; a longer campaign has those of a shorter one."""
     own = int.from_bytes(hashlib.sha256(scenario.name.encode()).digest()[:4])
-    rng = np.random.default_rng([seed, own])
+    rng = np.random.default_rng([seed, own, number])
     counts = np.zeros(4, dtype=int)
     for _ in range(sweeps):
         counts += _one(scenario, rng)
+    return counts
+
+
+def counted(scenario: Scenario, counts: np.ndarray, sweeps: int) -> Counted:
+    """The rates of counts [4]: false claims, false answers, either, and the first claim supported."""
     return Counted(scenario, *(Rate(int(count), sweeps) for count in counts))
 
 
