@@ -35,6 +35,7 @@ class SweepFacts:
         columns: the table's names of the records' columns, by their names in a store.
         trials: of each trial that has begun, its info without its config.
         provenances: what has trained them; a trial has the number of its own.
+        declared: before the first trial; see core.store.declarations.
         is_guess: whether it was made of the rows alone.
     """
 
@@ -45,6 +46,7 @@ class SweepFacts:
     columns: Mapping[str, str]
     trials: Mapping[str, Mapping[str, Any]]
     provenances: Sequence[Mapping[str, Any]]
+    declared: Mapping[str, Any] | None = None
     is_guess: bool = False
 
 
@@ -82,6 +84,7 @@ def facts_of(store: SweepStore, infos: Mapping[str, TrialInfo], columns: Mapping
         columns=dict(columns),
         trials=trials,
         provenances=[json.loads(key) for key in provenances],
+        declared=store.declared(),
     )
 
 

@@ -48,6 +48,9 @@ class ExportedStore(SweepStore):
     def has_plan(self) -> bool:
         return True
 
+    def declared(self) -> dict[str, Any] | None:
+        return None if self.facts.declared is None else dict(self.facts.declared)
+
     def format(self) -> int:
         return FORMAT
 

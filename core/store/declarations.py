@@ -13,9 +13,8 @@ from typing import Any
 from mixsweep.core import records
 from mixsweep.core.errors import UserError
 from mixsweep.core.store import files
-from mixsweep.core.store.store import SweepStore
+from mixsweep.core.store.store import DECLARED_FILE, SweepStore
 
-_FILE = "declared.json"
 OWN_ERROR = "own"  # the error of a comparison unless the sweep file says otherwise
 
 
@@ -27,7 +26,7 @@ def declare(store: SweepStore, file: Mapping[str, Any], seeds: int) -> None:
         seeds: the number of its seeds.
     """
     begun = bool(store.trial_names())
-    known = _read(store)
+    known = store.declared()
     if known is None and begun:
         known = _of_older_version(store)
     if known is None or not begun:
@@ -38,7 +37,7 @@ def declare(store: SweepStore, file: Mapping[str, Any], seeds: int) -> None:
         known["parts"].setdefault(name, {"seeds": seeds, "error": file.get("error", OWN_ERROR)})
         for claim in part.get("claims", ()):
             known["claims"].setdefault(_digest(file, name, claim), {"recorded_at": moment, "late": late})
-    files.write_json(store.path / _FILE, known)
+    files.write_json(store.path / DECLARED_FILE, known)
 
 
 def declared_before(store: SweepStore, file: Mapping[str, Any], part: str) -> dict[str, Any]:
@@ -48,7 +47,7 @@ def declared_before(store: SweepStore, file: Mapping[str, Any], part: str) -> di
         file: the store's sweep file.
     """
     error = str(file.get("error", OWN_ERROR))
-    known = _read(store)
+    known = store.declared()
     if known is None:
         return {"declared": 0, "late": (), "error": error}
     first = known["parts"].get(part, {"seeds": 0, "error": OWN_ERROR})
@@ -63,12 +62,6 @@ def declared_before(store: SweepStore, file: Mapping[str, Any], part: str) -> di
         "late": late,
         "error": error if error == first["error"] else OWN_ERROR,
     }
-
-
-def _read(store: SweepStore) -> dict[str, Any] | None:
-    with suppress(OSError, UserError):
-        return files.read_json(store.path / _FILE)
-    return None
 
 
 def _of_older_version(store: SweepStore) -> dict[str, Any] | None:

@@ -31,6 +31,7 @@ from mixsweep.core.trainables.kinds import BUILT_IN, find_trainable
 
 FORMAT = 2  # of the stores that this version writes
 FORMAT_FILE = "format"
+DECLARED_FILE = "declared.json"
 
 # A table has an overhead of 28 KiB beside its rows: the tables of many trials are concatenated in blocks.
 _TABLES_AT_ONCE = 100
@@ -101,6 +102,12 @@ class SweepStore:
     def has_plan(self) -> bool:
         """Whether there is the plan of a run."""
         return (self.path / "plan.parquet").is_file()
+
+    def declared(self) -> dict[str, Any] | None:
+        """What was declared before the first trial, as core.store.declarations has it; None if that is not known."""
+        with suppress(OSError, UserError):
+            return files.read_json(self.path / DECLARED_FILE)
+        return None
 
     @property
     def report_path(self) -> Path:

@@ -131,7 +131,11 @@ def test_a_trainable_of_ones_own_with_lists_and_any_names(tmp_path: Path, suffix
     (tmp_path / "own.py").write_text(OWN)
     (tmp_path / "own.toml").write_text(OWN_SWEEP)
     run_plan(make_plan(load_spec(tmp_path / "own.toml")), place="debug", store_root=tmp_path / "runs")
+    late = '[[claims]]\ntext = "an afterthought"\ncompare = "widths"\nbetter = [[3, 2]]\n'
+    (tmp_path / "own.toml").write_text(OWN_SWEEP + late)
+    run_plan(make_plan(load_spec(tmp_path / "own.toml")), place="debug", store_root=tmp_path / "runs")
     store, table = SweepStore(tmp_path / "runs" / "own"), tmp_path / f"table.{suffix}"
+    assert [(part.declared, part.late) for part in parts(store)] == [(2, (1,))]
     export_table([store], table)
     same(load(table), load(store))
     assert [replace(part, folder="") for part in parts(table)] == [
