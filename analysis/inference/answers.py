@@ -19,6 +19,7 @@ from mixsweep.analysis.inference.comparisons import (
 )
 from mixsweep.analysis.inference.evidence import notes_on, obstacle
 from mixsweep.analysis.inference.procedures.decisions import Decision, Leader, lead
+from mixsweep.analysis.inference.ranges import possible_range, within
 from mixsweep.analysis.inference.statistics import MIN_SEEDS, SUPPORTED, UNDECIDED, Interval
 from mixsweep.analysis.inference.wording import (
     difference_text,
@@ -164,7 +165,8 @@ def _comparisons(
 def _figure(part: Part, score: Interval, rows: pd.DataFrame) -> str:
     seeds = seeds_text(score.n) + (f" of {len(rows)}" if score.n < len(rows) else "")
     note = f"{seeds}: no interval" if score.n == 1 else f"95 % CI, {seeds}"
-    return f"{interval_text(part.metric, score)} ({note})"
+    shown = within(score, possible_range(part.trainable, part.metric))
+    return f"{interval_text(part.metric, shown)} ({note})"
 
 
 def _progress(trials: pd.DataFrame) -> str:
@@ -195,6 +197,7 @@ def _test_figure(part: Part, trials: pd.DataFrame, point: int, name: str) -> str
     sentences = []
     for test in part.trainable.reported_tests:
         tested = statistics.t_interval(rows[f"final_{test}"].dropna().tolist())
+        tested = within(tested, possible_range(part.trainable, test))
         if tested.n and part.metric != test:
             words = metric_words(test).capitalize()
             sentences.append(

@@ -60,14 +60,19 @@ def figure_text(metric: str, value: float) -> str:
 
 
 def interval_text(metric: str, interval: Interval) -> str:
-    """Mean ± half the 95 % interval; the mean alone where there is no interval."""
+    """Mean ± half the 95 % interval, or both its ends where it was cut; the mean alone where there is no interval."""
     if interval.n == 0:
         return "–"
     if math.isnan(interval.low):
         return figure_text(metric, interval.mean)
     if "accuracy" in metric:
-        return f"{100 * interval.mean:.1f} ± {100 * interval.half:.1f} %"
-    return f"{interval.mean:.4g} ± {interval.half:.2g}{' s' if 'seconds' in metric else ''}"
+        scale, unit, of_mean, of_half, of_end = 100.0, " %", ".1f", ".1f", ".1f"
+    else:
+        scale, unit, of_mean, of_half, of_end = 1.0, " s" if "seconds" in metric else "", ".4g", ".2g", ".3g"
+    mean, low, high = (scale * value for value in (interval.mean, interval.low, interval.high))
+    if math.isclose(mean - low, high - mean, abs_tol=1e-9 * max(1.0, abs(mean))):
+        return f"{mean:{of_mean}} ± {scale * interval.half:{of_half}}{unit}"
+    return f"{mean:{of_mean}} [{low:{of_end}}, {high:{of_end}}]{unit}"
 
 
 def difference_text(metric: str, interval: Interval) -> str:

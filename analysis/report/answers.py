@@ -11,11 +11,11 @@ import pandas as pd
 from mixsweep.analysis.inference import claims, statistics
 from mixsweep.analysis.inference.claims import Verdict
 from mixsweep.analysis.inference.comparisons import ordered_points, point_labels
+from mixsweep.analysis.inference.ranges import possible_range, within
 from mixsweep.analysis.inference.statistics import Interval, t_interval
-from mixsweep.analysis.inference.wording import figure_text, metric_words
-from mixsweep.analysis.report.ranges import possible_range, within
+from mixsweep.analysis.inference.wording import figure_text, interval_text, metric_words
 from mixsweep.analysis.report.study import Section
-from mixsweep.analysis.report.tables import MOST_COMPARED, cell_text, interval_of
+from mixsweep.analysis.report.tables import MOST_COMPARED, interval_of
 
 _WORDS = ("finding", "source")  # keys of `published` that are not metrics
 
@@ -137,7 +137,7 @@ def _answer_of_many(section: Section, results: pd.DataFrame) -> str:
     part, trials = section.part, section.trials
     name = point_labels(part, trials[trials["point"] == best[1]])[best[1]]
     extreme = "highest" if part.mode == "max" else "lowest"
-    figure = cell_text(part.metric, interval_of(results.iloc[best[0]].to_dict(), "final"))
+    figure = interval_text(part.metric, interval_of(results.iloc[best[0]].to_dict(), "final"))
     return (
         f"Of {section.points:,} combinations, {name} has the {extreme} mean {metric_words(part.metric)}, {figure}. It "
         "is the best of many, so partly by luck: so many combinations are not compared in pairs, and the claims and "
@@ -153,7 +153,7 @@ def _published(section: Section, results: pd.DataFrame) -> list[Published]:
         found.append(Published("finding", "", finding))
     for metric, value in told.items():
         if metric not in _WORDS:
-            ours = cell_text(metric, _ours(section, results, metric))
+            ours = interval_text(metric, _ours(section, results, metric))
             found.append(Published(metric_words(metric), ours, figure_text(metric, float(value)), metric))
     return found
 

@@ -11,6 +11,7 @@ from mixsweep.analysis.inference.wording import (
     axis_words,
     difference_text,
     figure_text,
+    interval_text,
     listing,
     metric_words,
     value_label,
@@ -33,7 +34,7 @@ from mixsweep.analysis.report.part_values import (
     point_finals,
 )
 from mixsweep.analysis.report.study import Section
-from mixsweep.analysis.report.tables import MOST_COMPARED, cell_text
+from mixsweep.analysis.report.tables import MOST_COMPARED
 
 _MOST_TOLD = 12  # values in the text for readers who do not see a figure
 
@@ -159,7 +160,7 @@ def _costs(section: Section, finals: Sequence[Finals], cost: str, out: Path) -> 
     unit = words if "seconds" in words else f"{words} (s)"
     figure = figures.draw_cost(known, unit, part.metric, axes_title(section), part.figure_word)
     told = [
-        f"{value.label}: {cell_text(part.metric, value.interval)} at {cell_text(cost, value.cost)}"
+        f"{value.label}: {interval_text(part.metric, value.interval)} at {interval_text(cost, value.cost)}"
         for value in best_of(known, part.mode, _MOST_TOLD)
     ]
     return [picture(figure, f"{section.slug}-cost", caption, _alt(caption, told), out)]
@@ -245,7 +246,7 @@ def _curve_alt(section: Section, axis: str | None, values: Sequence[Any]) -> str
 
 def _told(metric: str, finals: Sequence[Finals]) -> list[str]:
     return [
-        f"{value.label}: {cell_text(metric, value.interval) if value.interval.n else 'diverged'}"
+        f"{value.label}: {interval_text(metric, value.interval) if value.interval.n else 'diverged'}"
         for value in finals
     ]
 

@@ -8,11 +8,11 @@ import pandas as pd
 
 from mixsweep.analysis.frames import figure_column, plain, value_codes, values_of
 from mixsweep.analysis.inference.comparisons import ordered_points
+from mixsweep.analysis.inference.ranges import possible_range, within
 from mixsweep.analysis.inference.statistics import Interval, t_interval
 from mixsweep.analysis.inference.wording import axis_words, value_label
 from mixsweep.analysis.report.answers import Answer
 from mixsweep.analysis.report.figures.effects import Effect, Finals
-from mixsweep.analysis.report.ranges import possible_range, within
 from mixsweep.analysis.report.study import Section
 from mixsweep.analysis.report.tables import interval_of
 

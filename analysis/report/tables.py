@@ -12,6 +12,7 @@ import pandas as pd
 from mixsweep.analysis.frames import Part, figure_column, of_part, plain
 from mixsweep.analysis.inference import statistics
 from mixsweep.analysis.inference.comparisons import ordered_points, point_scores
+from mixsweep.analysis.inference.ranges import possible_range, within
 from mixsweep.analysis.inference.statistics import Interval, t_interval
 from mixsweep.analysis.inference.wording import (
     axis_words,
@@ -20,7 +21,6 @@ from mixsweep.analysis.inference.wording import (
     metric_words,
     value_label,
 )
-from mixsweep.analysis.report.ranges import possible_range, within
 from mixsweep.core.formatting import duration, energy_text
 
 _ENDED = ("completed", "stopped", "diverged", "failed")
@@ -91,10 +91,10 @@ def ablation_text(part: Part, table: pd.DataFrame) -> Table:
             (
                 *(value_label(axis, plain(row[axis])) for axis in part.axes),
                 str(row["seeds"]),
-                cell_text(metric, interval_of(row, "final")),
-                *[cell_text(metric, interval_of(row, "best"))] * (part.score != "best"),
+                interval_text(metric, interval_of(row, "final")),
+                *[interval_text(metric, interval_of(row, "best"))] * (part.score != "best"),
                 *(
-                    cell_text(test, interval_of(row, test)) + trained_on_text(row["trained_on_to"])
+                    interval_text(test, interval_of(row, test)) + trained_on_text(row["trained_on_to"])
                     for test in tests
                 ),
                 *["–" if np.isnan(probability) else f"{probability:.2f}"] * computed,
@@ -271,19 +271,6 @@ def escape_latex(text: str) -> str:
 
 def _latex_row(cells: Sequence[str]) -> str:
     return " & ".join(map(escape_latex, cells)) + r" \\"
-
-
-def cell_text(metric: str, interval: Interval) -> str:
-    """A mean with its interval; both ends of it where it was cut at the metric's possible range."""
-    below, above = interval.mean - interval.low, interval.high - interval.mean
-    if not interval.n or np.isnan(below) or abs(below - above) <= 1e-9 * max(1.0, abs(interval.mean)):
-        return interval_text(metric, interval)
-    if "accuracy" in metric:
-        mean, low, high = (f"{100 * value:.1f}" for value in (interval.mean, interval.low, interval.high))
-        return f"{mean} [{low}, {high}] %"
-    return (
-        f"{interval.mean:.4g} [{interval.low:.3g}, {interval.high:.3g}]{' s' if 'seconds' in metric else ''}"
-    )
 
 
 def interval_of(row: Mapping[Any, Any], name: str) -> Interval:

@@ -26,8 +26,7 @@ def test_the_first_table_has_question_answer_verdicts_and_a_link(rates: Path) ->
     first = page.text[: page.text.index("What did not finish")]
     for words in (
         "Which learning rate trains ResNet18 best",
-        "1e-3 is best",
-        "1 supported",
+        "Test accuracy of 1e-3 at the last epoch",
         "1 contradicted",
     ):
         assert words in first
@@ -87,7 +86,7 @@ def test_no_interval_leaves_the_range_of_an_accuracy(tmp_path: Path) -> None:
         row = next(row for row in csv.DictReader(file) if row["lr"] == "0.001")
     assert float(row["final_high"]) == 1.0
     assert float(row["final_low"]) < 0.9
-    assert re.search(r"96\.0 \[8\d\.\d, 100\.0\] %", Page(page).text)
+    assert len(re.findall(r"96\.0 \[8\d\.\d, 100\.0\] %", Page(page).text)) >= 3  # answers and tables
 
 
 def _set_last(folder: TrialFolder, value: float) -> None:
