@@ -16,7 +16,7 @@ TRENDS = ("increasing", "decreasing")
 ERRORS = ("own", "pooled")
 MODES = ("max", "min")
 
-_WITH_THAN = ("better", "worse", "faster")
+WITH_THAN = ("better", "worse", "faster")
 _COSTS = ("parameters",)  # of whole trials, beside their seconds
 
 
@@ -105,7 +105,7 @@ def _kind(reader: Reader, claim: Mapping[str, Any], at: str) -> str:
             f"{at}{kinds[1]}", f"not with {kinds[0]}: a claim makes one statement; write another"
         )
     kind = kinds[0]
-    for key, allowed in (("than", _WITH_THAN), ("within", ("alike",))):
+    for key, allowed in (("than", WITH_THAN), ("within", ("alike",))):
         if key in claim and kind not in allowed:
             raise reader.error(f"{at}{key}", f"not with {kind}; it goes with {' or '.join(allowed)}")
     if kind == "alike" and "within" not in claim:
@@ -145,6 +145,12 @@ def _check_values(
             raise reader.error(where, f"{item!r} is not in space.{compare}: {known}")
 
 
+def known_metrics(trainable: Trainable) -> tuple[str, ...]:
+    """The metrics that a claim may name: of quality, of seconds, and the number of parameters."""
+    own = (*trainable.result_metrics, *trainable.objectives, *trainable.second_metrics, *_COSTS)
+    return tuple(dict.fromkeys(own))
+
+
 def _metric(reader: Reader, trainable: Trainable, claim: Mapping[str, Any], kind: str, at: str) -> str:
     metric = reader.text(claim, "metric", "", at)
     seconds = trainable.second_metrics
@@ -155,7 +161,7 @@ def _metric(reader: Reader, trainable: Trainable, claim: Mapping[str, Any], kind
             raise reader.error(
                 f"{at}metric", f"{metric!r} is not a metric of seconds{did_you_mean(metric, seconds)}"
             )
-    known = dict.fromkeys((*trainable.result_metrics, *trainable.objectives, *seconds, *_COSTS))
+    known = known_metrics(trainable)
     if metric and not isinstance(trainable, DeclaredTrainable) and metric not in known:
         raise reader.error(f"{at}metric", f"{metric!r} is not known{did_you_mean(metric, known)}")
     return metric

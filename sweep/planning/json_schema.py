@@ -13,7 +13,7 @@ from mixsweep.core.config import Field as TrialField
 from mixsweep.core.toml.keys import declared_keys, types_of
 from mixsweep.core.toml.reader import SIZE
 from mixsweep.core.trainables.kinds import find_trainable
-from mixsweep.sweep.planning.claims_schema import CLAIM_KINDS, TRENDS, Claim
+from mixsweep.sweep.planning.claims_schema import CLAIM_KINDS, TRENDS, WITH_THAN, Claim, known_metrics
 from mixsweep.sweep.planning.command_schema import CommandTable
 from mixsweep.sweep.planning.schema import (
     LONGEST_NAME,
@@ -282,18 +282,22 @@ def _claim() -> Schema:
     keys = _keys(Claim)
     axes = [name for name in _trial_fields() if name != "seed"]
     keys["compare"] |= {"type": "string", "enum": axes}
+    keys["metric"] |= {"enum": list(known_metrics(find_trainable()))}
     return {
         **_table(_claimed(keys)),
         "required": _required(Claim),
         "oneOf": [{"required": [kind]} for kind in CLAIM_KINDS],
         "dependentRequired": {"alike": ["within"], "within": ["alike"]},
+        "dependentSchemas": {"than": {"anyOf": [{"required": [kind]} for kind in WITH_THAN]}},
     }
 
 
 def _claimed(keys: dict[str, Schema]) -> dict[str, Schema]:
     """The keys of a claim with the types of those that are read by hand."""
-    for name in ("better", "worse", "best", "worst", "faster", "than"):
-        keys[name] |= {"type": ["string", "number", "boolean", "array"]}
+    for name in ("better", "worse", "faster", "than"):
+        keys[name] |= {"type": ["string", "number", "boolean", "array"], "minItems": 1}
+    for name in ("best", "worst"):
+        keys[name] |= {"type": ["string", "number", "boolean"]}
     keys["alike"] |= {"anyOf": [{"const": "all"}, {"type": "array", "minItems": 2}]}
     keys["monotone"] |= {"type": "string", "enum": list(TRENDS)}
     keys["metric"] |= {"type": "string"}
