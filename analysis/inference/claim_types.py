@@ -90,7 +90,8 @@ def _ask(
     pairs = _pairs(question.kind, claim, compared, left, right)
     if not pairs:
         return replace(question, refused="Nothing to compare with.", trials=involved)
-    if question.kind == "faster" and (why := why_not_timed(part, axis, [*left, *right], frame, involved)):
+    timed = question.kind == "faster" or question.metric in part.trainable.second_metrics
+    if timed and (why := why_not_timed(part, axis, [*left, *right], frame, involved)):
         return replace(question, refused=why, trials=involved)
     types = {"alike": "alike", "monotone": "monotone"}
     values = len(known)

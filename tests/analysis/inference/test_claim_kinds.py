@@ -88,6 +88,11 @@ def test_seconds_are_compared_on_one_device_alone(tmp_path):
     (verdict,) = evaluate_claims(part, spread, timed)
     assert verdict.kind == "supported"
     assert "paired difference in seconds to train one epoch −1 s" in verdict.evidence
+    trend = {"text": "slower", "compare": "activation", "monotone": "increasing", "metric": "train_seconds"}
+    (refused,) = evaluate_claims(replace(part, claims=(trend,)), frame, timed)
+    assert refused.evidence.startswith(
+        "Not timed: all trials of activation relu and tanh ran one after the other"
+    )
     (refused,) = evaluate_claims(part, spread, timed.assign(device=timed["activation"]))
     assert refused.evidence.startswith("Not timed: the trials ran on relu and tanh")
 
