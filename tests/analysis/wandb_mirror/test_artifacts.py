@@ -66,7 +66,7 @@ def expected(store: SweepStore) -> dict[str, dict[str, bytes]]:
     """By artifact, its files as they lie in the store."""
     report = {path.name: path.read_bytes() for path in (store.path / "report").iterdir()}
     report.pop("files.json")
-    assert {path.rpartition(".")[2] for path in report} == {"html", "csv", "tex", "png", "svg"}
+    assert {path.rpartition(".")[2] for path in report} == {"html", "csv", "tex", "png", "svg", "md"}
     checkpoint = checkpoint_path(store.trial(best_trial(store))).read_bytes()
     return {"mirrored-model": {"checkpoint.pt": checkpoint}, "mirrored-report": report}
 
