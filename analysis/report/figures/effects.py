@@ -1,6 +1,7 @@
 """What a value does: differences, final values, sensitivity along an axis, and accuracy against cost."""
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,6 +27,7 @@ from mixsweep.analysis.report.figures.style import (
 
 _WIDTH = 5.0  # inches
 _ROW = 0.28
+_NOTE = 44  # letters
 _UNKNOWN = Interval(math.nan, math.nan, math.nan, 0)
 _OUTCOME_COLOURS = {1: PALETTE[2], -1: PALETTE[1], 0: SOFT, None: PALETTE[7]}
 _LOG_ALONG = 8.0  # from this ratio of its ends on, an axis of values is logarithmic
@@ -87,9 +89,9 @@ def draw_forest(effects: Sequence[Effect], metric: str, mode: str) -> Figure:
             colour = _OUTCOME_COLOURS[effect.outcome]
             interval = effect.interval
             if not interval.n or math.isnan(interval.mean):
-                panel.text(
-                    0.0, row, f" {safe(effect.note or 'no difference to draw')}", va="center", color=SOFT
-                )
+                words = textwrap.shorten(effect.note or "no difference to draw", _NOTE, placeholder=" …")
+                shown = panel.text(0.0, row, f" {safe(words)}", va="center", color=SOFT, fontsize=7.5)
+                shown.set_in_layout(False)  # a long note does not squeeze the axis
                 continue
             _draw_interval(panel, scale, interval, row, colour, MARKERS[1] if effect.outcome else MARKERS[0])
         panel.axvline(0.0, color=SOFT, linewidth=1.0)

@@ -49,6 +49,18 @@ def test_a_forest_has_a_row_a_difference_in_points_and_a_line_at_none() -> None:
     assert panel.get_xlabel() == "difference in valid accuracy (points); right: better"
 
 
+def test_a_long_note_does_not_squeeze_a_forest() -> None:
+    effects = [
+        Effect("a − b", Interval(0.03, 0.01, 0.05, 3), 1),
+        Effect("a − c", NONE, None, "c diverged " * 20),
+    ]
+    figure = draw_forest(effects, "valid_accuracy", "max")
+    figure.draw_without_rendering()
+    (panel,) = figure.axes
+    assert panel.get_position().width > 0.7
+    assert len(panel.texts[0].get_text()) < 50
+
+
 def test_final_values_are_dots_with_an_interval() -> None:
     (panel,) = draw_finals(finals(1, 2), "patch size", "valid_accuracy").axes
     dots, mean, ends = panel.get_lines()[:3]
