@@ -4,7 +4,6 @@ When a claim may be looked at again is fixed (mixsweep.analysis.inference.proced
 is decided makes no false verdicts.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,13 +13,19 @@ from mixsweep.analysis.inference.statistics import CONTRADICTED, SUPPORTED
 from mixsweep.core.formatting import rough_duration
 from mixsweep.core.store.store import SweepStore
 from mixsweep.sweep.planning.plan import Plan
-from mixsweep.sweep.search.extra_seeds import planned_with, record_round, seeds_of_points
+from mixsweep.sweep.search.extra_seeds import (
+    Point,
+    extra_seeds,
+    filled_up,
+    planned_with,
+    record_round,
+)
 
 MOST_LOOKS = (
     4  # beyond the first, at 1.5 times as many seeds each: a claim that needs more is a matter of a new sweep
 )
 
-Seeds = dict[tuple[str, str], int]
+Seeds = dict[Point, int]
 
 
 @dataclass(frozen=True)
@@ -54,8 +59,10 @@ def add_seeds(plan: Plan, store: SweepStore, budget: float | None) -> Step:
     seeds, because, left_out = _affordable(plan, store, undecided, budget)
     if not seeds:
         return Step(False, left_out)
-    record_round(store, seeds, because)
-    trials = len(planned_with(plan, {**seeds_of_points(store), **seeds}).trials) - len(plan.trials)
+    known = extra_seeds(store)
+    filled = filled_up(plan.spec, known, seeds)
+    record_round(store, {point: own for point, own in filled.items() if own != known.get(point)}, because)
+    trials = len(planned_with(plan, filled).trials) - len(plan.trials)
     most = max(seeds.values())
     return Step(True, f"{trials} more trials, up to {most} seeds, for: {'; '.join(because)}")
 
@@ -79,12 +86,12 @@ def _affordable(
         if verdict.next_look is None:
             reasons.append(f"{text}: more seeds would not decide it ({verdict.verdict})")
             continue
-        if verdict.next_look.seeds > _most_seeds(part, plan):
+        if verdict.next_look.number > MOST_LOOKS:
             reasons.append(f"{text}: undecided after {MOST_LOOKS} further looks")
             continue
         more = _with_claim(seeds, plan, part, verdict)
         known = {config.trial_id for config in plan.trials}
-        rows = planned_with(plan, {**seeds_of_points(store), **more}).rows
+        rows = planned_with(plan, filled_up(plan.spec, extra_seeds(store), more)).rows
         cost = sum(each[row.part, row.point] for row in rows if row.trial_id not in known)
         if budget is not None and spent + cost > budget:
             used = f"{rough_duration(spent)} of {rough_duration(budget)} are spent"
@@ -95,7 +102,7 @@ def _affordable(
     return seeds, tuple(because), "; ".join(reasons)
 
 
-def _with_claim(seeds: Mapping[tuple[str, str], int], plan: Plan, part: Part, verdict: Verdict) -> Seeds:
+def _with_claim(seeds: Mapping[Point, int], plan: Plan, part: Part, verdict: Verdict) -> Seeds:
     """Seeds by point, with those that a claim needs."""
     assert verdict.next_look is not None
     firsts = {(row.part, row.point): row.trial_id for row in plan.rows if row.replica == 0}
@@ -104,11 +111,6 @@ def _with_claim(seeds: Mapping[tuple[str, str], int], plan: Plan, part: Part, ve
         key = (part.name, firsts[part.name, point])
         more[key] = max(more.get(key, 0), verdict.next_look.seeds)
     return more
-
-
-def _most_seeds(part: Part, plan: Plan) -> int:
-    first = max(part.declared or len(plan.spec.seeds), 6)  # of a comparison by ranks
-    return math.ceil(first * 1.5**MOST_LOOKS) + MOST_LOOKS
 
 
 def _device_seconds(plan: Plan, store: SweepStore) -> tuple[float, dict[tuple[str, int], float]]:

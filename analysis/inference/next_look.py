@@ -18,10 +18,12 @@ class NextLook:
     Args:
         points: the points of the comparisons that are not decided yet.
         seeds: how many seeds each of them has to have in all.
+        number: of the look; 0 is the first one, at the declared seeds.
     """
 
     points: tuple[int, ...]
     seeds: int
+    number: int
 
 
 def next_look_of(question: Question, decision: Decision) -> NextLook | None:
@@ -41,9 +43,9 @@ def next_look_of(question: Question, decision: Decision) -> NextLook | None:
         settled = np.zeros(len(pairs), dtype=bool)
     if blocks.pairs(hypothesis.pairs).is_stopped[~settled].any():
         return None
-    seeds = max(look_after(int(first), blocks.ready)[0] for first in evidence.looks.first[~settled])
+    seeds, number = max(look_after(int(first), blocks.ready) for first in evidence.looks.first[~settled])
     if seeds <= blocks.seeds and blocks.ready < blocks.seeds:
         return None  # planned already, and not trained yet
     wanted = {compared.keys[index] for index in pairs[~settled].ravel().tolist()}
     chosen = question.trials[question.trials[question.axis].map(plain).isin(wanted)]
-    return NextLook(tuple(sorted({int(point) for point in chosen["point"]})), seeds)
+    return NextLook(tuple(sorted({int(point) for point in chosen["point"]})), seeds, number)

@@ -7,7 +7,7 @@ import pytest
 
 from mixsweep.core.store.store import SweepStore
 from mixsweep.sweep.planning.plan import read_plan
-from mixsweep.sweep.search.extra_seeds import read_rounds
+from mixsweep.sweep.search.extra_seeds import extra_seeds, read_rounds, record_round
 from tests.support.commands import finish, infos
 
 # A score that depends on the value and on the seed: the values' means are 1.0, 1.5 and 9.0, their noise is paired.
@@ -72,7 +72,11 @@ def test_only_the_undecided_claims_values_get_seeds_until_it_is_decided(file: Pa
     assert {one.because for one in rounds} == {("b is better than a",)}
     seeds = seeds_of(store)
     assert seeds["c"] == 3
-    assert seeds["a"] == seeds["b"] == max(rounds[-1].seeds.values())
+    assert {kind: len(extra) + 3 for kind, extra in zip("ab", extra_seeds(store).values())} == {
+        "a": seeds["a"],
+        "b": seeds["b"],
+    }
+    assert seeds["a"] == seeds["b"]
     assert seeds["a"] in (5, 8, 12, 18)
     assert f"more trials, up to {seeds['a']} seeds, for: b is better than a" in said
     assert said.rstrip().endswith("All 2 claims are decided.")
@@ -103,10 +107,9 @@ def test_a_killed_round_goes_on_with_the_same_command(file: Path) -> None:
     assert code == 0, said
     store = SweepStore(file.parent / "runs" / "evidence")
     # As after a kill just when the round had been recorded: none of its trials has begun.
-    from mixsweep.sweep.search.extra_seeds import record_round
-
     firsts = {str(row.config["kind"]): row.trial_id for row in read_plan(store) if row.replica == 0}
-    record_round(store, {("evidence", firsts["a"]): 5, ("evidence", firsts["b"]): 5}, ("b is better than a",))
+    more = {("evidence", firsts["a"]): (3, 4), ("evidence", firsts["b"]): (3, 4)}
+    record_round(store, more, ("b is better than a",))
     code, said = run(file)
     assert code == 0, said
     assert seeds_of(store) == {"a": 5, "b": 5, "c": 3}
