@@ -64,6 +64,11 @@ cpus = 1
 # zip = [["lr", "batch_size"]]
 # exclude = [{{ lr = 1e-1, activation = "tanh" }}]
 
+# [published]: what others reported on the question, which the report shows beside ours.
+# [published]
+# test_accuracy = 0.9
+# source = "a paper, table 1"
+
 # [derive]: fields computed from others.
 # [derive]
 # weight_decay = "0.1 * lr"

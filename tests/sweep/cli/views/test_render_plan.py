@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from mixsweep.analysis.frames import read_sweep
 from mixsweep.analysis.report.methods import axes
 from mixsweep.cluster.places import find_place
 from mixsweep.sweep.cli.views.render_plan import describe_plan, plan_mapping
@@ -76,4 +77,4 @@ def test_a_trial_and_a_report_say_what_was_derived(tmp_path: Path) -> None:
     assert "derived: weight_decay = 0.1 * lr" in text.getvalue().splitlines()
     assert trial_mapping(folders[0.1])["derived"] == {"weight_decay": "0.1 * lr"}
     assert "derived" not in trial_mapping(folders[0.3])
-    assert axes([store]) == ["Axes of axes: zipped: lr with batch_size; derived: weight_decay = 0.1 * lr."]
+    assert axes([read_sweep(store)]) == ["Axes of axes: zipped: lr with batch_size; derived: weight_decay = 0.1 * lr."]
