@@ -258,8 +258,12 @@ class ArrayDriver:
         return submitted
 
     def _packing(self, request: JobRequest, trials: Sequence[TrialConfig]) -> Packing:
-        work = [RemainingWork(config, config.epochs - config.begins_after) for config in trials]
+        work = [RemainingWork(config, self._epochs_left(config)) for config in trials]
         return choose_packing(self._slurm, request, work, self._store.path.parent)
+
+    def _epochs_left(self, config: TrialConfig) -> int:
+        info = self._info(config.trial_id)
+        return max(1, config.epochs - max(config.begins_after, info.epoch if info else 0))
 
     def _cancel_unstartable(self, queue: Mapping[str, QueuedTask], say: Callable[[str], None]) -> None:
         """Cancel tasks that can never start, and raise; say which jobs are held."""

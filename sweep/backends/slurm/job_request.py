@@ -62,6 +62,13 @@ def job_module(place: SlurmPlace, store: SweepStore, submission_id: str) -> tupl
 
 
 def group(trials: Sequence[str], per_task: int) -> tuple[tuple[str, ...], ...]:
-    """Distribute trials over tasks, round-robin, so that the tasks' first trials are the first of the plan."""
+    """Deal trials to tasks in rounds, so that the tasks' first trials are the first of the plan.
+
+    Each round begins one task later: a plan repeats its points seed by seed, and a task would get all seeds of one.
+    """
     count = -(-len(trials) // per_task)
-    return tuple(tuple(trials[index::count]) for index in range(count))
+    tasks: list[list[str]] = [[] for _ in range(count)]
+    for position, trial_id in enumerate(trials):
+        dealt, place = divmod(position, count)
+        tasks[(place + dealt) % count].append(trial_id)
+    return tuple(map(tuple, tasks))

@@ -42,14 +42,16 @@ def choose_packing(
         return Packing(int(place.trials_per_task))
     if not work:
         return Packing(1)
-    cost = forecast(work, measured_rates(root))
+    pace = measured_rates(root)
+    cost = forecast(work, pace)
     if cost.seconds is None:
         return Packing(1, f"one trial a task: how long a trial takes is not known ({cost.basis})")
     each = max(cost.seconds / len(work), 1e-3)
+    slowest = max(each, *(forecast([one], pace).seconds or 0.0 for one in work))
     slots = place.parallelism
     with suppress(SlurmError):  # `sweep plan` works where no scheduler is
         slots = min(slots, slurm.count_slots(place, request))
-    longest = min(_TASK_SECONDS, _SHARE_OF_LIMIT * 60 * place.time)
-    count = max(1, min(int(longest / each), math.ceil(len(work) / max(1, slots))))
+    within_limit = int(_SHARE_OF_LIMIT * 60 * place.time / slowest)
+    count = max(1, min(int(_TASK_SECONDS / each), within_limit, math.ceil(len(work) / max(1, slots))))
     words = f"a trial takes about {rough_duration(each)}, and {slots} tasks can run at once"
     return Packing(count, f"{count} trial{'s' * (count > 1)} a task: {words}")

@@ -94,8 +94,13 @@ def test_an_array_over_the_limit_is_split(tmp_path: Path, monkeypatch: pytest.Mo
 def test_grouped_trials_are_each_in_one_task_and_early_ones_are_first() -> None:
     names = tuple("abcdefg")
     tasks = group(names, 3)
-    assert tasks == (("a", "d", "g"), ("b", "e"), ("c", "f"))
+    assert tasks == (("a", "f"), ("b", "d"), ("c", "e", "g"))
     assert group(names, 1) == tuple((name,) for name in names)
+
+
+def test_a_task_does_not_get_all_seeds_of_a_point() -> None:
+    plan = [f"{point}{seed}" for seed in range(3) for point in "abcdefgh"]
+    assert all(len({name[0] for name in task}) == 3 for task in group(plan, 3))
 
 
 def test_a_fraction_of_a_gpu_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,18 +23,27 @@ def pack(
     seconds: float | None,
     slots: int | None = None,
     place: SlurmPlace = CAMPUS,
+    slowest: int = 1,
 ) -> Packing:
-    """The packing of trials that take so many seconds each, on a cluster with so many slots."""
+    """The packing of trials that take so many seconds each, on a cluster with so many slots.
+
+    Args:
+        slowest: how many times as long the last one takes.
+    """
 
     def count(place: SlurmPlace, request: JobRequest) -> int:
         if slots is None:
             raise SlurmError("scontrol: not found")
         return slots
 
-    total = None if seconds is None else seconds * trials
-    monkeypatch.setattr(packing, "forecast", lambda work, pace: Forecast(total, "no record of it yet"))
+    def take(work: list[RemainingWork], pace: object) -> Forecast:
+        total = None if seconds is None else seconds * sum(one.epochs for one in work)
+        return Forecast(total, "no record of it yet")
+
+    monkeypatch.setattr(packing, "forecast", take)
     monkeypatch.setattr(slurm, "count_slots", count)
-    return choose_packing(place, REQUEST, [RemainingWork(ImageConfig(), 1)] * trials, Path("nowhere"))
+    work = [RemainingWork(ImageConfig(), 1)] * (trials - 1) + [RemainingWork(ImageConfig(), slowest)]
+    return choose_packing(place, REQUEST, work, Path("nowhere"))
 
 
 @pytest.mark.parametrize(
@@ -58,6 +67,13 @@ def test_a_task_takes_some_minutes_and_leaves_one_for_each_slot(
     assert made.trials_per_task == count
     assert f"{count} trial" in made.reason
     assert f"{slots} tasks can run at once" in made.reason
+
+
+def test_the_slowest_trials_of_a_task_must_fit_into_half_of_the_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = pack(monkeypatch, trials=1000, seconds=1.0, slots=4, place=SlurmPlace(time=10), slowest=60)
+    assert made.trials_per_task == 5
 
 
 def test_without_a_scheduler_the_places_own_limit_counts(monkeypatch: pytest.MonkeyPatch) -> None:

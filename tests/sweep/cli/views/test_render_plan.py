@@ -77,4 +77,6 @@ def test_a_trial_and_a_report_say_what_was_derived(tmp_path: Path) -> None:
     assert "derived: weight_decay = 0.1 * lr" in text.getvalue().splitlines()
     assert trial_mapping(folders[0.1])["derived"] == {"weight_decay": "0.1 * lr"}
     assert "derived" not in trial_mapping(folders[0.3])
-    assert axes([read_sweep(store)]) == ["Axes of axes: zipped: lr with batch_size; derived: weight_decay = 0.1 * lr."]
+    assert axes([read_sweep(store)]) == [
+        "Axes of axes: zipped: lr with batch_size; derived: weight_decay = 0.1 * lr."
+    ]
