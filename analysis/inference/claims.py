@@ -27,6 +27,8 @@ class Verdict:
     p_value: float = 1.0  # two-sided, corrected for looks and over the claims that are reported together
     primary: bool = False
     late: bool = False  # written after the first trial started
+    metric: str = ""  # what it is tested on: its own, or the sweep's
+    mode: str = ""  # of the metric: max or min
     # The seeds that it is looked at next; None: decided, or more seeds cannot decide it.
     next_look: NextLook | None = None
 
@@ -158,6 +160,8 @@ def _verdict(part: Part, question: Question, decision: Decision | None) -> Verdi
             question.refused,
             primary=question.primary,
             late=question.late,
+            metric=question.metric,
+            mode=question.mode,
         )
     compared = comparisons_of(question, decision)
     return Verdict(
@@ -169,5 +173,7 @@ def _verdict(part: Part, question: Question, decision: Decision | None) -> Verdi
         p_value=decision.p_value,
         primary=question.primary,
         late=question.late,
+        metric=question.metric,
+        mode=question.mode,
         next_look=next_look_of(question, decision),
     )

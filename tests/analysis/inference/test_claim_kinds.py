@@ -210,3 +210,15 @@ def test_a_pooled_error_decides_with_three_seeds_what_the_own_one_does_not(tmp_p
     assert "Tested with an error pooled over 5 values, as declared before the run." in pooled.evidence
     (late,) = evaluate_claims(replace(found, error="pooled", late=(0,)), frame, trials)
     assert "pooled" not in late.evidence
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected"),
+    [({}, ("valid_accuracy", "max")), ({"metric": "valid_loss"}, ("valid_loss", "min"))],
+)
+def test_a_verdict_names_the_metric_that_it_rests_on_and_its_mode(tmp_path, metric, expected):
+    _, (verdict,) = judged(activations(tmp_path / "a", claim={**CLAIM, **metric}))
+    assert (verdict.metric, verdict.mode) == expected
+    _, (refused,) = judged(activations(tmp_path / "b", claim={**CLAIM, **metric, "better": "gelu"}))
+    assert refused.kind == "undecided"
+    assert (refused.metric, refused.mode) == expected
