@@ -61,6 +61,8 @@ def read_claim(part: Part, number: int, frame: pd.DataFrame, trials: pd.DataFram
         primary=bool(claim.get("primary", False)) and not late,
         late=late,
     )
+    if not mode:
+        return replace(question, refused=f"It is not known whether more {metric} is better; give its mode.")
     is_known = metric in frame or metric in trials or frame.empty
     if question.axis not in trials or not is_known:
         return replace(question, refused=f"No trial has {question.axis} and {metric}.")
@@ -106,13 +108,17 @@ def _ask(
 
 
 def _metric(part: Part, claim: Mapping[str, Any], kind: str) -> tuple[str, str]:
+    """What a claim is tested on, and its mode; '' where nobody says it."""
     seconds = part.trainable.second_metrics
     default = seconds[0] if kind == "faster" and seconds else part.metric
     metric = str(claim.get("metric", default))
-    mode = (
-        "min" if kind == "faster" else part.mode if metric == part.metric else part.trainable.better(metric)
-    )
-    return metric, str(claim.get("mode", mode))
+    if "mode" in claim:
+        return metric, str(claim["mode"])
+    if kind == "faster":
+        return metric, "min"
+    if metric == part.metric:
+        return metric, part.mode
+    return metric, part.trainable.better(metric) if part.trainable.has_better(metric) else ""
 
 
 def _sides(claim: Mapping[str, Any], kind: str, known: Sequence[Any]) -> tuple[list[Any], list[Any]]:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:  # torch takes seconds to import, and most users of this inter
 
     from mixsweep.core.trainables.definition import Definition
 
+COSTS = ("parameters",)  # of whole trials, beside their seconds
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -300,6 +302,12 @@ class Trainable(ABC):
     def better(self, metric: str) -> str:
         """`max` or `min`: which values of a metric are better; `min` for an unknown one, taken as a cost."""
         return next((known.better for known in self.metrics if known.name == metric and known.better), "min")
+
+    def has_better(self, metric: str) -> bool:
+        """Whether it is known which values of a metric are better: it is declared, or a cost."""
+        return metric in (*self.second_metrics, *COSTS) or any(
+            known.name == metric and known.better for known in self.metrics
+        )
 
     def objective(self, sweep_file: Mapping[str, Any]) -> Objective:
         """The objective in a sweep file, or the default one."""

@@ -9,7 +9,7 @@ from mixsweep.core.errors import did_you_mean
 from mixsweep.core.toml.keys import declared_keys, read_keys, toml_key, toml_key_by_hand
 from mixsweep.core.toml.reader import Reader
 from mixsweep.core.trainables.declared import DeclaredTrainable
-from mixsweep.core.trainables.interface import Trainable
+from mixsweep.core.trainables.interface import COSTS, Trainable
 
 CLAIM_KINDS = ("better", "worse", "best", "worst", "alike", "monotone", "faster")
 TRENDS = ("increasing", "decreasing")
@@ -17,7 +17,6 @@ ERRORS = ("own", "pooled")
 MODES = ("max", "min")
 
 WITH_THAN = ("better", "worse", "faster")
-_COSTS = ("parameters",)  # of whole trials, beside their seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +89,7 @@ def read_claims(
         known = space[compare].get("grid_search", space[compare].get("choice"))
         check = partial(_check_values, reader, known=known, compare=compare, check_value=check_value)
         plain = read_keys(reader, claim, Claim, at)
-        values = _own_keys(reader, claim, kind, at, check)
+        values = _own_keys(reader, claim, kind, at, check, trainable.field(compare).is_list)
         metric = _metric(reader, trainable, claim, kind, at)
         claims.append(Claim(**plain, compare=compare, **values, metric=metric))
     return tuple(claims)
@@ -114,32 +113,45 @@ def _kind(reader: Reader, claim: Mapping[str, Any], at: str) -> str:
 
 
 def _own_keys(
-    reader: Reader, claim: Mapping[str, Any], kind: str, at: str, check: "partial[None]"
+    reader: Reader, claim: Mapping[str, Any], kind: str, at: str, check: "partial[None]", of_lists: bool
 ) -> dict[str, Any]:
     given = claim[kind]
     if kind == "monotone":
         return {"monotone": reader.choice(claim, "monotone", "", TRENDS, at)}
     if kind == "alike" and given == "all":
         return {"alike": "all"}
-    check(where=at + kind, value=given)
-    values: dict[str, Any] = {kind: tuple(given) if isinstance(given, list) else (given,)}
+    values: dict[str, Any] = {kind: _values(given, of_lists)}
+    check(where=at + kind, values=values[kind])
     if kind == "alike" and len(values[kind]) < 2:
         raise reader.error(f"{at}alike", f"{given!r} is one value; write two or more, or all")
-    if kind in ("best", "worst") and isinstance(given, list):
+    if kind in ("best", "worst") and values[kind] != (given,):
         raise reader.error(f"{at}{kind}", f"{given!r} is a list; one value is the {kind}")
     if not values[kind]:
         raise reader.error(f"{at}{kind}", "is empty; write a value of [space]")
     than = claim.get("than", "rest")
     if than != "rest":
-        check(where=f"{at}than", value=than)
-        values["than"] = tuple(than) if isinstance(than, list) else (than,)
+        values["than"] = _values(than, of_lists)
+        check(where=f"{at}than", values=values["than"])
     return values
 
 
+def _values(given: Any, of_lists: bool) -> tuple[Any, ...]:
+    """A value, or the values of a list; of a field of lists, a list without lists in it is one value."""
+    if not isinstance(given, list):
+        return (given,)
+    is_one = of_lists and given and not any(isinstance(item, list) for item in given)
+    return (given,) if is_one else tuple(given)
+
+
 def _check_values(
-    reader: Reader, where: str, value: Any, known: Sequence[Any] | None, compare: str, check_value: CheckValue
+    reader: Reader,
+    where: str,
+    values: Sequence[Any],
+    known: Sequence[Any] | None,
+    compare: str,
+    check_value: CheckValue,
 ) -> None:
-    for item in value if isinstance(value, list) else [value]:
+    for item in values:
         check_value(where, compare, item)
         if known is not None and item not in known:
             raise reader.error(where, f"{item!r} is not in space.{compare}: {known}")
@@ -147,7 +159,7 @@ def _check_values(
 
 def known_metrics(trainable: Trainable) -> tuple[str, ...]:
     """The metrics that a claim may name: of quality, of seconds, and the number of parameters."""
-    own = (*trainable.result_metrics, *trainable.objectives, *trainable.second_metrics, *_COSTS)
+    own = (*trainable.result_metrics, *trainable.objectives, *trainable.second_metrics, *COSTS)
     return tuple(dict.fromkeys(own))
 
 
@@ -164,4 +176,9 @@ def _metric(reader: Reader, trainable: Trainable, claim: Mapping[str, Any], kind
     known = known_metrics(trainable)
     if metric and not isinstance(trainable, DeclaredTrainable) and metric not in known:
         raise reader.error(f"{at}metric", f"{metric!r} is not known{did_you_mean(metric, known)}")
+    if metric and kind != "faster" and "mode" not in claim and not trainable.has_better(metric):
+        more = did_you_mean(metric, known)
+        raise reader.error(
+            f"{at}metric", f"{metric!r} is not declared by the trainable; give its mode too{more}"
+        )
     return metric

@@ -297,7 +297,7 @@ def _claimed(keys: dict[str, Schema]) -> dict[str, Schema]:
     for name in ("better", "worse", "faster", "than"):
         keys[name] |= {"type": ["string", "number", "boolean", "array"], "minItems": 1}
     for name in ("best", "worst"):
-        keys[name] |= {"type": ["string", "number", "boolean"]}
+        keys[name] |= {"type": ["string", "number", "boolean", "array"], "minItems": 1}  # a list is one value
     keys["alike"] |= {"anyOf": [{"const": "all"}, {"type": "array", "minItems": 2}]}
     keys["monotone"] |= {"type": "string", "enum": list(TRENDS)}
     keys["metric"] |= {"type": "string"}

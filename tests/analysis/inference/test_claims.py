@@ -356,3 +356,15 @@ def test_a_users_builder_that_raises_costs_the_parameter_count_alone(tmp_path, m
     trials = load_trials(write_sweep(tmp_path / "b", [part]))
     assert trials["parameters"].isna().all()
     assert trials["final_valid_accuracy"].notna().all()
+
+
+def test_a_claim_of_an_older_file_on_a_metric_of_unknown_mode_is_not_tested(tmp_path):
+    store = activations(tmp_path, claim={**CLAIM, "metric": "f1"})
+    (part,) = parts(store)
+    frame = load(store).assign(f1=lambda rows: rows["valid_accuracy"])
+    (verdict,) = evaluate_claims(part, frame, load_trials(store))
+    assert verdict.kind == "undecided"
+    assert verdict.evidence == "It is not known whether more f1 is better; give its mode."
+    known = replace(part, claims=({**CLAIM, "metric": "f1", "mode": "max"},))
+    (verdict,) = evaluate_claims(known, frame, load_trials(store))
+    assert verdict.kind == "supported"

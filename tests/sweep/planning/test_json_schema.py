@@ -67,6 +67,7 @@ BEYOND_A_SCHEMA = [
     ("claims.0.better", "rest"),
     ("claims.0.than", [0.01, 0.3]),
     ("claims", [{"compare": "lr", "best": 0.3}]),
+    ("claims", [{"compare": "lr", "best": [0.1]}]),
     ("claims", [{"compare": "lr", "faster": 0.1, "metric": "valid_loss"}]),
     ("base.patch_size", 5),
     ("space.patch_size", {"grid_search": [4, 5]}),

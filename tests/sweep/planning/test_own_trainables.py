@@ -96,6 +96,19 @@ def test_a_metric_that_the_class_does_not_declare_can_be_compared(tmp_path: Path
     assert len(spec.trainable.panels) == 1
 
 
+UNDECLARED_CLAIM = '\n[[claims]]\ncompare = "lr"\nbest = 0.1\nmetric = "f1"\n'
+
+
+def test_a_claim_on_a_metric_that_nobody_declares_needs_its_mode(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"claims\[1\].metric: 'f1' is not declared"):
+        load(tmp_path, text=FILE + UNDECLARED_CLAIM)
+    spec = load(tmp_path, text=FILE + UNDECLARED_CLAIM + 'mode = "max"\n')
+    assert [(claim.metric, claim.mode) for claim in spec.parts[0].claims[1:]] == [("f1", "max")]
+    for metric in ("loss", "seconds", "parameters"):
+        spec = load(tmp_path, text=FILE + UNDECLARED_CLAIM.replace("f1", metric))
+        assert spec.parts[0].claims[1].metric == metric
+
+
 def test_project_is_of_use_with_a_trainable(tmp_path: Path) -> None:
     spec = load(tmp_path, text=FILE.replace("seeds = 3", 'seeds = 3\nproject = "."'))
     assert spec.project == str(tmp_path)

@@ -511,3 +511,12 @@ def test_one_odd_value_in_a_good_file_raises_nothing_but_a_spec_error(path: str,
 def test_initial_weights_of_one_model_may_stand_in_its_base(init: str) -> None:
     plan = make_plan(parse_spec(changed("base.init", init)))
     assert {config["init"] for config in plan.trials} == {init}
+
+
+def test_of_a_field_of_lists_a_list_is_one_value_of_a_claim() -> None:
+    tables = changed("space", {"hidden": {"grid_search": [[128, 64], [32]]}})
+    for claimed in ({"best": [128, 64]}, {"better": [128, 64], "than": [32]}, {"better": [[128, 64]]}):
+        spec = parse_spec(tables | {"claims": [{"compare": "hidden", **claimed}]})
+        assert getattr(spec.parts[0].claims[0], next(iter(claimed))) == ([128, 64],)
+    with pytest.raises(SpecError, match=r"is a list; one value is the best"):
+        parse_spec(tables | {"claims": [{"compare": "hidden", "best": [[128, 64]]}]})
