@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from mixsweep.analysis.inference.procedures.blocks import Blocks
-from mixsweep.analysis.inference.procedures.looks import Looks, look, next_look, share
-from mixsweep.analysis.inference.procedures.trend import page
+from mixsweep.analysis.inference.procedures.looks import FIRST_SHARE, Looks, look, next_look, share
+from mixsweep.analysis.inference.procedures.trend import least_seeds_of_trend, page
 from mixsweep.analysis.inference.statistics import MIN_SEEDS
 
 _ALIKE_SHARE = 0.75
@@ -59,8 +59,8 @@ def weigh(blocks: Blocks, hypothesis: Hypothesis, level: float) -> Evidence:
         level: the two-sided level that a claim has to reach, for the number of seeds that a test on ranks needs.
     """
     kinds = {"better": _better, "alike": _alike, "monotone": _monotone}
-    support, against, looks = kinds[hypothesis.kind](blocks, hypothesis, level)
     choices = hypothesis.choices
+    support, against, looks = kinds[hypothesis.kind](blocks, hypothesis, level / choices)
     return Evidence(min(1.0, choices * support), min(1.0, choices * against), looks)
 
 
@@ -84,27 +84,54 @@ def _monotone(blocks: Blocks, claimed: Hypothesis, level: float) -> tuple[float,
     """Support needs the trend, and means without a step back; a step or trend the other way contradicts."""
     order = [claimed.pairs[0][1], *(a for a, _ in claimed.pairs)]
     steps = look(blocks, claimed.pairs, level, claimed.pooled)  # each value against the one before
-    first = int(max(blocks.declared, MIN_SEEDS))
     step_back = len(claimed.pairs) * float(steps.less.min())
     if blocks.stopped[order].any():
         return 1.0, 2 * step_back, steps
-    up, down, seeds, number = 1.0, 1.0, first, 0
-    while seeds <= blocks.ready:
-        figures = _seed_means(blocks, order, seeds)
-        whole = figures[:, ~np.isnan(figures).any(axis=0)]
+    figures = _seed_means(blocks, order)
+    first = _first_trend_look(blocks, figures, level)
+    up, down, at = _trend(figures, first, blocks.ready)
+    by_steps = step_back < min(up / 2, down)
+    decided_at = steps.decided_at if by_steps else np.full_like(steps.decided_at, at)
+    looks = Looks(steps.greater, steps.less, np.maximum(steps.first, first), decided_at)
+    return 2 * up, 2 * min(2 * down, 2 * step_back), looks
+
+
+def _trend(figures: np.ndarray, first: int, ready: int) -> tuple[float, float, int]:
+    """Page's test of figures [values, seeds] at all looks: rising without a step back, falling, and the deciding look."""
+    up, down, at = 1.0, 1.0, 0
+    seeds, number = first, 0
+    while seeds <= ready:
+        seen = figures[:, :seeds]
+        whole = seen[:, ~np.isnan(seen).any(axis=0)]
         if whole.shape[1] >= MIN_SEEDS:
             rising, falling = page(whole)
             with np.errstate(invalid="ignore"):
                 falls = np.diff(whole.mean(axis=1)) < 0
-            up = up if falls.any() else min(up, rising / share(number))
-            down = min(down, falling / share(number))
+            rising = 1.0 if falls.any() else rising / share(number)
+            falling /= share(number)
+            if at == 0 or min(rising, falling) < min(up, down):
+                at = seeds
+            up, down = min(up, rising), min(down, falling)
         seeds, number = next_look(seeds), number + 1
-    return 2 * up, 2 * min(2 * down, 2 * step_back), steps
+    return up, down, at
 
 
-def _seed_means(blocks: Blocks, order: Sequence[int], seeds: int) -> np.ndarray:
-    """The figures [values, seeds], averaged over combinations; −inf where one diverged, NaN where one is missing."""
-    planned = blocks.planned[order, :, :seeds]
-    total = np.where(planned, blocks.figures[order, :, :seeds], 0.0).sum(axis=1)
-    means: np.ndarray = total / np.maximum(planned.sum(axis=1), 1)
+def _first_trend_look(blocks: Blocks, figures: np.ndarray, level: float) -> int:
+    """The number of seeds of the first look: the declared ones, or as many whole ones as Page's test can decide with."""
+    least = max(MIN_SEEDS, least_seeds_of_trend(len(figures), FIRST_SHARE * level))
+    whole = (~np.isnan(figures).any(axis=0)).cumsum()
+    missing = least - int(whole[-1] if len(whole) else 0)
+    reached = blocks.seeds + missing if missing > 0 else int((whole >= least).argmax()) + 1
+    return max(blocks.declared, reached)
+
+
+def _seed_means(blocks: Blocks, order: Sequence[int]) -> np.ndarray:
+    """The figures [values, seeds], averaged over combinations; −inf where one diverged, NaN where one is missing.
+
+    Only the combinations that every value has are compared, so that no value is ahead by easier ones.
+    """
+    shared = blocks.planned[order].any(axis=2).all(axis=0)  # [cells]
+    if not shared.any():
+        return np.full((len(order), blocks.seeds), np.nan)
+    means: np.ndarray = blocks.figures[order][:, shared].mean(axis=1)
     return means

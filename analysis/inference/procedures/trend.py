@@ -42,6 +42,11 @@ def page(figures: np.ndarray) -> tuple[float, float]:
     return float(ndtr(-z)), float(ndtr(z))
 
 
+def least_seeds_of_trend(values: int, level: float) -> int:
+    """The least number of seeds with which the test of some values can reach a two-sided level."""
+    return math.ceil(math.log(2 / level) / math.lgamma(values + 1) - 1e-9)
+
+
 @lru_cache(maxsize=4096)
 def _orders(ranks: tuple[int, ...]) -> tuple[int, np.ndarray]:
     """The least weighted sum over all orders of a block's ranks, and the probability of each one from there on."""
