@@ -1,12 +1,13 @@
 """What a sweep declared before its first trial started: its claims, its seeds, and how comparisons are tested.
 
-A claim that was written, or changed, after that is late. The file is written by each `sweep run` and only added to once
-a trial has begun. A sweep that an older version began counts what its last sweep file declared.
+A claim that was written, or changed, after that is late, and so is one of a part that is new but has old trials: a part
+that was renamed, for example. The file is written by each `sweep run` and only added to once a trial has begun. A sweep
+that an older version began counts what its last sweep file declared.
 """
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -18,25 +19,33 @@ from mixsweep.core.store.store import DECLARED_FILE, SweepStore
 OWN_ERROR = "own"  # the error of a comparison unless the sweep file says otherwise
 
 
-def declare(store: SweepStore, file: Mapping[str, Any], seeds: int) -> None:
+def declare(
+    store: SweepStore, file: Mapping[str, Any], seeds: int, planned: Mapping[str, Collection[str]]
+) -> None:
     """Record what a sweep file declares that is about to be run; claims that are known keep their time.
 
     Args:
         file: the resolved sweep file; the store still has the one of the run before.
         seeds: the number of its seeds.
+        planned: the ids of each part's trials, by the part's name.
     """
-    begun = bool(store.trial_names())
+    trials = set(store.trial_names())
+    begun = bool(trials)
     known = store.declared()
     if known is None and begun:
         known = _of_older_version(store)
     if known is None or not begun:
         known = {"claims": {}, "parts": {}}
     moment = records.now().isoformat(timespec="seconds")
+    before = min((part["seeds"] for part in known["parts"].values()), default=seeds)
     for name, part in _parts(file):
-        late = begun and name in known["parts"]
-        known["parts"].setdefault(name, {"seeds": seeds, "error": file.get("error", OWN_ERROR)})
+        has_begun = not trials.isdisjoint(planned.get(name, ()))
+        late = has_begun or (begun and name in known["parts"])
+        own = {"seeds": seeds, "error": file.get("error", OWN_ERROR)}
+        known["parts"].setdefault(name, {"seeds": before, "error": OWN_ERROR} if has_begun else own)
         for claim in part.get("claims", ()):
-            known["claims"].setdefault(_digest(file, name, claim), {"recorded_at": moment, "late": late})
+            first = _recorded(known, file, name, part, claim) or {"recorded_at": moment, "late": late}
+            known["claims"].setdefault(_digest(file, name, part, claim), first)
     files.write_json(store.path / DECLARED_FILE, known)
 
 
@@ -55,7 +64,7 @@ def declared_before(store: SweepStore, file: Mapping[str, Any], part: str) -> di
     late = tuple(
         number
         for number, claim in enumerate(table.get("claims", ()))
-        if known["claims"].get(_digest(file, part, claim), {"late": True})["late"]
+        if (_recorded(known, file, part, table, claim) or {"late": True})["late"]
     )
     return {
         "declared": int(first["seeds"]),
@@ -70,7 +79,7 @@ def _of_older_version(store: SweepStore) -> dict[str, Any] | None:
         file, plan = store.sweep_file(), store.plan()
         seeds = 1 + max((int(n) for n in plan["replica"].to_pylist()), default=0)
         claims = {
-            _digest(file, name, claim): {"recorded_at": "", "late": False}
+            _digest(file, name, part, claim): {"recorded_at": "", "late": False}
             for name, part in _parts(file)
             for claim in part.get("claims", ())
         }
@@ -88,9 +97,39 @@ def _parts(file: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
         yield str(table.get("name", f"part-{number}" if several else file["name"])), table
 
 
-def _digest(file: Mapping[str, Any], part: str, claim: Mapping[str, Any]) -> str:
+def _recorded(
+    known: Mapping[str, Any],
+    file: Mapping[str, Any],
+    name: str,
+    part: Mapping[str, Any],
+    claim: Mapping[str, Any],
+) -> dict[str, Any] | None:
+    """What is known of a claim of a part; an older version did not say which values it was about."""
+    claims: Mapping[str, dict[str, Any]] = known["claims"]
+    return claims.get(_digest(file, name, part, claim)) or claims.get(_digest(file, name, {}, claim))
+
+
+def _digest(file: Mapping[str, Any], name: str, part: Mapping[str, Any], claim: Mapping[str, Any]) -> str:
     """Of all that a claim's test rests on; its text may be reworded."""
     tested = {key: value for key, value in claim.items() if key != "text"}
     judged = {key: file.get(key) for key in ("metric", "mode", "score", "error")}
-    content = json.dumps([part, tested, judged], sort_keys=True, default=str)
+    content = json.dumps([name, tested, judged, *_values(part, claim)], sort_keys=True, default=str)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def _values(part: Mapping[str, Any], claim: Mapping[str, Any]) -> list[Any]:
+    """The values that a claim is about beside those that it names: all of its field's, and what is left out of them."""
+    names_all = (
+        "best" in claim
+        or "worst" in claim
+        or "monotone" in claim
+        or claim.get("alike") == "all"
+        or ("alike" not in claim and claim.get("than", "rest") == "rest")
+    )
+    axis = part.get("space", {}).get(claim["compare"])
+    if not names_all or axis is None:
+        return []
+    listed = axis.get("grid_search", axis.get("choice"))
+    if isinstance(listed, list) and "monotone" not in claim:
+        axis = sorted(json.dumps(value) for value in listed)
+    return [axis, part.get("combine", {}).get("exclude", [])]

@@ -243,7 +243,10 @@ def save_plan(plan: Plan, store: SweepStore) -> None:
     if plan.spec.user_code is not None:
         keep_code(store.path, plan.spec.user_code)
     files.write_table(plan.table(), store.path / "plan.parquet")
-    declare(store, tomllib.loads(plan.spec.to_toml()), len(plan.spec.seeds))
+    planned: dict[str, set[str]] = {}
+    for row in plan.rows:
+        planned.setdefault(row.part, set()).add(row.trial_id)
+    declare(store, tomllib.loads(plan.spec.to_toml()), len(plan.spec.seeds), planned)
     # The sweep file is written last: a folder that has one is a sweep with a plan.
     store.write_sweep_file(plan.spec.to_toml())
 
