@@ -1,5 +1,6 @@
 """What a claim of a sweep file says: the values that it compares, on which metric, and as which hypothesis."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, pairwise
@@ -96,15 +97,20 @@ def _ask(
     if timed and (why := why_not_timed(part, axis, [*left, *right], frame, involved)):
         return replace(question, refused=why, trials=involved)
     types = {"alike": "alike", "monotone": "monotone"}
-    values = len(known)
     hypothesis = Hypothesis(
         kind=types.get(question.kind, "better"),
         pairs=pairs,
         margin=float(claim.get("within", 0.0)),
         pooled=pooled,
-        choices=max(1, values * (values - 1) // 2) if question.late else 1,
+        choices=_choices(part, question.metric, trials) if question.late else 1,
     )
     return replace(question, trials=involved, compared=compared, hypothesis=hypothesis)
+
+
+def _choices(part: Part, metric: str, trials: pd.DataFrame) -> int:
+    """How many claims could be chosen by the data: on a pair of values of any field, on any metric."""
+    pairs = sum(math.comb(len(values_of(trials, axis)), 2) for axis in part.axes)
+    return max(1, pairs) * len({metric, *part.trainable.objectives})
 
 
 def _metric(part: Part, claim: Mapping[str, Any], kind: str) -> tuple[str, str]:

@@ -155,8 +155,11 @@ def evidence_of(part: Part, question: Question, decision: Decision, compared: Se
     if failed:
         sentences.append(f"{failed} failed {'trial is' if failed == 1 else 'trials are'} left out.")
     if question.late:
-        values = question.hypothesis.choices
-        sentences.append(f"Written after the first trial started: corrected as one of {values} such claims.")
+        count = question.hypothesis.choices
+        sentences.append(
+            f"Written after the first trial started: corrected as one of {count} claims that could have been made, "
+            "on pairs of values of all fields and on all metrics."
+        )
     return " ".join(sentences)
 
 

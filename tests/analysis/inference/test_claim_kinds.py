@@ -1,5 +1,6 @@
 """Claims of every kind, the family that they share, and what is said where little can be decided."""
 
+import itertools
 import re
 from dataclasses import replace
 
@@ -133,7 +134,17 @@ def test_a_claim_written_after_the_data_is_marked_and_corrected_for_its_choice(t
     assert late.late
     assert late.verdict.endswith(" (written after the data)")
     assert late.p_value > early.p_value
-    assert "corrected as one of 3 such claims" in late.evidence
+    assert "corrected as one of 12 claims that could have been made" in late.evidence  # 3 pairs, 4 metrics
+
+
+def test_a_late_claim_could_have_been_made_on_any_field(tmp_path):
+    values = {"lr": [1e-3, 1e-2], "dropout": [0.0, 0.3], "batch_size": [32, 64, 128]}
+    final = {point: 0.4 for point in itertools.product(*values.values())}
+    claim = {"text": "1e-3", "compare": "lr", "better": 1e-3, "than": 1e-2}
+    store = write_sweep(tmp_path / "all", [SyntheticPart(name="all", space=values, final=final, claims=[claim])])
+    (part,) = parts(store)
+    (late,) = evaluate_claims(replace(part, late=(0,)), load(store), load_trials(store))
+    assert "corrected as one of 20 claims" in late.evidence  # 1 + 1 + 3 pairs, 4 metrics
 
 
 def test_a_combination_that_one_side_lacks_is_named(tmp_path):
