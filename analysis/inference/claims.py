@@ -8,7 +8,7 @@ import pandas as pd
 from mixsweep.analysis.frames import Part, of_part
 from mixsweep.analysis.inference.answers import Answer, answer_of
 from mixsweep.analysis.inference.claim_types import Question, read_claim
-from mixsweep.analysis.inference.comparisons import Compared, Comparison, compare_points
+from mixsweep.analysis.inference.comparisons import MOST_COMPARED, Compared, Comparison, compare_points
 from mixsweep.analysis.inference.evidence import comparisons_of, evidence_of, verdict_words
 from mixsweep.analysis.inference.next_look import NextLook, next_look_of
 from mixsweep.analysis.inference.procedures.decisions import Case, Decision, decide
@@ -47,18 +47,21 @@ class Asked:
         part: the ablation.
         frame: its epoch records, from `analysis.frames`.
         trials: one row per trial, from `analysis.load_trials`.
-        is_answered: whether its values are compared for an answer.
     """
 
     part: Part
     frame: pd.DataFrame
     trials: pd.DataFrame
-    is_answered: bool = True
 
     @property
     def key(self) -> Key:
         """What tells the part from all others."""
         return _key(self.part)
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether its points are compared for an answer: not more than MOST_COMPARED of them."""
+        return int(self.trials["point"].nunique()) <= MOST_COMPARED
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ class Judged:
         """The answer to a part's question.
 
         Raises:
-            KeyError: it was not asked for.
+            KeyError: the part has more than MOST_COMPARED points.
         """
         return self.answers[_key(part)]
 

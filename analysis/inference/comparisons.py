@@ -16,6 +16,8 @@ from mixsweep.analysis.inference.statistics import Interval, PairedDifference
 from mixsweep.analysis.inference.wording import axis_words, listing, point_label, value_label
 from mixsweep.core.scoring import scored_rows
 
+# Of more points the probability of being best is not computed, nor are they compared for an answer.
+MOST_COMPARED = 60
 ENDED = ("completed", "stopped", "diverged", "failed")
 
 
@@ -102,8 +104,8 @@ def final_figures(part: Part, metric: str, frame: pd.DataFrame, trials: pd.DataF
     """Each trial's figure [trials]: NaN where it has none, −inf where it diverged.
 
     Of a metric of records it is the one in the record that counts: the last one that has it, or, where the best record
-    counts, the best one by the part's own metric. A cost of a whole trial, such as its seconds an epoch, is that of any
-    trial that was not broken off by a failure.
+    counts, the best one by the part's own metric; a test metric stands in the last record alone. A cost of a whole
+    trial, such as its seconds an epoch, is that of any trial that was not broken off by a failure.
     """
     states = trials["state"].to_numpy(dtype=str)
     if metric in trials and metric not in part.trainable.result_metrics:
@@ -112,9 +114,10 @@ def final_figures(part: Part, metric: str, frame: pd.DataFrame, trials: pd.DataF
     figures = np.full(len(trials), np.nan)
     if len(frame):
         codes, names = pd.factorize(frame["trial_id"])
-        scored_by = part.metric if part.score == "best" and part.metric in frame else metric
+        score = "last" if metric in part.trainable.test_metrics else part.score
+        scored_by = part.metric if score == "best" and part.metric in frame else metric
         scores, epochs = frame[scored_by].to_numpy(dtype=float), frame["epoch"].to_numpy()
-        counted = scored_rows(codes, epochs, scores, part.mode, part.score)
+        counted = scored_rows(codes, epochs, scores, part.mode, score)
         found = dict(zip(names, frame[metric].to_numpy(dtype=float)[counted]))
         figures = np.array([found.get(name, math.nan) for name in trials["trial_id"]], dtype=float)
     figures = np.where((states == "completed") & np.isfinite(figures), figures, np.nan)

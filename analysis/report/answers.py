@@ -10,12 +10,12 @@ import pandas as pd
 
 from mixsweep.analysis.inference import claims, statistics
 from mixsweep.analysis.inference.claims import Verdict
-from mixsweep.analysis.inference.comparisons import ordered_points, point_labels
+from mixsweep.analysis.inference.comparisons import MOST_COMPARED, ordered_points, point_labels
 from mixsweep.analysis.inference.ranges import possible_range, within
 from mixsweep.analysis.inference.statistics import Interval, t_interval
 from mixsweep.analysis.inference.wording import figure_text, interval_text, metric_words
 from mixsweep.analysis.report.study import Section
-from mixsweep.analysis.report.tables import MOST_COMPARED, interval_of
+from mixsweep.analysis.report.tables import interval_of
 
 _WORDS = ("finding", "source")  # keys of `published` that are not metrics
 

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from mixsweep.analysis.frames import plain, values_of
+from mixsweep.analysis.inference.comparisons import MOST_COMPARED
 from mixsweep.analysis.inference.wording import (
     axis_words,
     difference_text,
@@ -34,7 +35,6 @@ from mixsweep.analysis.report.part_values import (
     point_finals,
 )
 from mixsweep.analysis.report.study import Section
-from mixsweep.analysis.report.tables import MOST_COMPARED
 
 _MOST_TOLD = 12  # values in the text for readers who do not see a figure
 

@@ -19,7 +19,6 @@ from mixsweep.analysis.frames import (
     with_tables,
 )
 from mixsweep.analysis.inference.claims import Asked, Judged, judge_all
-from mixsweep.analysis.report.tables import MOST_COMPARED
 from mixsweep.core.errors import UserError
 from mixsweep.core.store.trial.info import TrialInfo
 
@@ -80,9 +79,7 @@ class Study:
     @cached_property
     def judged(self) -> Judged:
         """The verdicts and answers of all parts, corrected as one family."""
-        return judge_all(
-            [Asked(one.part, one.frame, one.trials, one.points <= MOST_COMPARED) for one in self.sections]
-        )
+        return judge_all([Asked(one.part, one.frame, one.trials) for one in self.sections])
 
     @cached_property
     def infos(self) -> dict[tuple[str, str], TrialInfo]:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from mixsweep.analysis.frames import Part, figure_column, of_part, plain
 from mixsweep.analysis.inference import statistics
-from mixsweep.analysis.inference.comparisons import ordered_points, point_scores
+from mixsweep.analysis.inference.comparisons import MOST_COMPARED, ordered_points, point_scores
 from mixsweep.analysis.inference.ranges import possible_range, within
 from mixsweep.analysis.inference.statistics import Interval, t_interval
 from mixsweep.analysis.inference.wording import (
@@ -25,8 +25,6 @@ from mixsweep.core.formatting import duration, energy_text
 
 _ENDED = ("completed", "stopped", "diverged", "failed")
 _UNFINISHED = ("waiting", "running", "interrupted", "lost")
-# Of more points the probability of being best is not computed, nor are all pairs of them compared.
-MOST_COMPARED = 60
 
 
 @dataclass(frozen=True)

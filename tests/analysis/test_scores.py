@@ -7,6 +7,7 @@ import pytest
 
 from mixsweep.analysis.frames import load, load_trials, parts, read_sweep
 from mixsweep.analysis.inference.claims import evaluate_claims
+from mixsweep.analysis.inference.comparisons import final_figures
 from mixsweep.analysis.report.methods import methods
 from mixsweep.analysis.report.report import write_report
 from mixsweep.analysis.report.tables import ablation_table, ablation_text, trial_table
@@ -31,6 +32,15 @@ def sweep_of(path: Path, score: str, curves: dict[float, list[float | None]] | N
         curves=curves or CURVES,
     )  # fmt: skip
     return write_sweep(path / "peaks", [part], epochs=4, score=score)
+
+
+def test_a_test_metric_is_that_of_the_last_record_where_the_best_counts(tmp_path: Path) -> None:
+    store = sweep_of(tmp_path, "best")
+    (part,) = parts(store)
+    frame, trials = load(store), load_trials(store)
+    at_end = frame["epoch"] == frame.groupby("trial_id")["epoch"].transform("max")
+    tested = frame.assign(test_accuracy=frame["valid_accuracy"].where(at_end))
+    assert final_figures(part, "test_accuracy", tested, trials).tolist() == trials["last"].tolist()
 
 
 @pytest.mark.parametrize(

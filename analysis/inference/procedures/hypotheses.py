@@ -97,7 +97,7 @@ def _monotone(blocks: Blocks, claimed: Hypothesis, level: float) -> tuple[float,
 
 
 def _trend(figures: np.ndarray, first: int, ready: int) -> tuple[float, float, int]:
-    """Page's test of figures [values, seeds] at all looks: rising without a step back, falling, and the deciding look."""
+    """Page's test of figures [values, seeds] at all looks: rising with no step back, falling, and the clearest look."""
     up, down, at = 1.0, 1.0, 0
     seeds, number = first, 0
     while seeds <= ready:
@@ -117,7 +117,7 @@ def _trend(figures: np.ndarray, first: int, ready: int) -> tuple[float, float, i
 
 
 def _first_trend_look(blocks: Blocks, figures: np.ndarray, level: float) -> int:
-    """The number of seeds of the first look: the declared ones, or as many whole ones as Page's test can decide with."""
+    """The number of seeds of the first look: the declared ones, or as many whole ones as can decide."""
     least = max(MIN_SEEDS, least_seeds_of_trend(len(figures), FIRST_SHARE * level))
     whole = (~np.isnan(figures).any(axis=0)).cumsum()
     missing = least - int(whole[-1] if len(whole) else 0)

@@ -82,7 +82,9 @@ def test_a_part_that_is_added_with_new_trials_declares_its_own_claims(tmp_path: 
     assert declared_before(store, both, "two") == {"declared": 5, "late": (), "error": "pooled"}
 
 
-def test_a_part_that_is_renamed_after_the_data_has_late_claims_and_the_seeds_of_before(tmp_path: Path) -> None:
+def test_a_part_that_is_renamed_after_the_data_has_late_claims_and_the_seeds_of_before(
+    tmp_path: Path,
+) -> None:
     store = SweepStore(tmp_path)
     declare(store, in_parts({"name": "one", "claims": [CLAIM]}), 3, one={TRIAL})
     begin(store)
