@@ -80,7 +80,7 @@ def comparisons_of(question: Question, decision: Decision) -> list[Comparison]:
     for row, (a, b) in enumerate(hypothesis.pairs):
         names = value_label(question.axis, compared.keys[a]), value_label(question.axis, compared.keys[b])
         p_value = float(min(looks.greater[row], looks.less[row]))
-        p_value = p_value if question.kind == "alike" else min(1.0, 2 * p_value)
+        p_value = min(1.0, p_value if question.kind == "alike" else 2 * p_value)
         note = "; ".join(notes_on(compared, (a, b), names))
         outcome = _outcome(question, decision, row)
         found.append(comparison(names[0], names[1], pairs, row, compared.sign, p_value, outcome, note))
@@ -197,15 +197,33 @@ def _looks_words(question: Question, decision: Decision) -> list[str]:
     assert question.hypothesis is not None
     blocks, found = compared.blocks, []
     if question.hypothesis.pooled:
-        found.append(
-            f"Tested with an error pooled over {len(compared.keys)} values, as declared before the run."
-        )
+        found += _error_words(blocks, question.hypothesis.pairs, evidence.looks.decided_at)
     looked = evidence.looks.decided_at
     if decision.level > 0 and 0 < looked.max() < blocks.ready:
         last, coming = int(looked.max()), look_after(int(evidence.looks.first.max()), blocks.ready)[0]
         more = f"; the next look is at {coming}" if decision.kind in (NOT_SUPPORTED, UNDECIDED) else ""
         found.append(f"The verdict is that of the first {last} seeds{more}.")
     return found
+
+
+def _error_words(blocks: Blocks, pairs: Sequence[tuple[int, int]], decided_at: np.ndarray) -> list[str]:
+    """Which comparisons [pairs] the pooled error could be used for, at the looks that count."""
+    if not decided_at.any():
+        return []
+    pools = {int(seeds): pooled_error(blocks, int(seeds)) for seeds in set(decided_at.tolist())}
+    counts = [
+        int(pool.values.sum())
+        for (a, b), seeds in zip(pairs, decided_at.tolist())
+        if (pool := pools[seeds]) is not None and pool.values[a] and pool.values[b]
+    ]
+    if not counts:
+        return [
+            "Tested with each comparison's own error: a pooled one needs three values or more with the same "
+            "trials, all of them completed."
+        ]
+    own = len(pairs) - len(counts)
+    more = f"; {own} of {len(pairs)} comparisons with their own" if own else ""
+    return [f"Tested with an error pooled over {max(counts)} values, as declared before the run{more}."]
 
 
 def _lead(question: Question, decision: Decision, compared: Sequence[Comparison], sign: int) -> str:
@@ -235,6 +253,8 @@ def _forecast(question: Question, decision: Decision, nearest: Comparison) -> st
     has_spread = difference.n > 1 and not math.isnan(difference.interval.low)
     if question.kind == "alike" or not has_spread or not decision.level or blocks.pending.any():
         return ""
+    if blocks.pairs(question.hypothesis.pairs).is_stopped.any():  # more seeds would not decide it
+        return ""
     deviation, values = difference.deviation, 2
     pool = pooled_error(blocks, blocks.ready) if question.hypothesis.pooled else None
     if pool is not None and not pool.unequal:
@@ -243,4 +263,5 @@ def _forecast(question: Question, decision: Decision, nearest: Comparison) -> st
     more = more_seeds(effect, deviation, blocks.seeds, first, decision.level / 2, values)
     if more is None:
         return ""
-    return f"If the difference is as large as it looks, about {more} more seeds show it with 80 % power."
+    seeds = "1 more seed shows" if more == 1 else f"{more} more seeds show"
+    return f"If the difference is as large as it looks, about {seeds} it with 80 % power."

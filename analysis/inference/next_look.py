@@ -9,6 +9,7 @@ from mixsweep.analysis.inference.claim_types import Question
 from mixsweep.analysis.inference.procedures.decisions import Decision
 from mixsweep.analysis.inference.procedures.looks import look_after
 from mixsweep.analysis.inference.statistics import CONTRADICTED, SUPPORTED
+from mixsweep.core.trainables.interface import COSTS
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,10 @@ def next_look_of(question: Question, decision: Decision) -> NextLook | None:
     """The next look at a claim; None where it is decided, or where more seeds would not decide it.
 
     They would not where a stopping rule stopped a trial of a comparison, nor for a secondary claim before all primary
-    ones are decided.
+    ones are decided; and a cost such as the number of parameters is the same for every seed.
     """
+    if question.metric in COSTS:
+        return None
     evidence, compared, hypothesis = decision.evidence, question.compared, question.hypothesis
     if decision.kind in (SUPPORTED, CONTRADICTED) or not decision.level:
         return None

@@ -9,6 +9,7 @@ import pytest
 
 from mixsweep.analysis.frames import load, load_trials, parts
 from mixsweep.analysis.inference.claims import answer, evaluate_claims, judge
+from mixsweep.analysis.inference.comparisons import MOST_COMPARED
 from tests.analysis.inference.judged import CLAIM, activations, judged
 from tests.support.synthetic_store import SyntheticPart, write_sweep
 
@@ -139,9 +140,11 @@ def test_a_claim_written_after_the_data_is_marked_and_corrected_for_its_choice(t
 
 def test_a_late_claim_could_have_been_made_on_any_field(tmp_path):
     values = {"lr": [1e-3, 1e-2], "dropout": [0.0, 0.3], "batch_size": [32, 64, 128]}
-    final = {point: 0.4 for point in itertools.product(*values.values())}
+    final = dict.fromkeys(itertools.product(*values.values()), 0.4)
     claim = {"text": "1e-3", "compare": "lr", "better": 1e-3, "than": 1e-2}
-    store = write_sweep(tmp_path / "all", [SyntheticPart(name="all", space=values, final=final, claims=[claim])])
+    store = write_sweep(
+        tmp_path / "all", [SyntheticPart(name="all", space=values, final=final, claims=[claim])]
+    )
     (part,) = parts(store)
     (late,) = evaluate_claims(replace(part, late=(0,)), load(store), load_trials(store))
     assert "corrected as one of 20 claims" in late.evidence  # 1 + 1 + 3 pairs, 4 metrics
@@ -233,3 +236,53 @@ def test_a_verdict_names_the_metric_that_it_rests_on_and_its_mode(tmp_path, metr
     _, (refused,) = judged(activations(tmp_path / "b", claim={**CLAIM, **metric, "better": "gelu"}))
     assert refused.kind == "undecided"
     assert (refused.metric, refused.mode) == expected
+
+
+def test_the_page_says_whose_error_was_used(tmp_path):
+    names = ("relu", "tanh", "sigmoid", "gelu")
+    claim = {"text": "relu", "compare": "activation", "best": "relu"}
+    part = SyntheticPart(
+        name="many", space={"activation": list(names)}, final=dict.fromkeys(names, 0.5), claims=[claim],
+        states={"gelu": ["completed", "failed", "completed", "completed"]},
+    )  # fmt: skip
+    store = write_sweep(tmp_path / "many", [part], seeds=4)
+    found = replace(parts(store)[0], error="pooled")
+    frame, trials = load(store), load_trials(store)
+    (verdict,) = evaluate_claims(found, frame, trials)
+    assert (
+        "pooled over 3 values, as declared before the run; 1 of 3 comparisons with their own"
+        in verdict.evidence
+    )
+    uneven = trials[
+        ~((trials["activation"] == "tanh") & (trials["replica"] == 3))
+    ]  # as more evidence makes it
+    (verdict,) = evaluate_claims(found, frame, uneven)
+    assert (
+        "Tested with each comparison's own error: a pooled one needs three values or more" in verdict.evidence
+    )
+
+
+def test_a_claim_that_a_rule_left_undecided_has_no_forecast(tmp_path):
+    states = {"relu": ["completed"] * 3 + ["stopped"]}
+    _, (verdict,) = judged(activations(tmp_path, states=states, seeds=4, noise=0.03))
+    assert verdict.verdict.startswith("undecided: stopped")
+    assert "more seed" not in verdict.evidence
+
+
+def test_more_seeds_are_no_help_to_a_claim_on_a_cost(tmp_path):
+    claim = {"text": "smaller", "compare": "activation", "better": "relu", "metric": "parameters"}
+    _, (verdict,) = judged(activations(tmp_path, claim=claim))
+    assert (verdict.kind, verdict.next_look) == ("not supported", None)
+
+
+def test_the_p_value_of_a_comparison_is_at_most_one(tmp_path):
+    claim = {"text": "alike", "compare": "activation", "alike": "all", "within": 0.0001}
+    _, (verdict,) = judged(activations(tmp_path, claim=claim, noise=0.02, final=(0.5, 0.5, 0.5)))
+    assert all(one.p_value <= 1 for one in verdict.comparisons)
+
+
+def test_many_points_are_in_no_family_with_an_answer(tmp_path):
+    values = [round(0.001 * n, 3) for n in range(1, MOST_COMPARED + 2)]
+    part = SyntheticPart(name="many", space={"lr": values}, final=dict.fromkeys(values, 0.5))
+    store = write_sweep(tmp_path / "many", [part], seeds=1, epochs=1)
+    assert not judge(parts(store), load(store), load_trials(store)).answers

@@ -153,6 +153,7 @@ def test_a_trial_stopped_early_decides_nothing_about_the_last_epoch(tmp_path):
     said, (verdict,) = judged(activations(tmp_path, states={"sigmoid": ["stopped"] * 3}))
     assert verdict.verdict == "undecided: stopped at epoch 3"
     assert "sigmoid was stopped early in 3 of 3 trials" in verdict.evidence
+    assert "more seed" not in verdict.evidence
     assert next(c for c in verdict.comparisons if c.b == "sigmoid").difference is None
     assert "tanh is worse" in said
     assert "undecided: stopped at epoch 3" in said
