@@ -29,7 +29,7 @@ from mixsweep.analysis.report.part_values import (
     axes_title,
     axis_finals,
     best_of,
-    claim_effects,
+    claim_forests,
     cost_column,
     is_numeric,
     point_finals,
@@ -99,10 +99,9 @@ def curve_pictures(section: Section, best: str, out: Path) -> list[Picture]:
 
 def _forests(section: Section, answer: Answer, out: Path) -> list[Picture]:
     drawn = []
-    for metric, effects in claim_effects(section, answer).items():
-        shown = effects[:MOST_ROWS]
-        mode = section.part.mode
-        mode = mode if metric == section.part.metric else section.part.trainable.better(metric)
+    part = section.part
+    for forest in claim_forests(section, answer):
+        metric, shown = forest.metric, forest.effects[:MOST_ROWS]
         caption = (
             f"Paired differences in {metric_words(metric)} that the claims rest on, with 95 % intervals over "
         )
@@ -110,17 +109,19 @@ def _forests(section: Section, answer: Answer, out: Path) -> list[Picture]:
             "the seeds. Green squares are decided in the first value's favour, orange ones against it, grey "
         )
         caption += "dots are not decided."
-        if len(shown) < len(effects):
-            caption += f" The first {len(shown)} of {len(effects)} differences."
+        if len(shown) < len(forest.effects):
+            caption += f" The first {len(shown)} of {len(forest.effects)} differences."
         told = [
             f"{one.label}: {difference_text(metric, one.interval) if one.interval.n else one.note or 'no difference'}"
             for one in shown
         ]
         name = f"{section.slug}-forest"
-        name += "" if metric == section.part.metric else f"-{metric.replace('/', '.')}"
-        drawn.append(
-            picture(figures.draw_forest(shown, metric, mode), name, caption, _alt(caption, told), out)
-        )
+        usual = part.mode if metric == part.metric else part.trainable.better(metric)
+        name += "" if metric == part.metric else f"-{metric.replace('/', '.')}"
+        name += "" if forest.mode == usual else f".{forest.mode}"
+        figure = figures.draw_forest(shown, metric, forest.mode)
+        side = "right" if forest.mode == "max" else "left"
+        drawn.append(picture(figure, name, caption, _alt(f"{caption} Better: to the {side}.", told), out))
     return drawn
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -9,7 +10,7 @@ import pandas as pd
 from mixsweep.analysis.frames import figure_column, plain, value_codes, values_of
 from mixsweep.analysis.inference.comparisons import ordered_points
 from mixsweep.analysis.inference.ranges import possible_range, within
-from mixsweep.analysis.inference.statistics import Interval, t_interval
+from mixsweep.analysis.inference.statistics import t_interval
 from mixsweep.analysis.inference.wording import axis_words, value_label
 from mixsweep.analysis.report.answers import Answer
 from mixsweep.analysis.report.figures.effects import Effect, Finals
@@ -18,6 +19,21 @@ from mixsweep.analysis.report.tables import interval_of
 
 MOST_ROWS = 30  # of a figure with a row a value
 MOST_PLACES = 24  # of a figure along an axis; more values are put together in as many groups
+
+
+@dataclass(frozen=True)
+class Forest:
+    """The differences of a forest plot.
+
+    Args:
+        metric: that they are in.
+        mode: of the metric: max or min.
+        effects: from the first row down.
+    """
+
+    metric: str
+    mode: str
+    effects: tuple[Effect, ...]
 
 
 def point_finals(section: Section, results: pd.DataFrame, cost: str = "") -> list[Finals]:
@@ -108,15 +124,13 @@ def cost_column(section: Section) -> str:
     return ""
 
 
-def claim_effects(section: Section, answer: Answer) -> dict[str, list[Effect]]:
-    """The paired differences that the claims rest on, by metric; each pair once."""
-    found: dict[str, dict[str, Effect]] = {}
-    for claim, verdict in zip(section.part.claims, answer.verdicts):
-        of_metric = found.setdefault(str(claim.get("metric", section.part.metric)), {})
+def claim_forests(section: Section, answer: Answer) -> list[Forest]:
+    """The paired differences that the claims rest on, a forest a metric and mode; each pair of values once."""
+    found: dict[tuple[str, str], dict[str, Effect]] = {}
+    for verdict in answer.verdicts:
         for one in verdict.comparisons:
+            effects = found.setdefault((verdict.metric, verdict.mode), {})
             label = f"{one.a} − {one.b}"
-            interval = (
-                one.difference.interval if one.difference else Interval(math.nan, math.nan, math.nan, 0)
-            )
-            of_metric.setdefault(label, Effect(label, interval, one.outcome, one.note))
-    return {metric: list(effects.values()) for metric, effects in found.items() if effects}
+            interval = one.difference.interval if one.difference else t_interval([])
+            effects.setdefault(label, Effect(label, interval, one.outcome, one.note))
+    return [Forest(metric, mode, tuple(effects.values())) for (metric, mode), effects in found.items()]

@@ -1,0 +1,41 @@
+"""The figures of a part compare what its claims compare, each in its own metric, mode and field."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mixsweep.analysis.report.report import write_report
+from tests.support.page import Page
+from tests.support.synthetic_store import SyntheticPart, write_sweep
+
+
+def alternatives(path: Path, part: SyntheticPart, **changes: Any) -> dict[str, str]:
+    """The alternative texts of a report's figures by their names, without the sweep's."""
+    page = Page(write_report([write_sweep(path / "s", [part], **changes)]))
+    names = [name.removeprefix("s-") for name in page.ids if name.startswith("s-")]
+    return dict(zip(names, page.alternatives))
+
+
+def dropouts(claims: Sequence[Mapping[str, Any]]) -> SyntheticPart:
+    """Two values of dropout, each at two learning rates: its trials are interleaved in time."""
+    space = {"lr": [1e-3, 1e-2], "dropout": [0.0, 0.3]}
+    final = {(lr, dropout): 0.8 - dropout for lr in space["lr"] for dropout in space["dropout"]}
+    return SyntheticPart(name="s", space=space, final=final, claims=claims, noise=0.0)
+
+
+def test_a_claim_of_speed_without_a_metric_has_a_forest_of_seconds(tmp_path: Path) -> None:
+    faster = {"text": "it costs time", "compare": "dropout", "faster": 0.0, "than": 0.3}
+    better = {"text": "it costs accuracy", "compare": "dropout", "better": 0.0, "than": 0.3}
+    drawn = alternatives(tmp_path, dropouts([faster, better]), epochs=2)
+    assert "0 − 0.3: +0 s [" in drawn["forest-train_seconds"]
+    assert "Better: to the left." in drawn["forest-train_seconds"]
+    assert "0 − 0.3: +29.1 points [" in drawn["forest"]
+    assert "Better: to the right." in drawn["forest"]
+
+
+def test_a_forest_has_the_mode_of_its_claim(tmp_path: Path) -> None:
+    usual = {"text": "less loss", "compare": "dropout", "better": 0.0, "than": 0.3, "metric": "valid_loss"}
+    other = {"text": "more loss", "compare": "dropout", "better": 0.3, "than": 0.0, "metric": "valid_loss"}
+    drawn = alternatives(tmp_path, dropouts([usual, {**other, "mode": "max"}]), epochs=2)
+    assert "Better: to the left. 0 − 0.3: −" in drawn["forest-valid_loss"]
+    assert "Better: to the right. 0.3 − 0: +" in drawn["forest-valid_loss.max"]
