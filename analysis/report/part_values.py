@@ -125,12 +125,22 @@ def cost_column(section: Section) -> str:
 
 
 def claim_forests(section: Section, answer: Answer) -> list[Forest]:
-    """The paired differences that the claims rest on, a forest a metric and mode; each pair of values once."""
-    found: dict[tuple[str, str], dict[str, Effect]] = {}
-    for verdict in answer.verdicts:
+    """The paired differences that the claims rest on, a forest a metric and mode; each pair of values once.
+
+    Labels name the field that they are values of where the claims compare several.
+    """
+    told = [
+        (str(claim["compare"]), verdict)
+        for claim, verdict in zip(section.part.claims, answer.verdicts)
+        if verdict.comparisons
+    ]
+    is_named = len({axis for axis, _ in told}) > 1
+    found: dict[tuple[str, str], dict[tuple[str, str], Effect]] = {}
+    for axis, verdict in told:
+        effects = found.setdefault((verdict.metric, verdict.mode), {})
         for one in verdict.comparisons:
-            effects = found.setdefault((verdict.metric, verdict.mode), {})
-            label = f"{one.a} − {one.b}"
+            pair = f"{one.a} − {one.b}"
+            label = f"{axis_words(axis)} {pair}" if is_named else pair
             interval = one.difference.interval if one.difference else t_interval([])
-            effects.setdefault(label, Effect(label, interval, one.outcome, one.note))
+            effects.setdefault((axis, pair), Effect(label, interval, one.outcome, one.note))
     return [Forest(metric, mode, tuple(effects.values())) for (metric, mode), effects in found.items()]

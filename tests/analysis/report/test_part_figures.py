@@ -33,6 +33,24 @@ def test_a_claim_of_speed_without_a_metric_has_a_forest_of_seconds(tmp_path: Pat
     assert "Better: to the right." in drawn["forest"]
 
 
+def test_equal_values_of_two_fields_are_two_differences(tmp_path: Path) -> None:
+    space = {"batch_size": [32, 64], "embed_dim": [32, 64]}
+    final = {(32, 32): 0.4, (32, 64): 0.6, (64, 32): 0.3, (64, 64): 0.5}
+    claims = [{"text": axis, "compare": axis, "better": 64, "than": 32} for axis in space]
+    part = SyntheticPart(
+        name="s", base={"model": "mixer"}, space=space, final=final, claims=claims, noise=0.0
+    )
+    told = alternatives(tmp_path, part, epochs=2)["forest"]
+    assert "batch size 64 − 32: −9.7 points [" in told
+    assert "embedding dimension 64 − 32: +19.4 points [" in told
+
+
+def test_one_field_is_not_named_in_each_row(tmp_path: Path) -> None:
+    better = {"text": "it costs accuracy", "compare": "dropout", "better": 0.0, "than": 0.3}
+    assert " 0 − 0.3: " in alternatives(tmp_path, dropouts([better]), epochs=2)["forest"]
+    assert "dropout 0" not in alternatives(tmp_path / "again", dropouts([better]), epochs=2)["forest"]
+
+
 def test_a_forest_has_the_mode_of_its_claim(tmp_path: Path) -> None:
     usual = {"text": "less loss", "compare": "dropout", "better": 0.0, "than": 0.3, "metric": "valid_loss"}
     other = {"text": "more loss", "compare": "dropout", "better": 0.3, "than": 0.0, "metric": "valid_loss"}
