@@ -26,6 +26,7 @@ from mixsweep.analysis.report.figures.spaces import MOST_COORDINATES
 from mixsweep.analysis.report.part_values import (
     MOST_PLACES,
     MOST_ROWS,
+    AlongAxis,
     axes_title,
     axis_finals,
     best_of,
@@ -138,16 +139,32 @@ def _finals(section: Section, finals: Sequence[Finals], out: Path) -> Picture:
 
 def _sensitivity(section: Section, axis: str, out: Path) -> Picture:
     part = section.part
-    finals = axis_finals(section, axis)
+    along = axis_finals(section, axis)
+    finals = along.finals
     others = part.others(axis, section.trials)
     caption = f"{part.figure_word.capitalize()} {metric_words(part.metric)} along {axis_words(axis)}: a dot a trial, "
     caption += "the line the mean, the band its 95 % interval over the seeds"
     caption += f", averaged over {listing(map(axis_words, others))}." if others else "."
+    caption += _combinations_words(along)
     if len(finals) == MOST_PLACES < len(values_of(section.trials, axis)):
         caption += f" Its values are put together in {len(finals)} groups, each at its median."
     figure = figures.draw_sensitivity(finals, axis, part.metric, part.figure_word)
     name = f"{section.slug}-along-{axis.replace('/', '.')}"
     return picture(figure, name, caption, _alt(caption, _told(part.metric, finals)), out)
+
+
+def _combinations_words(along: AlongAxis) -> str:
+    """What the means along an axis leave out of the other axes' combinations, '' if nothing."""
+    if not along.shared:
+        return " The values have different combinations of these, which a difference may come from."
+    words = ""
+    if along.shared < along.combinations:
+        words = f" Counted: {along.shared} of {along.combinations} combinations, those with a figure at every value."
+    if along.left_out:
+        words += (
+            f" Not in the mean: {along.left_out} of the dots, of seeds that lack one of the combinations."
+        )
+    return words
 
 
 def _costs(section: Section, finals: Sequence[Finals], cost: str, out: Path) -> list[Picture]:

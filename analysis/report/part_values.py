@@ -36,6 +36,24 @@ class Forest:
     effects: tuple[Effect, ...]
 
 
+@dataclass(frozen=True)
+class AlongAxis:
+    """The final figures along a numeric axis.
+
+    Args:
+        finals: in ascending order of their places.
+        combinations: how many the other axes have.
+        shared: how many of them have a figure at every value, which all values are averaged over; 0: the values have
+            different ones.
+        left_out: trials that no mean counts, since their seed lacks a shared combination.
+    """
+
+    finals: tuple[Finals, ...]
+    combinations: int
+    shared: int
+    left_out: int
+
+
 def point_finals(section: Section, results: pd.DataFrame, cost: str = "") -> list[Finals]:
     """The final figures of each point that has any, in natural order.
 
@@ -75,14 +93,18 @@ def best_of(finals: Sequence[Finals], mode: str, count: int = MOST_ROWS) -> list
     return [value for value in finals if id(value) in kept]
 
 
-def axis_finals(section: Section, axis: str) -> list[Finals]:
+def axis_finals(section: Section, axis: str) -> AlongAxis:
     """The final figures along a numeric axis, over all other axes: seed by seed, then over the seeds.
 
-    An axis of very many values is cut into groups of about as many trials, each at its median.
+    All values are averaged over the same combinations of the other axes, those with a figure at each of them, and a
+    seed of a value counts where it has all of these. An axis of very many values is cut into groups of about as many
+    trials, each at its median.
     """
-    part = section.part
+    part, trials = section.part, section.trials
     final = f"final_{part.metric}"
-    trials = section.trials.dropna(subset=[final])
+    cells = _cells(trials, part.others(axis, trials))
+    known = trials[final].notna().to_numpy()
+    trials = trials[known]
     values = [value for value in values_of(trials, axis) if value is not None]
     codes = value_codes(trials[axis], values)
     if len(values) > MOST_PLACES:
@@ -91,20 +113,55 @@ def axis_finals(section: Section, axis: str) -> list[Finals]:
     table = pd.DataFrame(
         {
             "code": codes,
+            "cell": cells[known],
             "at": pd.to_numeric(trials[axis]).to_numpy(dtype=float),
             "replica": trials["replica"].to_numpy(),
             "final": trials[final].to_numpy(dtype=float),
         }
     )
+    is_shared, is_averaged = _comparable(table)
+    shared = int(table.loc[is_shared, "cell"].nunique())
+    table["is_averaged"] = is_averaged
+    table = table[is_shared] if shared else table
     bounds = possible_range(part.trainable, part.metric)
     found = []
     for _, mine in table.groupby("code"):
-        of_seed = mine.groupby("replica")["final"].mean().tolist()
+        averaged = mine[mine["is_averaged"]]
+        of_seed = averaged.groupby("replica")["final"].mean().tolist()
         interval = within(t_interval(of_seed), bounds)
         at = float(mine["at"].median())
         dots = tuple(mine["final"].tolist())
         found.append(Finals(value_label(axis, at), interval, dots, at=at))
-    return sorted(found, key=lambda value: value.at)
+    return AlongAxis(
+        finals=tuple(sorted(found, key=lambda value: value.at)),
+        combinations=len(np.unique(cells)),
+        shared=shared,
+        left_out=int((~table["is_averaged"]).sum()),
+    )
+
+
+def _cells(trials: pd.DataFrame, axes: Sequence[str]) -> np.ndarray:
+    """The number of each trial's combination of values [trials]."""
+    if not axes:
+        return np.zeros(len(trials), dtype=int)
+    codes = np.stack([value_codes(trials[axis], values_of(trials, axis)) for axis in axes])
+    numbers: np.ndarray = np.unique(codes, axis=1, return_inverse=True)[1].ravel()
+    return numbers
+
+
+def _comparable(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Whether each trial's combination is known at every value [trials], and whether its mean counts it [trials].
+
+    Where some value has no seed with all shared combinations none is shared, and all trials count.
+    """
+    code, cell, replica = (pd.factorize(table[name])[0] for name in ("code", "cell", "replica"))
+    has = np.zeros((code.max() + 1, cell.max() + 1, replica.max() + 1), dtype=bool)
+    has[code, cell, replica] = True
+    shared: np.ndarray = np.all(np.any(has, axis=2), axis=0)  # [cells]
+    complete: np.ndarray = np.all(has[:, shared], axis=1)  # [values, seeds]
+    if not shared.any() or not np.any(complete, axis=1).all():
+        return np.zeros(len(table), dtype=bool), np.ones(len(table), dtype=bool)
+    return shared[cell], shared[cell] & complete[code, replica]
 
 
 def is_numeric(section: Section, axis: str) -> bool:

@@ -1,8 +1,11 @@
 """The figures of a part compare what its claims compare, each in its own metric, mode and field."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from mixsweep.analysis.report.report import write_report
 from tests.support.page import Page
@@ -47,8 +50,8 @@ def test_equal_values_of_two_fields_are_two_differences(tmp_path: Path) -> None:
 
 def test_one_field_is_not_named_in_each_row(tmp_path: Path) -> None:
     better = {"text": "it costs accuracy", "compare": "dropout", "better": 0.0, "than": 0.3}
-    assert " 0 − 0.3: " in alternatives(tmp_path, dropouts([better]), epochs=2)["forest"]
-    assert "dropout 0" not in alternatives(tmp_path / "again", dropouts([better]), epochs=2)["forest"]
+    told = alternatives(tmp_path, dropouts([better]), epochs=2)["forest"]
+    assert "Better: to the right. 0 − 0.3: " in told
 
 
 def test_a_forest_has_the_mode_of_its_claim(tmp_path: Path) -> None:
@@ -57,3 +60,42 @@ def test_a_forest_has_the_mode_of_its_claim(tmp_path: Path) -> None:
     drawn = alternatives(tmp_path, dropouts([usual, {**other, "mode": "max"}]), epochs=2)
     assert "Better: to the left. 0 − 0.3: −" in drawn["forest-valid_loss"]
     assert "Better: to the right. 0.3 − 0: +" in drawn["forest-valid_loss.max"]
+
+
+def alike_dropouts(states: Mapping[Any, Sequence[str]]) -> SyntheticPart:
+    """Three values of dropout that are alike, and an activation that matters."""
+    space = {"dropout": [0.0, 0.2, 0.4], "activation": ["relu", "tanh"]}
+    final = {(d, a): 0.8 if a == "relu" else 0.4 for d in space["dropout"] for a in space["activation"]}
+    return SyntheticPart(name="s", space=space, final=final, noise=0.0, states=states)
+
+
+def means_along(told: str) -> list[float]:
+    """The mean of each value, from a figure's alternative text."""
+    return [float(mean) for mean in re.findall(r"0(?:\.\d)?: (\d+\.\d) ±", told)]
+
+
+def test_values_along_an_axis_are_averaged_over_the_combinations_that_all_have(tmp_path: Path) -> None:
+    told = alternatives(tmp_path, alike_dropouts({(0.2, "tanh"): ("failed",) * 3}), epochs=2)["along-dropout"]
+    assert means_along(told) == pytest.approx([77.7] * 3, abs=0.5)
+    assert "Counted: 1 of 2 combinations, those with a figure at every value." in told
+
+
+def test_a_seed_that_lacks_a_combination_is_not_in_the_mean_along_an_axis(tmp_path: Path) -> None:
+    states = {(0.2, "tanh"): ("completed", "failed", "completed")}
+    told = alternatives(tmp_path, alike_dropouts(states), epochs=2)["along-dropout"]
+    assert means_along(told) == pytest.approx([58.5] * 3, abs=0.6)
+    assert "Not in the mean: 1 of the dots, of seeds that lack one of the combinations." in told
+    assert "Counted:" not in told
+
+
+def test_the_caption_says_that_values_along_an_axis_share_no_combination(tmp_path: Path) -> None:
+    states = {(0.2, "tanh"): ("failed",) * 3, (0.4, "relu"): ("failed",) * 3}
+    told = alternatives(tmp_path, alike_dropouts(states), epochs=2)["along-dropout"]
+    assert means_along(told) == pytest.approx([58.5, 77.7, 39.0], abs=0.6)
+    assert "The values have different combinations of these, which a difference may come from." in told
+
+
+def test_a_caption_along_an_axis_of_a_full_grid_leaves_nothing_out(tmp_path: Path) -> None:
+    told = alternatives(tmp_path, alike_dropouts({}), epochs=2)["along-dropout"]
+    assert means_along(told) == pytest.approx([58.5] * 3, abs=0.6)
+    assert "averaged over activation. 0: " in told
