@@ -84,7 +84,7 @@ def _affordable(
     for part, verdict in sorted(undecided, key=lambda one: not one[1].primary):
         text = verdict.text or part.name
         if verdict.next_look is None:
-            reasons.append(f"{text}: more seeds would not decide it ({verdict.verdict})")
+            reasons.append(f"{text}: {_why_not_again(verdict)}")
             continue
         if verdict.next_look.number > MOST_LOOKS:
             reasons.append(f"{text}: undecided after {MOST_LOOKS} further looks")
@@ -100,6 +100,13 @@ def _affordable(
         seeds = more
         because.append(text)
     return seeds, tuple(because), "; ".join(reasons)
+
+
+def _why_not_again(verdict: Verdict) -> str:
+    """Why a claim has no next look: it cannot be tested at all, or more seeds would not decide it."""
+    if not verdict.comparisons:
+        return verdict.evidence.removesuffix(".")
+    return f"more seeds would not decide it ({verdict.verdict})"
 
 
 def _with_claim(seeds: Mapping[Point, int], plan: Plan, part: Part, verdict: Verdict) -> Seeds:

@@ -116,6 +116,16 @@ def test_a_killed_round_goes_on_with_the_same_command(file: Path) -> None:
     assert all(info.state == "completed" for info in infos(store))
 
 
+def test_a_claim_that_cannot_be_tested_is_listed_with_the_reason(file: Path) -> None:
+    before, after = file.read_text().split('better = "b"')
+    file.write_text(
+        before + 'better = "b"' + after.replace('than = "a"', 'than = "a"\nmetric = "loss"\nmode = "min"')
+    )
+    code, said = run(file, "--more-evidence")
+    assert code == 0, said
+    assert said.rstrip().splitlines()[-1] == "b is better than a: No trial has kind and loss"
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [
