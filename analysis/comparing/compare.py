@@ -106,11 +106,18 @@ def _known_metric(a: Side, b: Side, metric: str, records_a: pa.Table, records_b:
         for name in records_a.column_names
         if name in records_b.column_names and name not in COMMON_COLUMNS
     ]
+    valued = [name for name in known if _has_values(records_a, name) and _has_values(records_b, name)]
+    if known and not valued and records_a.num_rows and records_b.num_rows:
+        raise UserError(f"{a.label} and {b.label}: no metric has values in the records of both; nothing to compare")
     wanted = metric or a.objective.metric
     if wanted not in known:
         where = "" if metric else f"{a.label} is judged by it; "
         raise UserError(f"metric {wanted!r}: {where}not in the records of both{did_you_mean(wanted, known)}")
     return wanted
+
+
+def _has_values(records: pa.Table, column: str) -> bool:
+    return bool(records[column].null_count < records.num_rows)
 
 
 def _labels(pairing: Pairing) -> list[str]:

@@ -54,8 +54,10 @@ class TrialComparison:
 
     @property
     def is_equal(self) -> bool:
-        """Whether both have finished, in the same way, with equal records."""
-        return self.has_finished and self.state_a == self.state_b and self.first_difference == 0
+        """Whether both have finished, in the same way, with equal records and equal figures."""
+        same_end = self.has_finished and self.state_a == self.state_b
+        both_none = math.isnan(self.final_a) and math.isnan(self.final_b)
+        return same_end and self.first_difference == 0 and (both_none or self.final_a == self.final_b)
 
     @property
     def ends_apart(self) -> bool:

@@ -1,6 +1,7 @@
 """The records of paired trials side by side: whether they are equal bit for bit, and the figures that count."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,11 +9,15 @@ import pyarrow as pa
 
 from mixsweep.analysis.comparing.pairing import Pair
 from mixsweep.analysis.comparing.sides import Side
+from mixsweep.analysis.exported.guess import SOURCE
+from mixsweep.core.records import COMMON_COLUMNS, Metric
 from mixsweep.core.scoring import scored_rows
 from mixsweep.core.store.arrow import dictionary_codes, numbers, rows_at
 from mixsweep.core.store.trial.info import ENDED
+from mixsweep.core.trainables.definition import SECONDS, TEST
 
 _NEVER = np.iinfo(np.int64).max
+_NOT_COMPARED = {*COMMON_COLUMNS, SECONDS} - {"step"}
 
 
 @dataclass(frozen=True)
@@ -61,13 +66,14 @@ def trajectories(
     """Compare the records of all pairs.
 
     Two records of one trial, by its identity, are compared up to the last epoch that both sides have; the figures are
-    those at that epoch, otherwise those at each trial's own end.
+    those at that epoch, otherwise those at each trial's own end. Compared are all columns that both sides have, without
+    the times and those that a side declares to be not reproducible, and always the metric.
     """
     left = _of_pairs(records_a, [(pair.a.trial_id, pair.a.budget) for pair in pairs])
     right = _of_pairs(records_b, [(pair.b.trial_id, pair.b.budget) for pair in pairs])
     last_a, last_b = left.last(len(pairs)), right.last(len(pairs))
     shorter = np.minimum(last_a, last_b)
-    first, columns = _differences(a, b, left, right, last_a == last_b, len(pairs))
+    first, columns = _differences(a, b, metric, left, right, last_a == last_b)
     ended = np.array([_has_ended(pair) and pair.a.budget == pair.b.budget for pair in pairs], dtype=bool)
     ends_apart = ended & (last_a != last_b)
     first = np.where(ends_apart, np.minimum(first, shorter + 1), first)
@@ -117,19 +123,18 @@ def _common(left: _Records, right: _Records, pairs: int) -> np.ndarray:
 
 
 def _differences(
-    a: Side, b: Side, left: _Records, right: _Records, same_length: np.ndarray, pairs: int
+    a: Side, b: Side, metric: str, left: _Records, right: _Records, same_length: np.ndarray
 ) -> tuple[np.ndarray, dict[str, int]]:
     """The first epoch of each pair that differs, and the number of pairs that differ in each column."""
+    pairs = len(same_length)
     first = np.full(pairs, _NEVER)
     _, at_a, at_b = np.intersect1d(_keys(left), _keys(right), assume_unique=True, return_indices=True)
     pair, epoch = left.pair[at_a], left.epoch[at_a]
-    tests = {*a.trainable.test_metrics, *b.trainable.test_metrics}
+    declared = _declared(a, b)
     columns = {}
-    for name in a.trainable.trajectory_columns:
-        if name == "trial_id" or not {name} <= {*left.table.column_names} & {*right.table.column_names}:
-            continue
+    for name in _compared_columns(declared, metric, left, right):
         apart = _differ(left.values(name)[at_a], right.values(name)[at_b])
-        if name in tests:  # which only the last record has
+        if _is_test(name, declared):
             apart &= same_length[pair]
         np.minimum.at(first, pair[apart], epoch[apart])
         if apart.any():
@@ -139,6 +144,38 @@ def _differences(
         alone = ~np.isin(_keys(one), _keys(other), assume_unique=True) & (one.epoch <= last[one.pair])
         np.minimum.at(first, one.pair[alone], one.epoch[alone])  # a gap in the other's records
     return first, columns
+
+
+def _declared(a: Side, b: Side) -> dict[str, list[Metric]]:
+    """What the sides declare of each metric; a table without facts only says what the other side does not."""
+    found: dict[str, list[Metric]] = defaultdict(list)
+    for side in sorted((a, b), key=_is_guess):
+        for metric in side.trainable.metrics:
+            if not (_is_guess(side) and metric.name in found):
+                found[metric.name].append(metric)
+    return dict(found)
+
+
+def _is_guess(side: Side) -> bool:
+    """Whether what a side declares is made of the rows of a table alone."""
+    definition = side.trainable.definition
+    return definition is not None and definition.source == SOURCE
+
+
+def _compared_columns(
+    declared: dict[str, list[Metric]], metric: str, left: _Records, right: _Records
+) -> Iterator[str]:
+    for name in left.table.column_names:
+        is_reproducible = all(known.is_reproducible for known in declared.get(name, ()))
+        is_compared = is_reproducible and name not in _NOT_COMPARED
+        if name in right.table.column_names and (is_compared or name == metric):
+            yield name
+
+
+def _is_test(name: str, declared: dict[str, list[Metric]]) -> bool:
+    """Whether only the last record of a trial has this column."""
+    known = declared.get(name)
+    return name.startswith(TEST) if known is None else any(metric.is_test for metric in known)
 
 
 def _differ(a: np.ndarray, b: np.ndarray) -> np.ndarray:

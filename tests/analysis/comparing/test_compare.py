@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -15,6 +16,7 @@ from mixsweep.analysis.comparing.equivalence import equivalence_p, seed_spread, 
 from mixsweep.analysis.comparing.results import SideFacts, SweepComparison, TrialComparison
 from mixsweep.analysis.comparing.sides import read_side
 from mixsweep.analysis.comparing.wording import CHANGED, IDENTICAL, UNCHANGED, UNDECIDED
+from mixsweep.analysis.exported.tables import one_sweep
 from mixsweep.analysis.inference.statistics import paired_difference
 from mixsweep.core import records
 from mixsweep.core.errors import UserError
@@ -75,6 +77,78 @@ def test_one_bit_is_found_with_its_trial_its_epoch_and_its_column(two: Any) -> N
     assert ([differs.a], differs.first_difference, found.columns) == (changed, 7, {"train_loss": 1})
     assert found.kind == UNCHANGED  # the accuracies are equal
     assert found.verdict == "nothing changed: valid accuracy within ±1 point, for each of 2 values"
+
+
+def with_column(store: SweepStore, name: str, value: float) -> SweepStore:
+    """Give every record this value of a metric."""
+    for folder in store.trials():
+        info = folder.info()
+        assert info is not None
+        rows = [row.with_metrics({name: value}) for row in records.from_table(folder.records())]
+        write_trial(folder, info, rows)
+    return store
+
+
+@pytest.mark.parametrize(
+    ("column", "metric", "is_compared"),
+    [
+        ("grad_norm", "", True),  # undeclared
+        ("grad_norm", "grad_norm", True),
+        ("train_seconds", "", False),  # depends on the machine
+        ("train_seconds", "train_seconds", True),
+    ],
+)
+def test_undeclared_columns_and_the_judged_one_are_compared(
+    tmp_path: Path, column: str, metric: str, is_compared: bool
+) -> None:
+    stores = [
+        with_column(write_sweep(tmp_path / name / "lrs", [PART]), column, value)
+        for name, value in (("a", 1.0), ("b", 2.0))
+    ]
+    found = compare_sides(*(read_side(store, "x") for store in stores), metric=metric)
+    assert found.columns == ({column: 6} if is_compared else {})
+    assert (found.kind == IDENTICAL) is not is_compared
+    assert ("identical" in found.verdict) is not is_compared
+    again = compare_sides(*(read_side(stores[0], "x") for _ in "ab"), metric=metric)
+    assert again.kind == IDENTICAL
+
+
+@pytest.mark.parametrize(("final_b", "kind"), [(0.5, IDENTICAL), (0.7, UNDECIDED), (math.nan, UNDECIDED)])
+def test_equal_records_with_another_figure_are_not_identical(final_b: float, kind: str) -> None:
+    found = concluded(comparison([paired(seed=n, final_b=final_b, differs=0) for n in range(2)]))
+    assert found.kind == kind
+    assert ("identical" in found.verdict) is (kind == IDENTICAL)
+
+
+def rows_without_facts(path: Path, **metrics: float | None) -> Path:
+    """A table of an older version: three seeds, two epochs, these metrics."""
+    rows = [
+        {"sweep": "t", "part": "t", "trial_id": f"t{seed}", "point": 0, "replica": seed, "state": "completed"}
+        | {"seed": seed, "epoch": epoch, "step": epoch, **metrics, "attempt": 1}
+        for seed in range(3)
+        for epoch in (1, 2)
+    ]
+    pd.DataFrame(rows).to_parquet(path, index=False)
+    return path
+
+
+def sides_without_facts(tmp_path: Path, a: Mapping[str, Any], b: Mapping[str, Any]) -> Any:
+    tables = [rows_without_facts(tmp_path / f"{name}.parquet", **m) for name, m in (("a", a), ("b", b))]
+    return [read_side(one_sweep(table), table.name) for table in tables]
+
+
+@pytest.mark.parametrize(("other", "kind"), [(1.0, IDENTICAL), (2.0, UNDECIDED)])
+def test_tables_without_facts_are_compared_by_a_metric_called_like_a_cost(
+    tmp_path: Path, other: float, kind: str
+) -> None:
+    sides = sides_without_facts(tmp_path, {"energy": 1.0}, {"energy": other})
+    assert compare_sides(*sides).kind == kind
+
+
+@pytest.mark.parametrize("metrics", [{}, {"loss": None}])
+def test_tables_without_a_metric_are_not_compared(tmp_path: Path, metrics: Any) -> None:
+    with pytest.raises(UserError, match="no metric has values in the records of both"):
+        compare_sides(*sides_without_facts(tmp_path, metrics, metrics))
 
 
 def test_a_field_that_differs_between_the_sides_pairs_trials_and_is_named(two: Any) -> None:
