@@ -19,6 +19,7 @@ from mixsweep.core.store.store import SweepStore
 SUFFIXES = (".parquet", ".csv")
 
 RECORDED_AT = pa.timestamp("ms", "UTC")
+_TEXTS = ("sweep", "part", "trial_id", "state")
 _LARGEST_BLOCK = 2**31 - 1  # bytes, Arrow's
 
 
@@ -32,7 +33,7 @@ def sweeps_in(path: Path) -> list[ExportedStore]:
     """The sweeps of a table, or the one that `TABLE/NAME` names.
 
     Raises:
-        UserError: it cannot be read as a table of `sweep export`, or has no such sweep.
+        UserError: it cannot be read as a table of `sweep export`, has no such sweep, or none of its rows.
     """
     table = path if path.is_file() else path.parent
     frame = _read(table)
@@ -40,6 +41,8 @@ def sweeps_in(path: Path) -> list[ExportedStore]:
     if missing:
         raise UserError(f"{table}: not a table of `sweep export`: it has no column {missing[0]}")
     known = {facts.name: facts for facts in read_facts(table)}
+    if frame.empty:
+        raise UserError(f"{table}: has no rows; export the sweep again")
     names = list(known or dict.fromkeys(frame["sweep"]))
     if path != table:
         if path.name not in names:
@@ -82,6 +85,8 @@ def check_what_is_told(stores: Iterable[SweepStore]) -> None:
 
 def _store(path: Path, told: SweepFacts | None, rows: pd.DataFrame, name: str) -> ExportedStore:
     facts = told or guessed_facts(name, rows)
+    if rows.empty and any(trial["epoch"] > 0 for trial in facts.trials.values()):
+        raise UserError(f"{path}: has no rows of sweep {name!r}, whose trials have records; export it again")
     if strangers := set(rows["trial_id"]) - facts.trials.keys():
         raise UserError(
             f"{path}: trial {min(strangers)} is not in what the table says of its sweep; export it again"
@@ -97,12 +102,13 @@ def _read(table: Path) -> pd.DataFrame:
         if table.suffix == ".parquet":
             return pq.read_table(table).to_pandas()
         whole = max(1, min(table.stat().st_size, _LARGEST_BLOCK))  # types are inferred from the first block
-        options = csv.ConvertOptions(column_types={"trial_id": pa.string(), "recorded_at": RECORDED_AT})
+        types = {**dict.fromkeys(_TEXTS, pa.string()), "recorded_at": RECORDED_AT}
+        options = csv.ConvertOptions(column_types=types)
         frame = csv.read_csv(table, csv.ReadOptions(block_size=whole), convert_options=options).to_pandas()
     except (ValueError, pa.ArrowException) as error:
         raise UserError(f"{table}: not a table: {' '.join(str(error).split())}") from error
     for name in frame.select_dtypes(include=["object", "string"]):
-        if name not in ("sweep", "part", "trial_id", "state"):
+        if name not in _TEXTS:
             frame[name] = frame[name].map(_parsed)
     return frame
 

@@ -1,10 +1,12 @@
 """analysis.exported: a table of `sweep export` is read as the sweeps that it was made of."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -183,6 +185,52 @@ def test_several_sweeps_in_a_table_are_kept_apart(tmp_path: Path, suffix: str) -
     trials = load_trials(table)
     answers = [answer(part, load(table), trials) for one in sweeps_in(table) for part in parts(one)]
     assert answers == [answer(part, load(one), load_trials(one)) for one in stores for part in parts(one)]
+
+
+@SUFFIXES
+@pytest.mark.parametrize("name", ["2024", "true", "2024-05-01", "NA", "007"])
+def test_names_that_look_like_other_types_keep_their_rows(tmp_path: Path, name: str, suffix: str) -> None:
+    other = replace(PART, name="plain", space={"lr": [0.5]}, final={0.5: 0.6})
+    store = write_sweep(tmp_path / "runs" / name, [replace(PART, name=name), other])
+    table = tmp_path / f"t.{suffix}"
+    assert export_table([store], table) == len(load(table)) > 0
+    same(load(table), load(store))
+    one_part = write_sweep(tmp_path / "alone" / name, [replace(PART, name=name)])
+    export_table([one_part], table)
+    same(load(table), load(one_part))
+    without_facts(table)
+    assert load(table)["sweep"].unique().tolist() == [name]
+
+
+@SUFFIXES
+@pytest.mark.parametrize("has_facts", [True, False])
+def test_a_table_whose_rows_are_gone_is_refused_in_one_line(
+    store: SweepStore, tmp_path: Path, suffix: str, has_facts: bool
+) -> None:
+    table = tmp_path / f"t.{suffix}"
+    export_table([store, learning_rates(tmp_path / "other")], table)
+    name = load(table)["sweep"].iloc[0]
+    rows = keep_rows(table, lambda frame: frame[frame["sweep"] == name])
+    assert len(rows) > 0
+    with pytest.raises(UserError, match="has no rows of sweep .*, whose trials have records; export it again"):
+        load(table)
+    keep_rows(table, lambda frame: frame[:0])
+    if not has_facts:
+        without_facts(table)
+    with pytest.raises(UserError, match=rf"t\.{suffix}: has no rows; export the sweep again"):
+        load(table)
+
+
+def keep_rows(table: Path, choose: Callable[[pd.DataFrame], pd.DataFrame]) -> pd.DataFrame:
+    """Leave only some rows of a table, and what it says beside them."""
+    if table.suffix == ".csv":
+        rows = choose(pd.read_csv(table))
+        rows.to_csv(table, index=False)
+        return rows
+    read = pq.read_table(table)
+    rows = choose(read.to_pandas())
+    pq.write_table(pa.Table.from_pandas(rows, read.schema, preserve_index=False), table)
+    return rows
 
 
 def test_two_sweeps_of_one_name_do_not_share_a_table(store: SweepStore, tmp_path: Path) -> None:
