@@ -18,6 +18,7 @@ from mixsweep.sweep.cli.arguments import (
     find_sources,
     find_sweep,
     out,
+    shown,
 )
 from mixsweep.sweep.cli.completion import complete_sweep
 
@@ -147,6 +148,7 @@ def export(
     if to.suffix not in (".parquet", ".csv"):
         raise UsageError(f"--to {to}: unknown kind of table; allowed: .parquet, .csv")
     if predictions:
+        _check_no_table(sweeps)
         frame = _predictions([find_sweep(name, store).path for name in sweeps])
         if to.suffix == ".csv":
             frame.to_csv(to, index=False)
@@ -158,6 +160,13 @@ def export(
 
         rows = export_table(find_sources(sweeps, store), to)
     out.print(f"{rows} rows in {to}", markup=False)
+
+
+def _check_no_table(sweeps: Sequence[str]) -> None:
+    from mixsweep.analysis.exported.tables import is_table
+
+    for name in filter(is_table, sweeps):
+        raise UsageError(f"{shown(name)}: a table holds no predictions; name the sweep")
 
 
 def _predictions(sweeps: Sequence[Path]) -> "pd.DataFrame":

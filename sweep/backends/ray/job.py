@@ -6,6 +6,7 @@ The store is on the cluster, so other commands about a sweep run there too, each
 import glob
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -70,13 +71,18 @@ def _arguments_of(options: RunOptions) -> list[str]:
         arguments += [f"--{name}", str(value)] if value is not None else []
     arguments += [word for config in options.only or () for word in ("--trial", config.trial_id)]
     arguments += ["--fresh", options.fresh.trial_id] if options.fresh is not None else []
-    arguments += ["--budget", f"{options.budget:.0f}s"] if options.budget is not None else []
+    arguments += ["--budget", _seconds_text(options.budget)] if options.budget is not None else []
     flags = {
         "--retry-failed": options.retry_failed,
         "--mirror": options.mirror,
         "--more-evidence": options.more_evidence,
     }
     return [*arguments, *(flag for flag, given in flags.items() if given)]
+
+
+def _seconds_text(seconds: float) -> str:
+    """`0.25s`: exactly these seconds, as the command line reads them."""
+    return f"{Decimal(repr(seconds)).normalize():f}s"
 
 
 def write_out(text: str) -> None:

@@ -10,7 +10,8 @@ from mixsweep.cluster.places import find_place
 from mixsweep.cluster.ray_cluster.connection import ClusterError
 from mixsweep.cluster.ray_cluster.packaging import PackagingError
 from mixsweep.sweep.backends.base import RunOptions
-from mixsweep.sweep.backends.ray.job import RayJobBackend, _ship_command
+from mixsweep.sweep.backends.ray.job import RayJobBackend, _arguments_of, _ship_command
+from mixsweep.sweep.cli.arguments import duration_of
 from mixsweep.sweep.planning.parse import load_spec
 from mixsweep.sweep.planning.plan import make_plan
 from tests.support.commands import ROOT
@@ -40,6 +41,14 @@ def test_inputs_that_its_nodes_do_not_see_are_refused(folder: Path) -> None:
     shutil.copy(ROOT / "examples" / "script" / "script.toml", folder)
     plan = make_plan(load_spec(write(folder, str(folder / "data"))))
     RayJobBackend(find_place("jobs")).check(plan, RunOptions())
+
+
+@pytest.mark.parametrize("given", ["0.2s", "1.5s", "90s", "4h", "0.00001s", "0.1d"])
+def test_a_job_server_reads_the_budget_that_was_given(given: str) -> None:
+    seconds = duration_of(given, "--budget")
+    option, text = _arguments_of(RunOptions(budget=seconds))
+    assert option == "--budget"
+    assert duration_of(text, option) == seconds
 
 
 def test_the_same_command_is_planned_from_what_is_shipped(folder: Path, tmp_path: Path) -> None:
