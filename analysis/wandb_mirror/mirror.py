@@ -9,11 +9,13 @@ from typing import Any
 import pyarrow as pa
 
 from mixsweep.analysis.wandb_mirror.artifacts import artifact_runs, kept_files
-from mixsweep.analysis.wandb_mirror.payload import RunContent, run_content
+from mixsweep.analysis.wandb_mirror.payload import ArtifactContent, RunContent, run_content
 from mixsweep.analysis.wandb_mirror.sinks import Sink, TransientError
 from mixsweep.core.errors import UserError
+from mixsweep.core.failures import DamagedError
 from mixsweep.core.store.store import SweepStore
 from mixsweep.core.store.trial.folder import TrialFolder
+from mixsweep.core.store.trial.info import TrialInfo
 
 # The display name of each trial of a store, by trial id.
 Labels = Callable[[SweepStore], Mapping[str, str]]
@@ -76,13 +78,14 @@ class Mirror:
         places = {row["trial_id"]: row for row in store.plan().to_pylist()[::-1]}
         labels = self._labels(store)
 
-        def content(folder: TrialFolder) -> RunContent | None:
+        def content(folder: TrialFolder) -> tuple[RunContent | None, str]:
             info = folder.info()
             row = places.get(folder.trial_id)
             if info is None or row is None:
-                return None
+                return None, ""
             place = {name: row[name] for name in ("part", "point", "replica") if name in row}
-            return run_content(
+            kept, damage = self._kept_files(store, info)
+            run = run_content(
                 store,
                 info,
                 labels.get(folder.trial_id, ""),
@@ -90,14 +93,22 @@ class Mirror:
                 objective.metric,
                 objective.mode,
                 target.only_settled,
-                kept_files(store, info) if self._artifacts else None,
+                kept,
             )
+            return run, damage
 
         for folder in store.trials():
             yield folder, target, content
 
+    def _kept_files(self, store: SweepStore, info: TrialInfo) -> tuple[ArtifactContent | None, str]:
+        """The files that a trial keeps, if they are to be pushed, and what is wrong with them."""
+        try:
+            return kept_files(store, info) if self._artifacts else None, ""
+        except DamagedError as error:
+            return None, str(error)
+
     def _one(
-        self, folder: TrialFolder, target: Sink, content: Callable[[TrialFolder], RunContent | None]
+        self, folder: TrialFolder, target: Sink, content: Callable[[TrialFolder], tuple[RunContent | None, str]]
     ) -> SyncPass:
         key, stamps = (str(folder.path), str(id(target))), _stamps(folder)
         if not stamps:
@@ -105,12 +116,14 @@ class Mirror:
         if self._seen.get(key) == stamps:
             return SyncPass(runs=1)
         try:
-            run = content(folder)
+            run, damage = content(folder)
         except (OSError, UserError, pa.ArrowInvalid) as error:
             return SyncPass(troubles=(f"{folder.trial_id}: {error}",))
         if run is None:
             return SyncPass()
         done = _push(run, target)
+        if damage:
+            done = replace(done, troubles=(*done.troubles, f"{folder.trial_id}: {damage}"))
         if done.troubles:
             return done
         if run.ended:  # a running trial may become `lost` without a change of its files

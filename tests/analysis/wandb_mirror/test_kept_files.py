@@ -143,7 +143,7 @@ def test_online_the_server_has_each_content_once(trained: Path, tmp_path: Path) 
         assert server.unknown == []
 
 
-def test_kept_files_that_are_damaged_are_not_pushed(trained: Path, tmp_path: Path) -> None:
+def test_kept_files_that_are_damaged_are_not_pushed_and_their_trials_epochs_are(trained: Path, tmp_path: Path) -> None:
     root = tmp_path / "project"
     shutil.copytree(trained, root)
     trial, _ = keeper(root)
@@ -151,7 +151,10 @@ def test_kept_files_that_are_damaged_are_not_pushed(trained: Path, tmp_path: Pat
     command = [sys.executable, "-m", "mixsweep", "mirror", "draw", "--offline", "--artifacts"]
     done = finish(command, folder=root)
     assert done.returncode == 1
-    assert "these are not the files that the trial kept" in " ".join(done.stdout.split())
+    assert "W&B: 2 runs, 2 of them pushed, 4 epochs." in done.stdout
+    told = " ".join(done.stdout.split())
+    assert f"1 runs were not pushed ({trial.trial_id}: " in told
+    assert "these are not the files that the trial kept" in told
     assert logged(root) == {}
 
 
