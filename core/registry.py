@@ -3,15 +3,19 @@
 A sweep file lists such files under `imports`; each is run once, before the sweep file is checked.
 """
 
+import filecmp
 import hashlib
 import importlib.util
+import inspect
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
+
+from mixsweep.core.errors import UserError
 
 Shape = tuple[int, int, int]  # of an image: channels, height, width
 
@@ -40,12 +44,22 @@ class DataForm:
 
 _BUILT_IN_FORM = DataForm(classes=10)
 
+
+class _Entry(NamedTuple):
+    """What is registered, the form of a data set, and the file whose import registers it."""
+
+    value: Callable[..., Any]
+    form: DataForm | None
+    file: str
+
+
 _registered: dict[str, dict[str, Callable[..., Any]]] = {part: {} for part in BUILT_IN}
 _recalled: dict[str, set[str]] = {part: set() for part in BUILT_IN}
 _forms: dict[str, DataForm] = {}  # by data set
 _loaded_with: dict[str, frozenset[str]] = {}  # by the module of a user's file
-_Entry = tuple[Callable[..., Any], DataForm | None]  # what is registered, and a data set's form
-_entries: dict[str, dict[tuple[str, str], _Entry]] = {}  # by that module, by part and name
+_Entries = dict[tuple[str, str], _Entry]  # by part and name
+_entries: dict[str, _Entries] = {}  # by that module
+_being_imported: list[_Entries] = []  # of the files that run now
 
 
 def register_model(name: str, build: Callable[..., Any]) -> None:
@@ -190,7 +204,7 @@ def import_files(
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: two of them register different things under one name.
+        UserError: two of them register different things under one name.
     """
     root = Path(project).resolve()
     modules = []
@@ -206,15 +220,23 @@ def import_files(
 
 def _restore_entries(modules: Sequence[ModuleType]) -> None:
     """Put what these files have registered in force again."""
-    owners: dict[tuple[str, str], ModuleType] = {}
+    found: _Entries = {}
     for module in modules:
-        for (part, name), (value, form) in _entries.get(module.__name__, {}).items():
-            other = owners.setdefault((part, name), module)
-            if _entries[other.__name__][part, name][0] is not value:
-                raise ValueError(
-                    f"{other.__file__} and {module.__file__} both register {part} {name!r}; rename one of them"
+        for (part, name), entry in _entries.get(module.__name__, {}).items():
+            other = found.setdefault((part, name), entry)
+            if other.value is not entry.value and not _is_same_file(other.file, entry.file):
+                raise UserError(
+                    f"{other.file} and {entry.file} both register {part} {name!r}; rename one of them"
                 )
-            _put(part, name, value, form)
+    for (part, name), entry in found.items():
+        _put(part, name, entry.value, entry.form)
+
+
+def _is_same_file(first: str, second: str) -> bool:
+    """Whether two files are one, which has run by itself and as a module that another file imports, or its copy."""
+    if first == second:
+        return True
+    return Path(first).name == Path(second).name and filecmp.cmp(first, second, shallow=False)
 
 
 def import_file(path: Path) -> ModuleType:
@@ -233,19 +255,18 @@ def import_file(path: Path) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     loaded = importlib.util.module_from_spec(spec)
-    known, tables = set(sys.modules), {part: dict(table) for part, table in _registered.items()}
+    known, entries = set(sys.modules), _Entries()
     sys.modules[module] = loaded
+    _being_imported.append(entries)
     try:
         spec.loader.exec_module(loaded)
     except BaseException:
         del sys.modules[module]
         raise
+    finally:
+        _being_imported.pop()
     _loaded_with[module] = frozenset(sys.modules) - known
-    _entries[module] = {
-        (part, name): (value, _forms.get(name) if part == "dataset" else None)
-        for part, name, value in registrations()
-        if tables[part].get(name) is not value
-    }
+    _entries[module] = entries
     return loaded
 
 
@@ -262,6 +283,19 @@ def _register(part: str, name: str, value: Callable[..., Any], form: DataForm | 
     if name in BUILT_IN[part]:
         raise ValueError(f"{name!r} is a built-in name; choose another")
     _put(part, name, value, form)
+    for entries in _being_imported:
+        entries[part, name] = _Entry(value, form, _file_that_runs())
+
+
+def _file_that_runs() -> str:
+    """The innermost file whose top level is being run."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        code = frame.f_code
+        if code.co_name == "<module>" and not code.co_filename.startswith("<"):
+            return os.path.realpath(code.co_filename)
+        frame = frame.f_back
+    return ""
 
 
 def _put(part: str, name: str, value: Callable[..., Any], form: DataForm | None) -> None:

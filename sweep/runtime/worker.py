@@ -224,7 +224,8 @@ def import_code(worker_spec: WorkerSpec) -> None:
     """Import the user's files, and let their classes, functions and commands train in this process.
 
     Raises:
-        UserError: this process has another version than the command, or their class is not the command's or not here.
+        UserError: this process has another version than the command, their class is not the command's or not here, or
+            two of their files register different things under one name.
     """
     check_version(worker_spec.version)
     files, project = worker_spec.imports, worker_spec.project

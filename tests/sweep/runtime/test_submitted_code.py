@@ -191,3 +191,37 @@ def test_a_copy_that_is_not_whole_is_one_line(
     assert said in done.stderr.splitlines()[-1]
     assert "run the same command again" in done.stderr.splitlines()[-1]
     assert infos(SweepStore(project / "runs" / "walk")) == []
+
+
+FILES_THAT_IMPORT = {
+    "pyproject.toml": FILES["pyproject.toml"],
+    "parts.py": "import torch\nfrom mixsweep import register_activation\n"
+    "def build():\n    return torch.nn.ReLU()\nregister_activation('mine', build)\n",
+    "more.py": "import parts\nimport torch\nfrom mixsweep import register_activation\n"
+    "register_activation('other', torch.nn.Tanh)\n",
+    "train.py": f"import parts\n{FILES['train/walk.py'].replace('import core.keys', '')}",
+    "imports.toml": 'name = "walk"\nimports = ["parts.py", "more.py"]\n'
+    '[base]\nmodel = "mlp"\ndataset = "digits"\nepochs = 1\n'
+    '[space]\nactivation = { grid_search = ["mine", "other"] }\n',
+    "trainable.toml": 'name = "walk"\ntrainable = "train.py:Walk"\nimports = ["parts.py"]\n'
+    "[space]\nfails = { grid_search = [false, true] }\n",
+}
+REGISTERED = """
+import json, sys
+from mixsweep.core import registry
+from mixsweep.sweep.runtime.worker import WorkerSpec, import_code
+import_code(WorkerSpec.from_mapping(json.load(sys.stdin), {}))
+print(registry.registered("activation", "mine").__code__.co_filename)
+"""
+
+
+@pytest.mark.parametrize("name", ["imports", "trainable"])
+def test_a_named_file_that_another_one_imports_is_submitted_and_imported(name: str, tmp_path: Path) -> None:
+    for file, text in FILES_THAT_IMPORT.items():
+        (tmp_path / file).write_text(text)
+    submitted = python(SUBMIT.replace("sweeps/walk", name), tmp_path)
+    assert submitted.returncode == 0, submitted.stderr
+    done = python(REGISTERED, tmp_path, json.loads(submitted.stdout))
+    assert done.returncode == 0, done.stderr
+    ran = Path(done.stdout.strip())
+    assert (ran.name, ran.parent == tmp_path) == ("parts.py", False)  # the copy
