@@ -61,13 +61,14 @@ def patch_of(root: Path) -> bytes:
     """The uncommitted changes of a checkout's tracked files as a patch that `git apply` takes, whatever git is set to.
 
     Of a folder in a larger checkout, only what is in that folder; the paths are still those in the checkout.
-    Files whose changes look like a secret, or are very large, are left out whole and named in the first lines.
+    Files whose changes, or lines about them, look like a secret, or whose changes are very large, are left out whole
+    and named in the first lines.
     """
     kept, left_out, size = [], [], 0
     for part in _parts(_run_git(root, "diff", "HEAD", *_DIFF_OPTIONS, "--", ".")):
         lines = part.decode("utf-8", "replace").splitlines()
         name = lines[0].rpartition(" b/")[2]
-        if any(line.startswith("+") and looks_secret(line) for line in lines):
+        if any(line.startswith(_CONTENT) and looks_secret(line) for line in lines):
             left_out.append(f"# left out: {name}: its changes look like a secret")
         elif size + len(part) > _MOST_OF_PATCH:
             left_out.append(f"# left out: {name}: its changes are {len(part)} bytes")
@@ -83,6 +84,10 @@ _DIFF_OPTIONS = (
     "--no-ext-diff", "--no-textconv", "--no-relative", "--no-color", "--no-renames", "--binary", "--full-index",
     "--src-prefix=a/", "--dst-prefix=b/", "--unified=3", "--ignore-submodules=all",
 )  # fmt: skip
+
+
+# Lines of a diff that quote the file: new, removed, unchanged, and the one before a hunk that git names it by.
+_CONTENT = ("+", "-", " ", "@@")
 
 
 def _parts(diff: bytes) -> list[bytes]:

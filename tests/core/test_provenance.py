@@ -118,6 +118,29 @@ def test_a_file_with_a_secret_is_left_out_and_named_and_the_rest_applies(
     assert again.items() <= contents(checkout).items()
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("{secret}\nwidth = 3\n", "width = 3\n"),
+        ("{secret}\nwidth = 3\n", "{secret}\nwidth = 4\n"),
+        ("{secret}\n" + "    x\n" * 9 + "width = 3\n", "{secret}\n" + "    x\n" * 9 + "width = 4\n"),
+    ],
+    ids=["removed", "unchanged", "in the head of a hunk"],
+)
+def test_a_secret_in_what_a_patch_quotes_leaves_its_file_out(
+    before: str, after: str, checkout: Path
+) -> None:
+    secret = 'api_key = "abcdef0123456789"'
+    (checkout / "keys.py").write_text(before.format(secret=secret))
+    git(checkout, "add", "keys.py")
+    git(checkout, "commit", "--quiet", "-m", "second")
+    (checkout / "keys.py").write_text(after.format(secret=secret))
+    assert secret.encode() in git(checkout, "diff", "HEAD")
+    patch = patch_of(checkout)
+    assert secret.encode() not in patch
+    assert b"# left out: keys.py: its changes look like a secret\n" in patch
+
+
 def test_a_very_large_change_is_left_out_and_named(checkout: Path, tmp_path: Path) -> None:
     (checkout / "weights.bin").write_bytes(os.urandom(3_000_000))
     patch = patch_of(checkout)
