@@ -108,7 +108,9 @@ def _known_metric(a: Side, b: Side, metric: str, records_a: pa.Table, records_b:
     ]
     valued = [name for name in known if _has_values(records_a, name) and _has_values(records_b, name)]
     if known and not valued and records_a.num_rows and records_b.num_rows:
-        raise UserError(f"{a.label} and {b.label}: no metric has values in the records of both; nothing to compare")
+        raise UserError(
+            f"{a.label} and {b.label}: no metric has values in the records of both; nothing to compare"
+        )
     wanted = metric or a.objective.metric
     if wanted not in known:
         where = "" if metric else f"{a.label} is judged by it; "

@@ -108,7 +108,10 @@ class Mirror:
             return None, str(error)
 
     def _one(
-        self, folder: TrialFolder, target: Sink, content: Callable[[TrialFolder], tuple[RunContent | None, str]]
+        self,
+        folder: TrialFolder,
+        target: Sink,
+        content: Callable[[TrialFolder], tuple[RunContent | None, str]],
     ) -> SyncPass:
         key, stamps = (str(folder.path), str(id(target))), _stamps(folder)
         if not stamps:

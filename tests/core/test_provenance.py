@@ -127,9 +127,7 @@ def test_a_file_with_a_secret_is_left_out_and_named_and_the_rest_applies(
     ],
     ids=["removed", "unchanged", "in the head of a hunk"],
 )
-def test_a_secret_in_what_a_patch_quotes_leaves_its_file_out(
-    before: str, after: str, checkout: Path
-) -> None:
+def test_a_secret_in_what_a_patch_quotes_leaves_its_file_out(before: str, after: str, checkout: Path) -> None:
     secret = 'api_key = "abcdef0123456789"'
     (checkout / "keys.py").write_text(before.format(secret=secret))
     git(checkout, "add", "keys.py")

@@ -143,7 +143,9 @@ def test_online_the_server_has_each_content_once(trained: Path, tmp_path: Path) 
         assert server.unknown == []
 
 
-def test_kept_files_that_are_damaged_are_not_pushed_and_their_trials_epochs_are(trained: Path, tmp_path: Path) -> None:
+def test_kept_files_that_are_damaged_are_not_pushed_and_their_trials_epochs_are(
+    trained: Path, tmp_path: Path
+) -> None:
     root = tmp_path / "project"
     shutil.copytree(trained, root)
     trial, _ = keeper(root)
