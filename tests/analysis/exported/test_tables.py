@@ -213,7 +213,7 @@ def test_a_table_whose_rows_are_gone_is_refused_in_one_line(
     rows = keep_rows(table, lambda frame: frame[frame["sweep"] == name])
     assert len(rows) > 0
     with pytest.raises(
-        UserError, match="has no rows of sweep .*, whose trials have records; export it again"
+        UserError, match=r"has no rows of sweep .*, whose trials have records; export it again"
     ):
         load(table)
     keep_rows(table, lambda frame: frame[:0])
