@@ -198,8 +198,7 @@ def ray_node(
     if join is not None:
         words = [f"--address={join.address}"]
     with node_folder() as folder:
-        with open(os.open(folder / "token", os.O_CREAT | os.O_WRONLY, 0o600), "w") as file:
-            file.write(join.token if join else secrets.token_hex(32))
+        write_token(folder / "token", join.token if join else "")
         with open(folder / "start.log", "wb") as log:
             process = subprocess.Popen(
                 [
@@ -277,6 +276,16 @@ def _live_processes(session: int) -> list[int]:
             if fields[3] == str(session) and fields[0] not in ("Z", "X"):
                 found.append(int(path.parent.name))
     return found
+
+
+def write_token(path: Path, token: str = "") -> None:
+    """Write a cluster's token to a file for its owner only.
+
+    Args:
+        token: '': a random one.
+    """
+    with open(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600), "w") as file:
+        file.write(token or secrets.token_hex(32))
 
 
 @contextmanager

@@ -115,3 +115,81 @@ def test_a_trainable_that_asks_nothing_of_ray_starts_none(tmp_path: Path) -> Non
     for trial in SweepStore(tmp_path / "runs" / "rays").trials():
         assert [row["is_started"] for row in trial.records().to_pylist()] == [0]
     assert os.environ.get("RAY_ADDRESS") is None
+
+
+GUARDED = """
+import os, stat, subprocess, sys
+import ray
+from ray import tune
+
+CLIENT = "import ray; ray.init(address={!r}, logging_level='ERROR'); print('nodes', len(ray.nodes()), flush=True)"
+
+def says(address, **changes):
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_TOKEN_PATH"}
+    words = [sys.executable, "-W", "ignore", "-c", CLIENT.format(address)]
+    process = subprocess.Popen(
+        words, env={**environment, **changes}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    for line in process.stdout:
+        if "InvalidAuthToken" in line or "nodes" in line:
+            break
+    process.kill()
+    process.communicate()
+    return line
+
+def function(config):
+    ray.init()
+    path, address = os.environ["RAY_AUTH_TOKEN_PATH"], ray.get_runtime_context().gcs_address
+    tune.report({
+        "loss": config["x"],
+        "mode": stat.S_IMODE(os.stat(path).st_mode),
+        "token": int(open(path).read()[:12], 16),
+        "refused": int("InvalidAuthToken" in says(address, RAY_AUTH_TOKEN="0" * 64)),
+        "let_in": int("nodes" in says(address, RAY_AUTH_TOKEN_PATH=path)),
+    })
+"""
+
+
+def test_a_ray_of_a_trials_own_lets_in_only_who_has_its_token_and_leaves_none_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "rays.py").write_text(GUARDED)
+    (tmp_path / "rays.toml").write_text(FILE.format(name="function"))
+    monkeypatch.setenv("HOME", "/proc")  # nothing can be written there
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
+    done = finish([sys.executable, "-m", "mixsweep", "run", "rays.toml", "--place", "debug"], folder=tmp_path)
+    assert done.returncode == 0, done.stdout
+    rows = [
+        row
+        for trial in SweepStore(tmp_path / "runs" / "rays").trials()
+        for row in trial.records().to_pylist()
+    ]
+    assert [(row["mode"], row["refused"], row["let_in"]) for row in rows] == [(0o600, 1, 1)] * 2
+    assert len({row["token"] for row in rows}) == 2
+
+
+def test_the_environment_is_as_before_after_a_trial_and_a_mode_that_is_set_stays(tmp_path: Path) -> None:
+    code = """
+import os
+import ray
+import torch
+from types import SimpleNamespace
+from mixsweep.sweep.trainables.private_ray import private_ray
+run = SimpleNamespace(threads=1, device=torch.device("cpu"), log=print)
+def seen():
+    return {name: value for name, value in os.environ.items() if name.startswith(("RAY_AD", "RAY_AU"))}
+def is_guarded():
+    return ray._raylet.get_authentication_mode() == ray._raylet.AuthenticationMode.TOKEN
+for given in ({"RAY_AUTH_TOKEN": "0" * 64}, {"RAY_AUTH_MODE": "disabled"}):
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_MODE"):
+        os.environ.pop(name, None)
+    os.environ.update(given)
+    before = is_guarded()
+    with private_ray(run):
+        ray.init()
+        print(is_guarded(), "RAY_AUTH_TOKEN_PATH" in os.environ)
+    print(seen() == given, before, is_guarded())
+"""
+    done = finish([sys.executable, "-c", code], folder=tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.splitlines() == ["True True", "True False False", "False False", "True False False"]
