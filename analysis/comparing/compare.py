@@ -27,6 +27,7 @@ from mixsweep.analysis.inference import statistics
 from mixsweep.analysis.inference.wording import point_label
 from mixsweep.core.errors import UserError, did_you_mean
 from mixsweep.core.records import COMMON_COLUMNS
+from mixsweep.core.trainables.definition import SECONDS
 
 ACCURACY_MARGIN = 0.01  # one point
 _SPREADS = 0.5  # of another metric's margin
@@ -106,7 +107,11 @@ def _known_metric(a: Side, b: Side, metric: str, records_a: pa.Table, records_b:
         for name in records_a.column_names
         if name in records_b.column_names and name not in COMMON_COLUMNS
     ]
-    valued = [name for name in known if _has_values(records_a, name) and _has_values(records_b, name)]
+    valued = [
+        name
+        for name in known
+        if (metric or name != SECONDS) and _has_values(records_a, name) and _has_values(records_b, name)
+    ]
     if known and not valued and records_a.num_rows and records_b.num_rows:
         raise UserError(
             f"{a.label} and {b.label}: no metric has values in the records of both; nothing to compare"

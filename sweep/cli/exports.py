@@ -110,7 +110,9 @@ def mirror(
         if offline_folder(one).is_dir():
             say(f"To upload: wandb sync {offline_folder(one)}/offline-run-*")
     for problem in done.troubles[:1]:
-        say(f"{len(done.troubles)} runs were not pushed ({problem}); run the same command again.")
+        say(
+            f"{len(done.troubles)} runs or artifacts were not pushed ({problem}); run the same command again."
+        )
     raise typer.Exit(1 if done.troubles else 0)
 
 

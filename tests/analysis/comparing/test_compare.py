@@ -145,7 +145,7 @@ def test_tables_without_facts_are_compared_by_a_metric_called_like_a_cost(
     assert compare_sides(*sides).kind == kind
 
 
-@pytest.mark.parametrize("metrics", [{}, {"loss": None}])
+@pytest.mark.parametrize("metrics", [{}, {"loss": None}, {"seconds": 1.0}])
 def test_tables_without_a_metric_are_not_compared(tmp_path: Path, metrics: Any) -> None:
     with pytest.raises(UserError, match="no metric has values in the records of both"):
         compare_sides(*sides_without_facts(tmp_path, metrics, metrics))

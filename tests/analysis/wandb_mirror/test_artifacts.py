@@ -202,7 +202,7 @@ def test_artifacts_that_a_server_refuses_are_one_line_and_the_runs_are_there(
         runs, artifacts, line = done.stdout.splitlines()
         assert runs == "W&B: 2 runs, 2 of them pushed, 4 epochs."
         assert artifacts == "Artifacts: 2, 0 of them pushed."
-        assert line.startswith("2 runs were not pushed (artifact mirrored-model: ")
+        assert line.startswith("2 runs or artifacts were not pushed (artifact mirrored-model: ")
         assert line.endswith("; run the same command again.")
         assert len(server.runs) == 4
 

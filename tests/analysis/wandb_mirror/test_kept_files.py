@@ -155,7 +155,7 @@ def test_kept_files_that_are_damaged_are_not_pushed_and_their_trials_epochs_are(
     assert done.returncode == 1
     assert "W&B: 2 runs, 2 of them pushed, 4 epochs." in done.stdout
     told = " ".join(done.stdout.split())
-    assert f"1 runs were not pushed ({trial.trial_id}: " in told
+    assert f"1 runs or artifacts were not pushed ({trial.trial_id}: " in told
     assert "these are not the files that the trial kept" in told
     assert logged(root) == {}
 

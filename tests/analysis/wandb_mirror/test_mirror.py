@@ -354,7 +354,7 @@ def test_a_run_that_the_server_refuses_costs_that_run_alone(tmp_path: Path) -> N
         )  # one is refused, the other has to be pushed again
         done = mirror(tmp_path, environment=environment)
         assert (done.returncode, done.stderr) == (1, "")
-        assert f"1 runs were not pushed ({server.url} refuses this run (403))" in done.stdout
+        assert f"1 runs or artifacts were not pushed ({server.url} refuses this run (403))" in done.stdout
         assert len(server.runs[theirs].history) == len(kept.history) > 0
         wrong = mirror(tmp_path, environment=environment | {"WANDB_API_KEY": WRONG_KEY})
         assert (wrong.returncode, wrong.stdout) == (2, "")
