@@ -21,9 +21,8 @@ from mixsweep.sweep.search.extra_seeds import (
     record_round,
 )
 
-MOST_LOOKS = (
-    4  # beyond the first, at 1.5 times as many seeds each: a claim that needs more is a matter of a new sweep
-)
+# Beyond the first, at 1.5 times as many seeds each: a claim that needs more is a matter of a new sweep.
+MOST_LOOKS = 4
 
 Seeds = dict[Point, int]
 

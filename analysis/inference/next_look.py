@@ -8,7 +8,7 @@ from mixsweep.analysis.frames import plain
 from mixsweep.analysis.inference.claim_types import Question
 from mixsweep.analysis.inference.procedures.decisions import Decision
 from mixsweep.analysis.inference.procedures.looks import look_after
-from mixsweep.analysis.inference.statistics import CONTRADICTED, SUPPORTED
+from mixsweep.analysis.inference.statistics import CONTRADICTED, MIN_SEEDS, SUPPORTED
 from mixsweep.core.trainables.interface import COSTS
 
 
@@ -30,8 +30,8 @@ class NextLook:
 def next_look_of(question: Question, decision: Decision) -> NextLook | None:
     """The next look at a claim; None where it is decided, or where more seeds would not decide it.
 
-    They would not where a stopping rule stopped a trial of a comparison, nor for a secondary claim before all primary
-    ones are decided; and a cost such as the number of parameters is the same for every seed.
+    They would not where a stopping rule stopped a trial of a comparison, where no trial of one has a figure, nor for a
+    secondary claim before all primary ones are decided.
     """
     if question.metric in COSTS:
         return None
@@ -44,9 +44,13 @@ def next_look_of(question: Question, decision: Decision) -> NextLook | None:
     settled = 2 * evidence.looks.greater <= decision.level
     if hypothesis.kind != "better" or settled.all():  # a trend is one of all values
         settled = np.zeros(len(pairs), dtype=bool)
-    if blocks.pairs(hypothesis.pairs).is_stopped[~settled].any():
+    compared_pairs = blocks.pairs(hypothesis.pairs)
+    no_figures = (compared_pairs.counts[~settled] == 0).any() and blocks.ready == blocks.seeds
+    if compared_pairs.is_stopped[~settled].any() or no_figures:
         return None
-    seeds, number = max(look_after(int(first), blocks.ready) for first in evidence.looks.first[~settled])
+    seeds, _ = max(look_after(int(first), blocks.ready) for first in evidence.looks.first[~settled])
+    # Of the declared seeds: where trials fail, a first look may move on with every addition.
+    _, number = look_after(max(blocks.declared, MIN_SEEDS), seeds - 1)
     if seeds <= blocks.seeds and blocks.ready < blocks.seeds:
         return None  # planned already, and not trained yet
     wanted = {compared.keys[index] for index in pairs[~settled].ravel().tolist()}

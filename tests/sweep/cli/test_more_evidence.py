@@ -126,6 +126,17 @@ def test_a_claim_that_cannot_be_tested_is_listed_with_the_reason(file: Path) -> 
     assert said.rstrip().splitlines()[-1] == "b is better than a: No trial has kind and loss"
 
 
+def test_no_seeds_are_added_for_a_value_whose_trials_all_fail(file: Path) -> None:
+    script = file.parent / "score.py"
+    failing = SCRIPT.replace("shared, own", 'sys.exit(3) if kind == "b" else None\nshared, own')
+    script.write_text(failing)
+    words = [sys.executable, "-m", "mixsweep", "run", str(file), "--place", "local", "--more-evidence"]
+    done = finish([*words, "--store", str(file.parent / "runs")])
+    assert done.returncode == 1, done.stdout
+    assert "b is better than a: more seeds would not decide it" in " ".join(done.stdout.split())
+    assert not read_rounds(SweepStore(file.parent / "runs" / "evidence"))
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [
