@@ -106,9 +106,7 @@ def _forests(section: Section, answer: Answer, out: Path) -> list[Picture]:
         caption = (
             f"Paired differences in {metric_words(metric)} that the claims rest on, with 95 % intervals over "
         )
-        caption += (
-            "the seeds. Green squares are decided in the first value's favour, orange ones against it, grey "
-        )
+        caption += "the seeds. Green squares are decided as claimed, orange ones against the claim, grey "
         caption += "dots are not decided."
         if len(shown) < len(forest.effects):
             caption += f" The first {len(shown)} of {len(forest.effects)} differences."
